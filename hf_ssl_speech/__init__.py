@@ -1,0 +1,52 @@
+"""Self-supervised pretraining of speech models, wav2vec 2.0 and HuBERT, inside the Hugging Face ecosystem."""
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForCTC,
+    AutoModelForPreTraining,
+    AutoProcessor,
+    AutoTokenizer,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+)
+
+from hf_ssl_speech.data.batching import DurationBatchSampler
+from hf_ssl_speech.data.collators import HubertPretrainingCollator, Wav2Vec2PretrainingCollator
+from hf_ssl_speech.data.loading import load_speech, prepare_speech, prepare_stream
+from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.encoder import SSLHubertModel, SSLWav2Vec2Model
+from hf_ssl_speech.models.heads import (
+    SSLHubertForCTC,
+    SSLHubertForSequenceClassification,
+    SSLWav2Vec2ForCTC,
+    SSLWav2Vec2ForSequenceClassification,
+)
+from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining, SSLWav2Vec2ForPreTraining
+
+from hf_ssl_speech.training.arguments import (
+    SpeechDataArguments,
+    SpeechModelArguments,
+    SpeechPreTrainingArguments,
+)
+from hf_ssl_speech.training.trainer import SpeechPreTrainer
+
+__version__ = "0.1.0"
+
+
+def _register_auto_classes():
+    """Makes `AutoModel.from_pretrained` and its kin know our model types."""
+    for config in (SSLWav2Vec2Config, SSLHubertConfig):
+        ours = config.auto_classes()
+        AutoConfig.register(config.model_type, config)
+        for auto in (AutoModel, AutoModelForPreTraining, AutoModelForCTC, AutoModelForAudioClassification):
+            auto.register(config, globals()[ours[auto.__name__]])
+        AutoFeatureExtractor.register(config, Wav2Vec2FeatureExtractor)
+        AutoTokenizer.register(config, slow_tokenizer_class=Wav2Vec2CTCTokenizer)
+        AutoProcessor.register(config, Wav2Vec2Processor)
+
+
+_register_auto_classes()

@@ -1,0 +1,170 @@
+"""Audio in any shape that `datasets` holds it, as a 16 kHz mono waveform."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+import fsspec
+import numpy as np
+import soundfile
+import torch
+import torchaudio.functional
+
+SAMPLE_RATE = 16_000
+
+
+class BadAudio(ValueError):
+    """An audio that nothing can be learnt from. The message is the reason, without the audio's name."""
+
+
+def read_audio(audio: Any) -> np.ndarray:
+    """Reads, downmixes and resamples one audio.
+
+    Args:
+        audio: A path or URL, encoded bytes, a row of `datasets` (`{"bytes", "path"}`, either may be None), a decoded
+            one (`{"array", "sampling_rate"}`, `array` as `(samples,)`, `(channels, samples)` or `(samples, channels)`,
+            integers scaled by the range of their type) or the decoder object of a `datasets.Audio` column.
+    Returns:
+        The waveform at 16 kHz, float32, `(samples,)`, in [-1, 1] as far as the source is.
+    Raises:
+        BadAudio: If it is missing, can't be decoded, is empty or cut short, holds NaN or infinite values, or is silent
+            (all samples equal).
+        TypeError: If it is none of the above kinds.
+    """
+    if _is_file(audio):
+        with _open(audio) as file:
+            waveform, rate = _decode(file), file.samplerate
+    else:
+        waveform, rate = _decoded(audio)
+    if waveform.size == 0:
+        raise BadAudio("empty")
+    if not np.isfinite(waveform).all():
+        raise BadAudio("NaN or infinite samples")
+    if waveform.min() == waveform.max():
+        raise BadAudio("silent: all samples are equal")
+    return waveform if rate == SAMPLE_RATE else _resample(waveform, rate)
+
+
+def count_samples(audio: Any) -> int:
+    """Counts the samples that `read_audio` gives, from the header alone where the audio is a file.
+
+    Args:
+        audio: As for `read_audio`.
+    Returns:
+        The length in samples at 16 kHz.
+    Raises:
+        BadAudio: If it is missing, empty, or its header can't be read. What only decoding shows (silence, a damaged
+            stream) is not noticed.
+        TypeError: If it is none of the kinds `read_audio` knows.
+    """
+    if not _is_file(audio):
+        return len(read_audio(audio))
+    with _open(audio) as file:
+        return _resampled_length(file.frames, file.samplerate)
+
+
+def _is_file(audio: Any) -> bool:
+    """Whether the audio is still encoded; else it is an array or an object that decodes itself."""
+    return audio.get("array") is None if isinstance(audio, dict) else not hasattr(audio, "get_all_samples")
+
+
+def _open(audio: Any) -> soundfile.SoundFile:
+    """Opens encoded bytes, a path or a URL; what it returns has a length."""
+    if isinstance(audio, dict):
+        audio = audio.get("path") if audio.get("bytes") is None else audio["bytes"]
+    if audio is None:
+        raise BadAudio("missing: neither bytes nor a path")
+    if isinstance(audio, (str, os.PathLike)):
+        source = _locate(os.fspath(audio))
+    elif isinstance(audio, (bytes, bytearray)):
+        if not audio:
+            raise BadAudio("empty")
+        source = io.BytesIO(audio)
+    else:
+        raise TypeError(
+            f"Got {type(audio).__name__} for an audio; expected a path, encoded bytes, or a dict with 'bytes' and "
+            "'path' or with 'array' and 'sampling_rate'."
+        )
+    try:
+        file = soundfile.SoundFile(source)
+    except soundfile.LibsndfileError as error:
+        raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
+    if file.frames == 0:
+        raise BadAudio("empty")
+    # A FLAC written to a pipe leaves its length open, which libsndfile reports as the largest integer.
+    if file.frames == np.iinfo(np.int64).max:
+        raise BadAudio("unreadable: the header does not tell the length")
+    return file
+
+
+def _locate(path: str) -> str | io.BytesIO:
+    """The path itself, or what lies behind a URL: streamed datasets name files as `hf://...` or `zip://...`."""
+    if os.path.isfile(path):
+        return path
+    try:
+        with fsspec.open(path, "rb") as file:
+            return io.BytesIO(file.read())
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise BadAudio("missing: no such file") from error
+
+
+def _decode(file: soundfile.SoundFile) -> np.ndarray:
+    try:
+        samples = file.read(dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
+    if len(samples) < file.frames:
+        raise BadAudio("cut short: fewer samples than its header says")
+    return samples.mean(axis=1)
+
+
+def _decoded(audio: Any) -> tuple[np.ndarray, int]:
+    """Waveform and sampling rate of an array with its rate or of a decoder object (duck-typed: torchcodec's)."""
+    if hasattr(audio, "get_all_samples"):
+        decoded = audio.get_all_samples()
+        return decoded.data.numpy().mean(axis=0, dtype=np.float32), decoded.sample_rate
+    rate = audio.get("sampling_rate")
+    if not rate:
+        raise ValueError("The audio is an array without 'sampling_rate'; give its rate in Hz beside 'array'.")
+    samples = _as_float(np.asarray(audio["array"]))
+    if samples.ndim == 2:
+        # No recording has more channels than samples, so the shorter side holds the channels.
+        samples = samples.mean(axis=int(np.argmin(samples.shape)))
+    if samples.ndim != 1:
+        raise ValueError(f"The array of the audio has {samples.ndim} dimensions; expected samples, or channels too.")
+    return samples, rate
+
+
+def _as_float(samples: np.ndarray) -> np.ndarray:
+    if np.issubdtype(samples.dtype, np.floating):
+        return samples.astype(np.float32)
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype in (np.int8, np.int16, np.int32):
+        return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+    raise TypeError(
+        f"The array of the audio is {samples.dtype}, whose full scale is unknown; expected floats in [-1, 1], int16 or "
+        "int32."
+    )
+
+
+def _resampled_length(num_samples: int, rate: int) -> int:
+    """Samples at 16 kHz: every one that begins before the audio ends."""
+    return -(-num_samples * SAMPLE_RATE // rate)
+
+
+def _resample(waveform: np.ndarray, rate: int) -> np.ndarray:
+    # torchaudio works out the new length in float32: at 44.1 kHz it can be a sample short from a minute on. It reads
+    # zeros past the end anyway, so 10 ms of them give it room, and the cut makes the length exact.
+    padded = torch.from_numpy(np.pad(waveform, (0, rate // 100)))
+    # On several threads this would hang for ever in a process forked from one that had used them, as those of
+    # `datasets.map` are.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        resampled = torchaudio.functional.resample(padded, rate, SAMPLE_RATE)
+    finally:
+        torch.set_num_threads(threads)
+    return resampled[: _resampled_length(len(waveform), rate)].numpy()

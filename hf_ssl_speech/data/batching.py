@@ -1,0 +1,256 @@
+"""Batches by duration: as many rows as fit into so many seconds, of nearly equal length, in ever new company."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, Sampler, get_worker_info
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+
+# How much longer than its shortest row the longest of a bucket may be: the widest that costs at most this much more
+# padding than batches cut from the sorted rows. The wider, the more the company of a row changes between epochs.
+BUCKET_WIDTHS = (0.16, 0.12, 0.08, 0.06, 0.04, 0.03, 0.02, 0.01)
+PADDING_FOR_VARIETY = 0.01
+
+
+class DurationBatchSampler(Sampler[list[int]]):
+    """Batches of row indices for `DataLoader(batch_sampler=...)`, the same for any number of processes.
+
+    Rows are sorted by length and cut into buckets of nearly equal length. A row costs as much as the longest of its
+    bucket, so the cut into batches stays the same whichever rows of a bucket fill it: each epoch shuffles the rows
+    inside the buckets and the order of the batches, and all epochs have equally many batches. The list of an epoch's
+    batches depends on the lengths, the seed and the epoch alone; rank r of n takes every n-th batch from the r-th on.
+
+    Args:
+        num_samples: Length of each row in samples at 16 kHz.
+        batch_seconds: The most seconds that a batch may hold, padding included (rows x longest row).
+        max_seconds: Rows are cropped to this when they are collated, so they count no longer.
+        seed: For the order; the same on all ranks.
+        shuffle: Otherwise the batches are the same in every epoch, longest rows first, and none is repeated, so the
+            ranks may differ by one batch.
+        num_replicas: Number of ranks.
+        rank: Which of them this is.
+        batches_per_update: Batches that make an update, over all ranks and accumulation steps; by default one a rank.
+            With `shuffle` the first batches of an epoch come again at its end, until its last update is whole.
+    Raises:
+        ValueError: If there are no rows, the longest does not fit into a batch, or the ranks don't fit together.
+    """
+
+    def __init__(
+        self,
+        num_samples: Sequence[int] | np.ndarray,
+        *,
+        batch_seconds: float,
+        max_seconds: float | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        num_replicas: int = 1,
+        rank: int = 0,
+        batches_per_update: int | None = None,
+    ):
+        batches_per_update = batches_per_update or num_replicas
+        if not 0 <= rank < num_replicas or batches_per_update % num_replicas:
+            raise ValueError(
+                f"Got rank {rank} of {num_replicas} with {batches_per_update} batches per update; expected a rank from 0 "
+                f"to {num_replicas - 1} and a multiple of the number of ranks."
+            )
+        self.lengths = _cropped(num_samples, batch_seconds, max_seconds)
+        self.batch_seconds = batch_seconds
+        self.seed = seed
+        self.shuffle = shuffle
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.epoch = 0
+        self._plan = _Plan(self.lengths, batch_seconds)
+        per_update = batches_per_update if shuffle else 1
+        self._num_batches = -(-len(self._plan.starts) // per_update) * per_update  # of all ranks
+        self._start = self._position = 0  # in batches of all ranks: where to begin, and how many are handed out
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self._batches()
+        start, self._start = self._start, 0
+        for index in range(start + self.rank, len(batches), self.num_replicas):
+            self._position = index - self.rank + self.num_replicas
+            yield batches[index].tolist()
+
+    def __len__(self) -> int:
+        """Batches of this rank in a whole epoch."""
+        return len(range(self.rank, self._num_batches, self.num_replicas))
+
+    def _batches(self) -> list[np.ndarray]:
+        """All ranks' batches of this epoch."""
+        if not self.shuffle:
+            return self._plan.batches()
+        batches = self._plan.batches(np.random.default_rng((self.seed, self.epoch)))
+        return [batches[index % len(batches)] for index in range(self._num_batches)]
+
+    def set_epoch(self, epoch: int):
+        """Takes the order of another epoch, from its start. The same epoch again changes nothing."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self._start = self._position = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where this epoch stands: the batches handed out on all ranks, if all stand at the same step.
+
+        A DataLoader with workers takes batches ahead of the training loop; those count as handed out.
+        """
+        return {"epoch": self.epoch, "batches": self._position}
+
+    def load_state_dict(self, state: dict[str, int]):
+        """Makes the next iteration continue after the batches handed out, on however many ranks there are now."""
+        self.epoch = state["epoch"]
+        self._start = self._position = state["batches"]
+
+    @property
+    def waste(self) -> float:
+        """The share of this epoch's samples that is padding."""
+        return _padding_share(self._batches(), self.lengths)
+
+    def __str__(self) -> str:
+        batches = self._batches()
+        seconds = self.lengths[np.concatenate(batches)].sum() / SAMPLE_RATE / len(batches)
+        rows = sum(map(len, batches)) / len(batches)
+        return (
+            f"{len(batches):,} batches of at most {self.batch_seconds:.1f} s (mean {seconds:.1f} s, {rows:.1f} rows), "
+            f"{self.waste:.1%} padding"
+        )
+
+
+class DurationBatchedStream(IterableDataset):
+    """Batches of a stream of prepared rows, for `DataLoader(batch_size=None, collate_fn=...)`.
+
+    Gathers rows until they make `buffer_seconds`, batches them as `DurationBatchSampler` does, hands out all the
+    batches in random order and gathers anew; what is left at the end of the stream is batched too. Each worker of a
+    DataLoader has its own buffer and its own shards of the stream.
+
+    Args:
+        dataset: Gives rows with `num_samples` (see `prepare_stream`).
+        batch_seconds: The most seconds that a batch may hold, padding included (rows x longest row).
+        max_seconds: Rows are cropped to this when they are collated, so they count no longer.
+        buffer_seconds: Seconds to gather; an hour of int16 samples takes 115 MB. More means less padding and better
+            shuffling.
+        seed: For the order.
+    Raises:
+        ValueError: If the buffer is smaller than a batch, or, when it comes by, if a row does not fit into a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Iterable[dict[str, Any]],
+        *,
+        batch_seconds: float,
+        max_seconds: float | None = None,
+        buffer_seconds: float = 1_800.0,
+        seed: int = 0,
+    ):
+        if buffer_seconds < batch_seconds:
+            raise ValueError(
+                f"A buffer of {buffer_seconds:.1f} s can't fill a batch of {batch_seconds:.1f} s; expected some tens of "
+                "batches. Raise `buffer_seconds`."
+            )
+        self.dataset = dataset
+        self.batch_seconds = batch_seconds
+        self.max_seconds = max_seconds
+        self.buffer_seconds = buffer_seconds
+        self.seed = seed
+        # In shared memory, so that workers that outlive an epoch learn of the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int):
+        """Takes another order, here and in the dataset if it has one."""
+        self._epoch.fill_(epoch)
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        worker = get_worker_info()
+        rng = np.random.default_rng((self.seed, int(self._epoch), worker.id if worker else 0))
+        rows, missing = [], self.buffer_seconds * SAMPLE_RATE
+        for row in self.dataset:
+            rows.append(row)
+            missing -= row["num_samples"]
+            if missing <= 0:
+                yield from self._batches(rows, rng)
+                rows, missing = [], self.buffer_seconds * SAMPLE_RATE
+        if rows:
+            yield from self._batches(rows, rng)
+
+    def _batches(self, rows: list[dict[str, Any]], rng: np.random.Generator) -> Iterator[list[dict[str, Any]]]:
+        lengths = _cropped([row["num_samples"] for row in rows], self.batch_seconds, self.max_seconds)
+        for batch in _Plan(lengths, self.batch_seconds).batches(rng):
+            yield [rows[index] for index in batch]
+
+
+class _Plan:
+    """How sorted rows are cut into batches: the sizes are fixed, the rows that fill them are drawn.
+
+    Attributes:
+        order: Row indices, longest first.
+        ceilings: For each place in `order`, the length of the longest row in its bucket, which it costs.
+        starts: The places where a batch begins.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_seconds: float):
+        self.order = np.argsort(-lengths, kind="stable")
+        falling = lengths[self.order]
+        batch_samples = round(batch_seconds * SAMPLE_RATE)
+        self._cut(falling, batch_samples)  # no bucket wider than one length: sorted rows
+        most_padding = _padding_share(self.batches(), lengths) + PADDING_FOR_VARIETY
+        for width in BUCKET_WIDTHS:
+            self._cut(_bucket_ceilings(falling, width), batch_samples)
+            if _padding_share(self.batches(np.random.default_rng(0)), lengths) <= most_padding:
+                break
+
+    def _cut(self, ceilings: np.ndarray, batch_samples: int):
+        starts, place = [], 0
+        while place < len(ceilings):
+            starts.append(place)
+            place += batch_samples // ceilings[place]
+        self.ceilings, self.starts = ceilings, np.array(starts)
+
+    def batches(self, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+        """The batches, longest first; with `rng`, rows shuffled inside their buckets and batches among each other."""
+        if rng is None:
+            return np.split(self.order, self.starts[1:])
+        order = self.order[np.lexsort((rng.random(len(self.order)), -self.ceilings))]
+        batches = np.split(order, self.starts[1:])
+        return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def _bucket_ceilings(falling: np.ndarray, width: float) -> np.ndarray:
+    """Cuts lengths, longest first, into buckets and gives each the longest of its bucket."""
+    ceilings, place = np.empty_like(falling), 0
+    while place < len(falling):
+        end = np.searchsorted(-falling, -falling[place] / (1 + width), side="right")
+        ceilings[place:end] = falling[place]
+        place = end
+    return ceilings
+
+
+def _cropped(num_samples: Sequence[int] | np.ndarray, batch_seconds: float, max_seconds: float | None) -> np.ndarray:
+    lengths = np.asarray(num_samples, dtype=np.int64)
+    if lengths.size == 0 or lengths.min() <= 0:
+        raise ValueError(
+            f"Got {lengths.size} rows, {(lengths <= 0).sum()} of them without samples; expected at least one row, and "
+            "audio in each. `prepare_speech` leaves out empty rows."
+        )
+    if max_seconds is not None:
+        lengths = np.minimum(lengths, round(max_seconds * SAMPLE_RATE))
+    if lengths.max() > round(batch_seconds * SAMPLE_RATE):
+        raise ValueError(
+            f"A row of {lengths.max() / SAMPLE_RATE:.1f} s does not fit into a batch of {batch_seconds:.1f} s. Raise "
+            "`batch_seconds`, or crop rows with `max_seconds`."
+        )
+    return lengths
+
+
+def _padding_share(batches: list[np.ndarray], lengths: np.ndarray) -> float:
+    rows = np.array([len(batch) for batch in batches])
+    in_order = lengths[np.concatenate(batches)]
+    longest = np.maximum.reduceat(in_order, np.cumsum(rows) - rows)
+    return float(1 - in_order.sum() / (rows * longest).sum())

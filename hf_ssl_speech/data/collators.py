@@ -1,0 +1,192 @@
+"""From dataset rows to batches: decode, normalise, crop, mask, label, pad.
+
+Everything random about an utterance is drawn from (seed, epoch, sample id), so it does not matter in which batch, on
+which rank or after how many interruptions the utterance is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
+from hf_ssl_speech.data.loading import row_waveform
+from hf_ssl_speech.data.masking import draw_spans, sample_negatives
+from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.frames import num_frames
+
+
+class Utterance(NamedTuple):
+    """One row, cropped: waveform `(samples,)` float32, mask `(frames,)` bool, labels `(frames, ...)` int64."""
+
+    waveform: np.ndarray
+    mask: np.ndarray
+    labels: np.ndarray
+    generator: np.random.Generator
+
+
+class PretrainingCollator:
+    """What the collators of both objectives share.
+
+    Args:
+        config: Of the model the batches are for: conv stack and masks.
+        normalize: Whether each utterance gets zero mean and unit variance, as the feature extractor's `do_normalize`.
+        max_seconds: Longer utterances are cropped, at a random place (from the start in `evaluation`).
+        seed: With the epoch and the row's `sample_id` it decides crops, masks and negatives.
+        evaluation: Masks do not change with the epoch.
+
+    A batch holds `input_values` `(batch, samples)`, `attention_mask` (only if a row is padded), `mask_time_indices`
+    `(batch, frames)`, `masked_positions` `(batch, masked)` filled up with -1, and `labels`. A row whose audio turns out
+    unusable becomes silence in which nothing is predicted; `skipped_rows` names it with the reason.
+    """
+
+    def __init__(
+        self,
+        config: SSLSpeechConfig,
+        *,
+        normalize: bool,
+        max_seconds: float | None = None,
+        seed: int = 0,
+        evaluation: bool = False,
+    ):
+        self.config = config
+        self.normalize = normalize
+        self.max_samples = None if max_seconds is None else int(max_seconds * SAMPLE_RATE)
+        self.seed = seed
+        self.evaluation = evaluation
+        # In shared memory: persistent worker processes see a new epoch too.
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int):
+        """Masks, crops and negatives of this epoch from now on."""
+        if not self.evaluation:
+            self.epoch.fill_(epoch)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        skipped: list[tuple[str, str]] = []
+        utterances = [self.utterance(row, skipped) for row in rows]
+        lengths = torch.tensor([len(utterance.waveform) for utterance in utterances])
+        masks = [torch.from_numpy(utterance.mask) for utterance in utterances]
+        batch: dict[str, Any] = {
+            "input_values": pad_sequence([torch.from_numpy(utterance.waveform) for utterance in utterances], True),
+            "mask_time_indices": pad_sequence(masks, True),
+            "masked_positions": pad_sequence([mask.nonzero()[:, 0] for mask in masks], True, -1),
+            "labels": pad_sequence([torch.from_numpy(utterance.labels) for utterance in utterances], True, -100),
+            "skipped_rows": skipped,
+        }
+        if lengths.min() < lengths.max():
+            batch["attention_mask"] = torch.arange(int(lengths.max())) < lengths[:, None]
+        return batch | self.objective_inputs(utterances)
+
+    def utterance(self, row: Mapping[str, Any], skipped: list[tuple[str, str]]) -> Utterance:
+        """Decodes, crops, masks and labels a row."""
+        generator = np.random.default_rng((self.seed, int(self.epoch), row["sample_id"]))
+        try:
+            waveform = row_waveform(row)
+        except BadAudio as reason:
+            skipped.append((row['name'], str(reason)))
+            length = min(row["num_samples"], self.max_samples or row["num_samples"])
+            frames = num_frames(length, self.config.conv_layers)
+            mask = np.zeros(frames, dtype=bool)
+            return Utterance(np.zeros(length, np.float32), mask, self.labels(row, 0, mask), generator)
+        if self.normalize:
+            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+        waveform, first_frame = self.crop(waveform, generator)
+        mask = draw_spans(
+            num_frames(len(waveform), self.config.conv_layers),
+            probability=self.config.mask_time_prob,
+            length=self.config.mask_time_length,
+            min_spans=self.config.mask_time_min_masks,
+            generator=generator,
+        )
+        return Utterance(waveform, mask, self.labels(row, first_frame, mask), generator)
+
+    def crop(self, waveform: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
+        """At most `max_seconds` of the waveform, from a frame's start, and that frame's number."""
+        excess = 0 if self.max_samples is None else len(waveform) - self.max_samples
+        if excess <= 0:
+            return waveform, 0
+        hop = self.config.inputs_to_logits_ratio
+        first_frame = 0 if self.evaluation else int(generator.integers(0, excess // hop + 1))
+        return waveform[first_frame * hop :][: self.max_samples], first_frame
+
+    def labels(self, row: Mapping[str, Any], first_frame: int, mask: np.ndarray) -> np.ndarray:
+        """What is to be predicted in each frame of the crop that starts at `first_frame`; -100 for nothing."""
+        raise TypeError("Use Wav2Vec2PretrainingCollator or HubertPretrainingCollator.")
+
+    def objective_inputs(self, utterances: list[Utterance]) -> dict[str, Tensor]:
+        """What else the objective's model needs."""
+        return {}
+
+
+class Wav2Vec2PretrainingCollator(PretrainingCollator):
+    """Batches for `SSLWav2Vec2ForPreTraining`: labels are 0 on masked frames; negatives and noise seeds come along."""
+
+    config: SSLWav2Vec2Config
+
+    def labels(self, row: Mapping[str, Any], first_frame: int, mask: np.ndarray) -> np.ndarray:
+        """0 where masked."""
+        return np.where(mask, 0, -100)
+
+    def objective_inputs(self, utterances: list[Utterance]) -> dict[str, Tensor]:
+        """`sampled_negative_indices` `(batch, masked, negatives)` and `gumbel_seeds` `(batch,)`."""
+        negatives = [
+            sample_negatives(int(utterance.mask.sum()), self.config.num_negatives, utterance.generator)
+            for utterance in utterances
+        ]
+        return {
+            "sampled_negative_indices": pad_sequence([torch.from_numpy(indices) for indices in negatives], True),
+            "gumbel_seeds": torch.tensor([int(utterance.generator.integers(2**32)) for utterance in utterances]),
+        }
+
+
+class HubertPretrainingCollator(PretrainingCollator):
+    """Batches for `SSLHubertForPreTraining`: labels are the units of masked frames (of all, if those have a weight).
+
+    Args:
+        unit_columns: The columns that `add_units` made, one per entry of `config.num_units`.
+    """
+
+    config: SSLHubertConfig
+
+    def __init__(self, config: SSLHubertConfig, *, unit_columns: Sequence[str] = ("units",), **settings):
+        super().__init__(config, **settings)
+        if len(unit_columns) != len(config.num_units):
+            raise ValueError(
+                f"config.num_units names {len(config.num_units)} unit sets but there are {len(unit_columns)} unit "
+                f"columns ({', '.join(unit_columns)}): give one size per column."
+            )
+        self.unit_columns = tuple(unit_columns)
+
+    def labels(self, row: Mapping[str, Any], first_frame: int, mask: np.ndarray) -> np.ndarray:
+        """The units `(frames,)`, or `(frames, unit sets)` for several sets."""
+        frames = num_frames(row["num_samples"], self.config.conv_layers)
+        sets = []
+        for column, num_units in zip(self.unit_columns, self.config.num_units):
+            units = np.asarray(row[column], dtype=np.int64)
+            if len(units) != frames:
+                raise ValueError(
+                    f"Row {row['name']} has {len(units)} units in {column!r} but its audio makes {frames} frames: "
+                    "make the units with `add_units` at this model's frame rate."
+                )
+            if units.size and not 0 <= units.min() <= units.max() < num_units:
+                raise ValueError(
+                    f"Row {row['name']} has units from {units.min()} to {units.max()} in {column!r}, but the model "
+                    f"predicts {num_units} classes: set num_units to the size of the unit set."
+                )
+            sets.append(units[first_frame : first_frame + len(mask)])
+        labels = sets[0] if len(sets) == 1 else np.stack(sets, axis=-1)
+        if self.config.unmasked_loss_weight and mask.any():
+            return labels
+        return np.where(mask if labels.ndim == 1 else mask[:, None], labels, -100)
+
+
+def pretraining_collator(config: SSLSpeechConfig, **settings) -> PretrainingCollator:
+    """The collator of the config's objective."""
+    wav2vec2 = isinstance(config, SSLWav2Vec2Config)
+    return (Wav2Vec2PretrainingCollator if wav2vec2 else HubertPretrainingCollator)(config, **settings)

@@ -1,0 +1,46 @@
+"""Random spans and negatives, drawn with a generator of their own so that an utterance's are the same in any batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def draw_spans(
+    num_frames: int, *, probability: float, length: int, min_spans: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Masks spans of frames (wav2vec 2.0, section 3.1; HuBERT the same) or of channels (SpecAugment).
+
+    `probability * num_frames / length` spans start at different random frames and may overlap, so that .65 masks about
+    49% of the frames. The fraction of a span that is left over is rounded up or down at random, row by row.
+
+    Args:
+        num_frames: Frames of the utterance, padding not counted.
+        probability: Share of the frames that the spans would cover if none overlapped.
+        length: Frames of a span.
+        min_spans: At least so many spans, as far as there is room.
+    Returns:
+        `(frames,)` bool, True where masked.
+    Raises:
+        ValueError: If a span is longer than the utterance.
+    """
+    room = num_frames - length + 1
+    if room < 1:
+        raise ValueError(
+            f"A span of {length} frames does not fit an utterance of {num_frames}: lower mask_time_length, or drop "
+            "audio this short with a larger min_seconds."
+        )
+    num_spans = max(int(probability * num_frames / length + generator.random()), min_spans)
+    starts = generator.choice(room, min(num_spans, room), replace=False)
+    mask = np.zeros(num_frames, dtype=bool)
+    mask[starts[:, None] + np.arange(length)] = True
+    return mask
+
+
+def sample_negatives(num_masked: int, num_negatives: int, generator: np.random.Generator) -> np.ndarray:
+    """Negatives of each masked frame: other masked frames of the same utterance, alike likely (section 3.2).
+
+    Returns:
+        `(masked, negatives)` int64, indices into the utterance's masked frames, never a frame's own.
+    """
+    others = generator.integers(0, max(num_masked - 1, 1), (num_masked, num_negatives))
+    return others + (others >= np.arange(num_masked)[:, None]) * (num_masked > 1)

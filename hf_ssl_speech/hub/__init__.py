@@ -1,0 +1,1 @@
+"""Exchange with stock transformers and torchaudio checkpoints, and model cards."""

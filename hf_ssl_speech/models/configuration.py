@@ -1,0 +1,258 @@
+"""One encoder configuration, one subclass per objective, and the published sizes as presets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from hf_ssl_speech.models.frames import ConvLayer, hop_samples, window_samples
+
+# `from_pretrained(..., trust_remote_code=True)` imports this one-line file from the checkpoint's folder, so that code
+# which never imports the package gets our classes, or transformers' own "pip install hf_ssl_speech" where it is missing.
+AUTO_MODULE = "modeling_hf_ssl_speech"
+AUTO_MODULE_SOURCE = "from hf_ssl_speech import *  # noqa: F403\n"
+
+_TINY = dict(
+    hidden_size=192,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    intermediate_size=768,
+    conv_dim=(96,) * 7,
+    num_conv_pos_embeddings=64,
+    num_conv_pos_embedding_groups=8,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+    feat_proj_dropout=0.0,
+    layerdrop=0.0,
+    classifier_proj_size=128,
+)
+_SMALL = dict(
+    hidden_size=384,
+    num_hidden_layers=6,
+    num_attention_heads=6,
+    intermediate_size=1536,
+    conv_dim=(256,) * 7,
+    num_conv_pos_embedding_groups=12,
+)
+_LARGE = dict(
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+    feat_extract_norm="layer",
+    do_stable_layer_norm=True,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+    feat_proj_dropout=0.0,
+    layerdrop=0.0,
+    feature_gradient_scale=1.0,
+)
+
+
+@strict
+class SSLSpeechConfig(PreTrainedConfig):
+    """What both objectives share: the conv encoder, the transformer and the span masks (fields named as in stock).
+
+    The defaults are the BASE model of both papers in pretraining. `feature_gradient_scale` multiplies the gradient that
+    enters the conv encoder; `feature_penalty_weight` weighs the mean square of its output. Masks are drawn by the
+    collators, never inside `forward`.
+    """
+
+    stock_model_type: ClassVar[str]
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout: float | int = 0.1
+    activation_dropout: float | int = 0.0
+    attention_dropout: float | int = 0.1
+    feat_proj_dropout: float | int = 0.1
+    final_dropout: float | int = 0.1
+    layerdrop: float | int = 0.05
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    feat_extract_norm: str = "group"
+    feat_extract_activation: str = "gelu"
+    conv_dim: list[int] | tuple[int, ...] = (512,) * 7
+    conv_stride: list[int] | tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_kernel: list[int] | tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_bias: bool = False
+    num_conv_pos_embeddings: int = 128
+    num_conv_pos_embedding_groups: int = 16
+    do_stable_layer_norm: bool = False
+    apply_spec_augment: bool = True
+    mask_time_prob: float | int = 0.65
+    mask_time_length: int = 10
+    mask_time_min_masks: int = 2
+    mask_feature_prob: float | int = 0.0
+    mask_feature_length: int = 64
+    mask_feature_min_masks: int = 0
+    feature_gradient_scale: float | int = 0.1
+    feature_penalty_weight: float | int = 10.0
+    vocab_size: int | None = 32
+    use_weighted_layer_sum: bool = False
+    classifier_proj_size: int = 256
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+
+    @classmethod
+    def preset(cls, size: str, **overrides) -> SSLSpeechConfig:
+        """The configuration of a size: `tiny` (CPU, minutes), `small` (one GPU), and the papers' `base` and `large`.
+
+        Raises:
+            ValueError: If there is no such size.
+        """
+        if size not in cls.presets():
+            raise ValueError(f"There is no preset {size!r}: choose one of {', '.join(cls.presets())}.")
+        return cls(**{**cls.presets()[size], **overrides})
+
+    @classmethod
+    def presets(cls) -> dict[str, dict[str, Any]]:
+        """Fields of each size that differ from BASE."""
+        return {"tiny": _TINY, "small": _SMALL, "base": {}, "large": _LARGE}
+
+    @property
+    def conv_layers(self) -> list[ConvLayer]:
+        """Kernel and stride of each conv layer, in samples of the layer below."""
+        return [ConvLayer(*layer) for layer in zip(self.conv_kernel, self.conv_stride)]
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """Audio samples per frame; the ASR pipeline turns frames into seconds with it."""
+        return hop_samples(self.conv_layers)
+
+    @property
+    def window_samples(self) -> int:
+        """Audio samples one frame sees, and so the shortest audio the encoder takes."""
+        return window_samples(self.conv_layers)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Reads a `config.json`, ours or that of a stock checkpoint of the same objective.
+
+        Raises:
+            ValueError: If a stock checkpoint has modules that this encoder does not have.
+        """
+        fields, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if fields.get("model_type") == cls.stock_model_type:
+            foreign = [name for name in ("add_adapter", "adapter_attn_dim", "conv_pos_batch_norm") if fields.get(name)]
+            if foreign:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} sets {', '.join(foreign)}; {cls.__name__} has no such modules. "
+                    "Load it with transformers' own classes."
+                )
+            fields = {**fields, "model_type": cls.model_type}
+        return fields, kwargs
+
+    def validate_architecture(self):
+        """Part of the strict validation that runs on every construction."""
+        if not len(self.conv_dim) == len(self.conv_stride) == len(self.conv_kernel) > 0:
+            raise ValueError(
+                "conv_dim, conv_stride and conv_kernel need one entry per conv layer, but have "
+                f"{len(self.conv_dim)}, {len(self.conv_stride)} and {len(self.conv_kernel)}."
+            )
+        if self.feat_extract_norm not in ("group", "layer"):
+            raise ValueError(f"feat_extract_norm is {self.feat_extract_norm!r}; expected 'group' or 'layer'.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} does not split into {self.num_attention_heads} heads.")
+        if self.hidden_size % self.num_conv_pos_embedding_groups:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not split into {self.num_conv_pos_embedding_groups} groups of "
+                "the positional conv (num_conv_pos_embedding_groups)."
+            )
+        if self.mask_time_length < 1:
+            raise ValueError(f"mask_time_length is {self.mask_time_length}; a span needs at least one frame.")
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """Writes `config.json` and the one-line module its `auto_map` names."""
+        super().save_pretrained(save_directory, **kwargs)
+        Path(save_directory, f"{AUTO_MODULE}.py").write_text(AUTO_MODULE_SOURCE)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, with the `auto_map` through which Auto classes find ours in a folder or on the Hub."""
+        return {**super().to_dict(), "auto_map": {k: f"{AUTO_MODULE}.{v}" for k, v in self.auto_classes().items()}}
+
+    @classmethod
+    def auto_classes(cls) -> dict[str, str]:
+        """Auto class -> our class, of this objective."""
+        name = cls.__name__.removesuffix("Config")
+        heads = {
+            "AutoModel": "Model",
+            "AutoModelForPreTraining": "ForPreTraining",
+            "AutoModelForCTC": "ForCTC",
+            "AutoModelForAudioClassification": "ForSequenceClassification",
+        }
+        return {"AutoConfig": cls.__name__, **{auto: name + head for auto, head in heads.items()}}
+
+
+@strict
+class SSLWav2Vec2Config(SSLSpeechConfig):
+    """wav2vec 2.0 (Baevski et al. 2020): contrastive prediction of quantised frames.
+
+    Gumbel temperature at update `n` is `max(start * decay ** n, end)`; see `recipes` in the README for the sizes.
+    """
+
+    model_type = "ssl-wav2vec2"
+    stock_model_type = "wav2vec2"
+
+    feat_quantizer_dropout: float | int = 0.1
+    num_codevectors_per_group: int = 320
+    num_codevector_groups: int = 2
+    codevector_dim: int = 256
+    proj_codevector_dim: int = 256
+    num_negatives: int = 100
+    contrastive_logits_temperature: float = 0.1
+    diversity_loss_weight: float | int = 0.1
+    gumbel_temperature_start: float | int = 2.0
+    gumbel_temperature_end: float | int = 0.5
+    gumbel_temperature_decay: float = 0.999995
+
+    @classmethod
+    def presets(cls) -> dict[str, dict[str, Any]]:
+        """Fields of each size that differ from BASE (section 4.2)."""
+        large = dict(
+            conv_bias=True,
+            feat_quantizer_dropout=0.0,
+            codevector_dim=768,
+            proj_codevector_dim=768,
+            feature_penalty_weight=0.0,
+            gumbel_temperature_end=0.1,
+        )
+        tiny = dict(feat_quantizer_dropout=0.0, codevector_dim=128, proj_codevector_dim=128)
+        inherited = super().presets()
+        return {**inherited, "tiny": inherited["tiny"] | tiny, "large": inherited["large"] | large}
+
+    def validate_codebook(self):
+        """Part of the strict validation that runs on every construction."""
+        if self.codevector_dim % self.num_codevector_groups:
+            raise ValueError(
+                f"codevector_dim {self.codevector_dim} does not split into {self.num_codevector_groups} codebook groups."
+            )
+
+
+@strict
+class SSLHubertConfig(SSLSpeechConfig):
+    """HuBERT (Hsu et al. 2021): prediction of k-means units of masked frames, by one projection per unit set."""
+
+    model_type = "ssl-hubert"
+    stock_model_type = "hubert"
+
+    mask_time_prob: float | int = 0.80
+    feat_proj_layer_norm: bool = True
+    num_units: list[int] | tuple[int, ...] = (100,)
+    unit_embedding_dim: int = 256
+    unit_logits_temperature: float = 0.1
+    unmasked_loss_weight: float | int = 0.0
+
+    @classmethod
+    def presets(cls) -> dict[str, dict[str, Any]]:
+        """Fields of each size that differ from BASE (table 1 and section IV-C)."""
+        inherited = super().presets()
+        return {**inherited, "tiny": inherited["tiny"] | dict(unit_embedding_dim=128), "large": inherited["large"] | dict(unit_embedding_dim=768)}

@@ -1,0 +1,139 @@
+"""The conv encoder: raw waveform to one frame per hop (wav2vec 2.0, section 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.frames import frame_mask, num_frames
+
+
+class ValidGroupNorm(nn.GroupNorm):
+    """Norm of each channel over time that sees valid frames only.
+
+    Group norm averages over time, so padding would change real frames: a padded row gets its statistics from its own
+    frames, and so the values it gets alone.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(num_groups=channels, num_channels=channels)
+
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`frames` is `(batch, channels, frames)`, `mask` `(batch, frames)` bool or None where nothing is padded."""
+        if mask is None:
+            return super().forward(frames)
+        with torch.autocast(frames.device.type, enabled=False):
+            share = mask.float().mean(-1).clamp(min=1 / mask.shape[-1])[:, None, None]      # valid frames of all
+            variance, mean = torch.var_mean(frames.float() * mask[:, None], -1, correction=0, keepdim=True)
+            second_moment = (variance + mean.square()) / share
+            mean = mean / share
+            scale = self.weight[:, None] * torch.rsqrt(second_moment - mean.square() + self.eps)
+            shift = self.bias[:, None] - mean * scale
+        return frames * scale.to(frames.dtype) + shift.to(frames.dtype)
+
+
+class ConvLayerBlock(GradientCheckpointingLayer):
+    """Conv, norm where the architecture has one, activation."""
+
+    def __init__(self, config: SSLSpeechConfig, index: int):
+        super().__init__()
+        channels = config.conv_dim[index]
+        self.conv = nn.Conv1d(
+            config.conv_dim[index - 1] if index else 1,
+            channels,
+            config.conv_kernel[index],
+            config.conv_stride[index],
+            bias=config.conv_bias,
+        )
+        if config.feat_extract_norm == "layer":
+            self.layer_norm = nn.LayerNorm(channels)
+        elif index == 0:
+            self.layer_norm = ValidGroupNorm(channels)
+        else:
+            self.layer_norm = None
+        self.activation = ACT2FN[config.feat_extract_activation]
+
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        frames = self.conv(frames)                                                          # (batch, channels, frames)
+        if isinstance(self.layer_norm, ValidGroupNorm):
+            frames = self.layer_norm(frames, mask)
+        elif self.layer_norm is not None:
+            frames = self.layer_norm(frames.transpose(1, 2)).transpose(1, 2)
+        return self.activation(frames)
+
+
+class ConvEncoder(nn.Module):
+    """Strided convolutions over the waveform; valid frames never depend on padding."""
+
+    def __init__(self, config: SSLSpeechConfig):
+        super().__init__()
+        self.config = config
+        self.conv_layers = nn.ModuleList(ConvLayerBlock(config, index) for index in range(len(config.conv_dim)))
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Frames of each waveform.
+
+        Args:
+            waveforms: `(batch, samples)` at 16 kHz.
+            lengths: Real samples of each row, `(batch,)`; None where nothing is padded.
+        Returns:
+            `(batch, frames, channels)`.
+        Raises:
+            ValueError: If the waveforms are shorter than one window.
+        """
+        if waveforms.shape[-1] < self.config.window_samples:
+            raise ValueError(
+                f"An audio of {waveforms.shape[-1]} samples is shorter than the {self.config.window_samples} samples "
+                "one frame needs (400, or 25 ms, with the usual conv stack). Drop it or pad it with silence."
+            )
+        frames, mask = waveforms[:, None], None
+        for index, layer in enumerate(self.conv_layers):
+            if index == 0 and lengths is not None:
+                first = self.config.conv_layers[:1]
+                mask = frame_mask(num_frames(lengths, first), num_frames(waveforms.shape[-1], first))
+            frames = layer(frames, mask if index == 0 else None)
+        return frames.transpose(1, 2)
+
+
+class ScaleGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by a constant (the conv encoder learns at a tenth of the speed)."""
+
+    @staticmethod
+    def forward(ctx, frames: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return frames.view_as(frames)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.scale, None
+
+
+class UniformLinear(nn.Linear):
+    """A linear layer that starts as torch's own does, uniform in 1 / sqrt(inputs); the transformer's start as N(0, .02)."""
+
+
+class FeatureProjection(nn.Module):
+    """Layer norm over channels, then a projection to the transformer's width."""
+
+    def __init__(self, config: SSLSpeechConfig):
+        super().__init__()
+        has_norm = getattr(config, "feat_proj_layer_norm", True)
+        self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps) if has_norm else nn.Identity()
+        self.projection = UniformLinear(config.conv_dim[-1], config.hidden_size)
+        self.dropout = nn.Dropout(config.feat_proj_dropout)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the projected frames `(batch, frames, hidden)` and the normalised ones `(batch, frames, channels)`."""
+        normalised = self.layer_norm(frames)
+        return self.dropout(self.projection(normalised)), normalised
+
+
+def feature_penalty_per_row(frames: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean square of each row's valid frames, `(batch,)`: keeps the conv encoder's output small (fairseq's penalty)."""
+    squares = frames.float().square().mean(-1)                                              # (batch, frames)
+    if mask is None:
+        return squares.mean(-1)
+    return (squares * mask).sum(-1) / mask.sum(-1).clamp(min=1)

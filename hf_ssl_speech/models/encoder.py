@@ -1,0 +1,210 @@
+"""The encoder of both objectives as transformers models: conv encoder, span masks, transformer."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.conv_encoder import ConvEncoder, FeatureProjection, ScaleGradient, UniformLinear
+from hf_ssl_speech.models.frames import frame_mask, num_frames
+from hf_ssl_speech.models.quantizer import GumbelQuantizer
+from hf_ssl_speech.models.transformer import Transformer
+
+
+class UnitEmbedding(nn.Embedding):
+    """Learned embeddings of one unit set, `(units, dim)`, that start uniform in [0, 1)."""
+
+
+@dataclass
+class SSLSpeechModelOutput(ModelOutput):
+    """What the encoder gives.
+
+    Attributes:
+        last_hidden_state: `(batch, frames, hidden)`.
+        extract_features: Normalised output of the conv encoder, `(batch, frames, channels)`: what gets quantised.
+        conv_features: The same before its layer norm: what the feature penalty looks at.
+        frame_mask: True on real frames, `(batch, frames)`; None where nothing is padded.
+        hidden_states: With `output_hidden_states`, the transformer's input and the output of each layer.
+        attentions: With `output_attentions`, the weights of each layer, `(batch, heads, frames, frames)`.
+    """
+
+    last_hidden_state: Tensor | None = None
+    extract_features: Tensor | None = None
+    conv_features: Tensor | None = None
+    frame_mask: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class SSLSpeechPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and saving of every model of the package."""
+
+    config: SSLSpeechConfig
+    main_input_name = "input_values"
+    input_modalities = "audio"
+    supports_gradient_checkpointing = True
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _no_split_modules = ["TransformerLayer", "PositionalConv"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """The originals' initial weights. Leaves only: transformers passes over containers of outside packages."""
+        if isinstance(module, UniformLinear):
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, GumbelQuantizer):
+            init.normal_(module.weight_proj.weight)
+            init.zeros_(module.weight_proj.bias)
+            init.uniform_(module.codevectors)
+            init.constant_(module.temperature, module.temperature_start)
+        elif isinstance(module, nn.Conv1d) and hasattr(module, "parametrizations"):
+            # The positional conv. Writing to its `.weight` would change nothing: the norm and the direction are stored.
+            norm, direction = module.parametrizations.weight.original0, module.parametrizations.weight.original1
+            init.normal_(direction, std=math.sqrt(4 / (module.kernel_size[0] * module.in_channels)))
+            init.copy_(norm, torch.norm_except_dim(direction, dim=2))
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv1d):
+            init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                bound = math.sqrt(module.groups / (module.in_channels * module.kernel_size[0]))
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, UnitEmbedding):
+            init.uniform_(module.weight)
+        elif isinstance(module, SSLSpeechModel):
+            init.uniform_(module.masked_spec_embed)
+        else:
+            super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+        """Loads ours, or a stock wav2vec 2.0 or HuBERT checkpoint, as transformers does.
+
+        Raises:
+            ValueError: If the weights are damaged or of another shape than the configuration says.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(
+                f"The weights in {pretrained_model_name_or_path} are damaged ({error}). Load an earlier checkpoint, or "
+                "download them again with `force_download=True`."
+            ) from error
+        except RuntimeError as error:
+            if "size mismatch" not in str(error) and "mismatched" not in str(error):
+                raise
+            raise ValueError(
+                f"The weights in {pretrained_model_name_or_path} have other shapes than {cls.__name__}'s configuration: "
+                f"load them with their own `config.json`, or choose the preset they were made with. {error}"
+            ) from error
+
+    def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
+        """Frames the conv encoder makes of so many samples."""
+        return num_frames(num_samples, self.config.conv_layers)
+
+    def freeze_feature_encoder(self):
+        """Stops the training of the conv encoder, as in fine-tuning."""
+        self.base_model.feature_extractor.requires_grad_(False)
+
+    def set_update(self, update: int):
+        """Tells the model which optimizer update comes next: schedules inside the model are functions of it.
+
+        Layer drop then drops the same layers in all ranks and micro-batches of an update; never told, it draws anew in
+        every forward pass.
+        """
+        self.base_model.encoder.update = update
+
+
+class SSLSpeechModel(SSLSpeechPreTrainedModel):
+    """Raw audio to contextualised frames, one every 20 ms with the papers' conv stack."""
+
+    def __init__(self, config: SSLSpeechConfig):
+        super().__init__(config)
+        self.feature_extractor = ConvEncoder(config)
+        self.feature_projection = FeatureProjection(config)
+        self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size))
+        self.encoder = Transformer(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        mask_time_indices: Tensor | None = None,
+        mask_feature_indices: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SSLSpeechModelOutput | tuple:
+        """Encodes audio.
+
+        Args:
+            input_values: Waveforms at 16 kHz, `(batch, samples)`.
+            attention_mask: 1 on real samples, 0 on padding (to the right), `(batch, samples)`; None if none is padded.
+            mask_time_indices: True on frames to be replaced by the mask embedding, `(batch, frames)` bool.
+            mask_feature_indices: True on channels to be set to zero in all frames, `(batch, hidden)` bool.
+            output_hidden_states, output_attentions, return_dict: As everywhere in transformers.
+        Raises:
+            ValueError: If the audio is shorter than one frame, masks do not fit the frames, or attentions are asked of
+                an implementation that does not compute them.
+        """
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"Attention {self.config._attn_implementation!r} does not compute the weights that `output_attentions` "
+                "asks for: load the model with `attn_implementation='eager'`."
+            )
+
+        lengths = None if attention_mask is None else attention_mask.sum(-1)
+        features = self.feature_extractor(input_values, lengths)                            # (batch, frames, channels)
+        mask = None if lengths is None else frame_mask(self.num_frames(lengths), features.shape[1])
+        if self.training and self.config.feature_gradient_scale != 1:
+            features = ScaleGradient.apply(features, self.config.feature_gradient_scale)
+        hidden, normalised = self.feature_projection(features)                              # (batch, frames, hidden)
+        hidden = self.hide(hidden, mask_time_indices, mask_feature_indices)
+        hidden, hidden_states, attentions = self.encoder(
+            hidden, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
+        output = SSLSpeechModelOutput(hidden, normalised, features, mask, hidden_states, attentions)
+        return output if self.config.return_dict and return_dict is not False else output.to_tuple()
+
+    def hide(self, hidden: Tensor, frames: Tensor | None, channels: Tensor | None) -> Tensor:
+        """Replaces masked frames by the mask embedding and masked channels by zero (SpecAugment in fine-tuning)."""
+        if frames is not None:
+            if frames.shape != hidden.shape[:2]:
+                raise ValueError(
+                    f"The mask covers {tuple(frames.shape)} (rows, frames) but the audio makes {tuple(hidden.shape[:2])}"
+                    ": the collator's conv stack is not this model's. Give the collator this model's config."
+                )
+            hidden = torch.where(frames[..., None], self.masked_spec_embed.to(hidden.dtype), hidden)
+        if channels is not None:
+            hidden = hidden.masked_fill(channels[:, None], 0.0)
+        return hidden
+
+
+class SSLWav2Vec2Model(SSLSpeechModel):
+    """The wav2vec 2.0 encoder; weights are interchangeable with transformers' `Wav2Vec2Model`."""
+
+    config_class = SSLWav2Vec2Config
+    base_model_prefix = "wav2vec2"
+
+
+class SSLHubertModel(SSLSpeechModel):
+    """The HuBERT encoder; weights are interchangeable with transformers' `HubertModel`."""
+
+    config_class = SSLHubertConfig
+    base_model_prefix = "hubert"

@@ -1,0 +1,99 @@
+"""The losses of both papers as pure functions of tensors. All are sums over masked frames, computed in float32.
+
+Masked frames come as `(batch, masked)`: the masked frames of each utterance in order, rows filled up to the longest;
+`valid` is False on the fill.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def in_float32(function):
+    """Runs a function out of autocast: a cosine similarity at temperature 0.1 has no bits to spare."""
+
+    @functools.wraps(function)
+    def wrapper(first: Tensor, *args, **kwargs):
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first.float(), *args, **kwargs)
+
+    return wrapper
+
+
+def gather_frames(frames: Tensor, positions: Tensor) -> Tensor:
+    """Picks frames of each row: `(batch, frames, channels)` at `positions` `(batch, picked)`; -1 gives frame 0."""
+    return frames.gather(1, positions.clamp(min=0)[..., None].expand(-1, -1, frames.shape[-1]))
+
+
+@in_float32
+def contrastive_logits(
+    predictions: Tensor, targets: Tensor, negatives: Tensor, codes: Tensor, temperature: float
+) -> Tensor:
+    """Cosine similarity of each prediction to its own target and to its negatives (wav2vec 2.0, equation 3).
+
+    All similarities within an utterance come from one matrix product, of which the sampled ones are picked.
+
+    Args:
+        predictions: Context of masked frames, `(batch, masked, dim)`.
+        targets: Quantised frames, `(batch, masked, dim)`; not detached: the codebook learns through them.
+        negatives: Which masked frames of the same utterance are the negatives, `(batch, masked, negatives)`.
+        codes: Codebook entries of the targets, `(batch, masked, groups)`. A negative with the code of the positive is
+            no negative: its logit is minus infinity.
+    Returns:
+        `(batch, masked, 1 + negatives)`, the true one first.
+    """
+    similarities = F.normalize(predictions, dim=-1) @ F.normalize(targets.float(), dim=-1).mT / temperature
+    same_code = (codes[:, :, None] == codes[:, None]).all(-1)                               # (batch, masked, masked)
+    true = similarities.diagonal(dim1=1, dim2=2)[..., None]
+    false = similarities.masked_fill(same_code, -torch.inf).gather(2, negatives)
+    return torch.cat([true, false], dim=-1)
+
+
+def contrastive_loss(logits: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy of picking the true frame, summed over masked frames (wav2vec 2.0, equation 3)."""
+    return ((logits.logsumexp(-1) - logits[..., 0]) * valid).sum()
+
+
+def picks_the_true_unit(logits: Tensor) -> Tensor:
+    """Whether the first logit beats all others, `(batch, masked)` bool; False where no negative is left to beat."""
+    hardest = logits[..., 1:].amax(-1)
+    return (logits[..., 0] > hardest) & hardest.isfinite()
+
+
+def perplexity(distributions: Tensor) -> Tensor:
+    """Exponential of the entropy over the last dimension: how many entries are in use, `(...)`."""
+    return torch.exp(-torch.special.xlogy(distributions, distributions).sum(-1))
+
+
+def diversity_loss(probabilities: Tensor, valid: Tensor) -> Tensor:
+    """How far the averaged choice of codebook entries is from using all alike, in [0, 1) (wav2vec 2.0, equation 4).
+
+    Args:
+        probabilities: Softmax without noise, `(batch, masked, groups, entries)`.
+    Returns:
+        `(entries - perplexity) / entries`, averaged over groups; a scalar, to be weighted by the masked frames.
+    """
+    average = (probabilities * valid[..., None, None]).sum((0, 1)) / valid.sum().clamp(min=1)
+    return 1 - perplexity(average).mean() / probabilities.shape[-1]
+
+
+@in_float32
+def unit_logits(projections: Tensor, unit_embeddings: Tensor, temperature: float) -> Tensor:
+    """Cosine similarity of each projected frame to every unit's embedding, in one matrix product (HuBERT, equation 3).
+
+    Args:
+        projections: `(batch, frames, dim)`.
+        unit_embeddings: `(units, dim)`.
+    Returns:
+        `(batch, frames, units)`.
+    """
+    return F.normalize(projections, dim=-1) @ F.normalize(unit_embeddings.float(), dim=-1).T / temperature
+
+
+def unit_prediction_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each frame's unit, summed over the frames whose label is not -100 (HuBERT, equation 1)."""
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="sum")

@@ -1,0 +1,86 @@
+"""Product quantisation with Gumbel softmax (wav2vec 2.0, section 2 and appendix C)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hf_ssl_speech.models.configuration import SSLWav2Vec2Config
+
+
+class Quantized(NamedTuple):
+    """What the codebook says of some frames.
+
+    Attributes:
+        vectors: The chosen entries of all groups side by side, `(..., codevector_dim)`.
+        codes: Index of the chosen entry in each group, `(..., groups)`.
+        probabilities: Softmax without noise, float32, `(..., groups, entries)`: what the diversity loss evens out.
+    """
+
+    vectors: Tensor
+    codes: Tensor
+    probabilities: Tensor
+
+
+class GumbelQuantizer(nn.Module):
+    """Chooses one entry in each group of a codebook; differentiable through the straight-through estimator."""
+
+    def __init__(self, config: SSLWav2Vec2Config):
+        super().__init__()
+        self.num_groups = config.num_codevector_groups
+        self.num_entries = config.num_codevectors_per_group
+        self.codevectors = nn.Parameter(
+            torch.empty(1, self.num_groups * self.num_entries, config.codevector_dim // self.num_groups)
+        )
+        self.weight_proj = nn.Linear(config.conv_dim[-1], self.num_groups * self.num_entries)
+        self.temperature_start = float(config.gumbel_temperature_start)
+        # A tensor, so that a new temperature in every update does not recompile the model.
+        self.register_buffer("temperature", torch.tensor(self.temperature_start), persistent=False)
+
+    def forward(self, frames: Tensor, seeds: Tensor | None = None) -> Quantized:
+        """Quantises frames.
+
+        Args:
+            frames: `(batch, masked, channels)`.
+            seeds: `(batch,)` int64; the noise of a row is a function of its seed alone. None draws from torch's
+                generator. Out of training there is no noise.
+        """
+        with torch.autocast(frames.device.type, enabled=False):
+            logits = self.weight_proj(frames.float()).unflatten(-1, (self.num_groups, self.num_entries))
+            probabilities = logits.softmax(-1)
+            if self.training:
+                noisy = ((logits + gumbel_noise(logits, seeds)) / self.temperature).softmax(-1)
+                codes = noisy.argmax(-1)
+                chosen = nn.functional.one_hot(codes, self.num_entries) - noisy.detach() + noisy
+            else:
+                codes = logits.argmax(-1)
+                chosen = nn.functional.one_hot(codes, self.num_entries).to(logits.dtype)
+            codebook = self.codevectors.float().view(self.num_groups, self.num_entries, -1)
+            vectors = torch.einsum("bmgv,gvd->bmgd", chosen, codebook).flatten(2)           # (batch, masked, dim)
+        return Quantized(vectors, codes, probabilities)
+
+
+def gumbel_noise(like: Tensor, seeds: Tensor | None = None) -> Tensor:
+    """Standard Gumbel noise in the shape of `like`, `(batch, ...)`.
+
+    With seeds, the i-th value of a row is a hash of (its seed, i), the same on every device, whatever batch, rank or
+    padding the row is in: that is what makes training independent of how a batch is split.
+    """
+    if seeds is None:
+        uniform = torch.rand_like(like, dtype=torch.float32).clamp(2**-24, 1 - 2**-24)
+    else:
+        counters = torch.arange(like[0].numel(), device=like.device)
+        uniform = (mix_bits(mix_bits(counters) + mix_bits(seeds)[:, None]) >> 9).float()    # 23 bits stay exact
+        uniform = ((uniform + 0.5) * 2**-23).view(like.shape)
+    return -torch.log(-torch.log(uniform))
+
+
+def mix_bits(integers: Tensor) -> Tensor:
+    """A well-mixed hash of the low 32 bits of int64s, in [0, 2**32)."""
+    low = 0xFFFFFFFF
+    integers = integers & low
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        integers = ((integers ^ (integers >> shift)) * factor) & low
+    return integers ^ (integers >> 16)

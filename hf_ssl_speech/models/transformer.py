@@ -1,0 +1,169 @@
+"""The transformer: positional conv, self-attention and feed-forward layers, norms before or after (section 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
+
+
+def eager_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float, **_
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, for `output_attentions`; query, key and value are `(batch, heads, frames, head width)`."""
+    scores = query @ key.transpose(2, 3) * scaling
+    if mask is not None:
+        scores = scores + mask
+    weights = nn.functional.dropout(scores.softmax(-1), dropout)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention through transformers' attention interface (eager, sdpa, flash, flex)."""
+
+    is_causal = False
+
+    def __init__(self, config: SSLSpeechConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        shape = hidden.shape
+        query, key, value = (
+            projection(hidden).view(*shape[:2], -1, self.head_dim).transpose(1, 2)          # (batch, heads, frames, -1)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        context, weights = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=self.head_dim**-0.5,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+        )
+        return self.out_proj(context.reshape(shape)), weights
+
+
+class FeedForward(nn.Module):
+    """Two linear layers, frame by frame."""
+
+    def __init__(self, config: SSLSpeechConfig):
+        super().__init__()
+        self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_act_fn = ACT2FN[config.hidden_act]
+        self.intermediate_dropout = nn.Dropout(config.activation_dropout)
+        self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = self.intermediate_dropout(self.intermediate_act_fn(self.intermediate_dense(hidden)))
+        return self.output_dropout(self.output_dense(hidden))
+
+
+class TransformerLayer(GradientCheckpointingLayer):
+    """Attention and feed-forward with residuals; the norms stand before them (LARGE) or after (BASE)."""
+
+    def __init__(self, config: SSLSpeechConfig):
+        super().__init__()
+        self.pre_norm = config.do_stable_layer_norm
+        self.attention = SelfAttention(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        if self.pre_norm:
+            context, weights = self.attention(self.layer_norm(hidden), attention_mask)
+            hidden = hidden + self.dropout(context)
+            return hidden + self.feed_forward(self.final_layer_norm(hidden)), weights
+        context, weights = self.attention(hidden, attention_mask)
+        hidden = self.layer_norm(hidden + self.dropout(context))
+        return self.final_layer_norm(hidden + self.feed_forward(hidden)), weights
+
+
+class PositionalConv(nn.Module):
+    """Relative positions from one wide grouped convolution over frames."""
+
+    def __init__(self, config: SSLSpeechConfig):
+        super().__init__()
+        kernel = config.num_conv_pos_embeddings
+        conv = nn.Conv1d(
+            config.hidden_size,
+            config.hidden_size,
+            kernel,
+            padding=kernel // 2,
+            groups=config.num_conv_pos_embedding_groups,
+        )
+        self.conv = weight_norm(conv, dim=2)
+        self.activation = ACT2FN[config.feat_extract_activation]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        positions = self.conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]               # an even kernel gives one more
+        return self.activation(positions).transpose(1, 2)
+
+
+class Transformer(nn.Module):
+    """Positional conv and a stack of layers."""
+
+    def __init__(self, config: SSLSpeechConfig):
+        super().__init__()
+        self.config = config
+        self.pos_conv_embed = PositionalConv(config)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_hidden_layers))
+        self.update: int | None = None
+
+    def forward(
+        self, hidden: Tensor, mask: Tensor | None, *, output_hidden_states: bool, output_attentions: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+        """Contextualises frames.
+
+        Args:
+            hidden: `(batch, frames, hidden)`.
+            mask: True on real frames, `(batch, frames)`; None where nothing is padded.
+        Returns:
+            The last hidden state, all of them (the layers' input first; before the closing norm in pre-norm models, as
+            stock has it), and the attention weights `(batch, heads, frames, frames)` of each layer.
+        """
+        if mask is not None:
+            hidden = hidden * mask[..., None]                   # the positional conv must meet zeros, as at an audio's end
+        attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=mask)
+        hidden = hidden + self.pos_conv_embed(hidden)
+        if not self.config.do_stable_layer_norm:
+            hidden = self.layer_norm(hidden)
+        hidden = self.dropout(hidden)
+
+        hidden_states, attentions = [hidden], []
+        for layer, keep in zip(self.layers, self.layers_to_keep()):
+            if not keep:
+                continue
+            hidden, weights = layer(hidden, attention_mask)
+            if output_hidden_states:
+                hidden_states.append(hidden)
+            if output_attentions:
+                attentions.append(weights)
+        if self.config.do_stable_layer_norm:
+            hidden = self.layer_norm(hidden)
+        return hidden, tuple(hidden_states) if output_hidden_states else None, tuple(attentions) or None
+
+    def layers_to_keep(self) -> list[bool]:
+        """Layer drop: which layers run. All ranks and micro-batches of an update drop the same ones."""
+        if not (self.training and self.config.layerdrop):
+            return [True] * len(self.layers)
+        generator = None if self.update is None else torch.Generator().manual_seed(self.update)
+        return (torch.rand(len(self.layers), generator=generator) >= self.config.layerdrop).tolist()

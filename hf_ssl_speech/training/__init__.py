@@ -1,0 +1,1 @@
+"""Pretraining on transformers' Trainer: arguments, trainer, callbacks, checks and the record of a run."""

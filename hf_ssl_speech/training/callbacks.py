@@ -1,0 +1,100 @@
+"""What happens beside the steps: schedules, counts, health."""
+
+from __future__ import annotations
+
+import math
+
+from transformers import ProgressCallback, TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.collators import PretrainingCollator
+
+
+class UnhealthyRun(RuntimeError):
+    """A run was stopped because going on would only spoil it. The message names the cause and the way out."""
+
+
+class Schedules(TrainerCallback):
+    """Tells the model which update comes next, and the collator and sampler which epoch."""
+
+    def __init__(self, collator: PretrainingCollator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        epoch = int(state.epoch)
+        self.collator.set_epoch(epoch)
+        if hasattr(train_dataloader.batch_sampler, "set_epoch"):
+            train_dataloader.batch_sampler.set_epoch(epoch)
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        model.set_update(state.global_step)
+
+
+class Tally(TrainerCallback, ExportableState):
+    """Audio seen so far, kept in every checkpoint."""
+
+    def __init__(self):
+        self.samples_seen = 0
+
+    @property
+    def hours_seen(self) -> float:
+        """Hours of audio that all ranks have trained on, repeats included."""
+        return self.samples_seen / SAMPLE_RATE / 3600
+
+    def state(self) -> dict:
+        """What a checkpoint keeps."""
+        return {"args": {}, "attributes": {"samples_seen": self.samples_seen}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        if isinstance(saved, dict):
+            self.samples_seen = saved["attributes"]["samples_seen"]
+
+
+class HealthCheck(TrainerCallback):
+    """Stops a run that diverges or whose codebook collapses, before it overwrites the last good checkpoint.
+
+    Args:
+        patience: A codebook group counts as collapsed after so many logs in a row with under two entries in use.
+    """
+
+    def __init__(self, patience: int = 5):
+        self.patience = patience
+        self.collapsed_logs = 0
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise UnhealthyRun(
+                    f"{name} is {logs[name]} at update {state.global_step}: the run diverged. Resume from the last "
+                    "checkpoint with a lower learning_rate, a longer warm-up, or max_grad_norm set."
+                )
+        perplexities = [value for name, value in logs.items() if name.startswith("hard_perplexity")]
+        if perplexities:
+            self.collapsed_logs = self.collapsed_logs + 1 if min(perplexities) < 2 else 0
+        if self.collapsed_logs >= self.patience:
+            raise UnhealthyRun(
+                f"A codebook group used fewer than two entries in the last {self.patience} logs up to update "
+                f"{state.global_step}: the codebook collapsed. Raise diversity_loss_weight or lower learning_rate."
+            )
+
+
+class ProgressLine(ProgressCallback):
+    """The usual progress bar, with one short line per log instead of a dictionary."""
+
+    HIDDEN = ("epoch", "learning_rate", "total_flos", "hours_seen", "audio_seconds_per_second", "masked_share")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or self.training_bar is None or "train_runtime" in logs:
+            return
+        kind = "eval  " if any(name.startswith("eval_") for name in logs) else "update"
+        shown = {
+            name.removeprefix("eval_"): value
+            for name, value in logs.items()
+            if name not in self.HIDDEN and not name.endswith(("_runtime", "_per_second", "eval_masked_share"))
+        }
+        line = f"{kind} {state.global_step:>7,} | " + "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        if "hours_seen" in logs:
+            line += f" | {logs['hours_seen']:.2f} h seen, {logs['audio_seconds_per_second']:.0f} audio-s/s"
+        self.training_bar.write(line)

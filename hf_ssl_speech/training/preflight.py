@@ -1,0 +1,93 @@
+"""Checks before the first step: fail early and in words."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.frames import num_frames
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
+from hf_ssl_speech.training.record import RECORD_FILE, read_record
+
+
+def run_identity(config: SSLSpeechConfig, fingerprints: dict[str, str], args: SpeechPreTrainingArguments) -> dict[str, Any]:
+    """What must agree for a run to be continued: model, data and recipe; devices and logging may change."""
+    fields = config.to_diff_dict()
+    for name in ("auto_map", "transformers_version", "architectures", "dtype", "_name_or_path"):
+        fields.pop(name, None)
+    recipe = ("max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "seed")
+    return {
+        "model_type": config.model_type,
+        "config": {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()},
+        "data": fingerprints,
+        "recipe": {name: getattr(args, name) for name in recipe},
+    }
+
+
+def find_checkpoint(identity: dict[str, Any], args: SpeechPreTrainingArguments) -> str | None:
+    """The checkpoint to go on from, None for a new run.
+
+    A folder that holds the beginning of this very run is continued; give `resume_from_checkpoint` to name a checkpoint.
+
+    Raises:
+        ValueError: If the output folder holds another run (what differs is named) or this one, complete.
+    """
+    record = read_record(args.output_dir)
+    if args.resume_from_checkpoint:
+        return args.resume_from_checkpoint
+    if record is None:
+        return None
+    different = [
+        f"{part}.{name}: {theirs!r} there, {ours!r} here"
+        for part in ("config", "data", "recipe")
+        for name in sorted({*record["identity"][part], *identity[part]})
+        if (theirs := record["identity"][part].get(name)) != (ours := identity[part].get(name))
+    ]
+    if record["identity"]["model_type"] != identity["model_type"]:
+        different.insert(0, f"model_type: {record['identity']['model_type']} there, {identity['model_type']} here")
+    if different:
+        raise ValueError(
+            f"{Path(args.output_dir, RECORD_FILE)} is of another run ({'; '.join(different)}). Use another output_dir, "
+            "or delete that folder if you no longer need it."
+        )
+    if record["status"] == "complete":
+        raise ValueError(
+            f"The run in {args.output_dir} is complete ({record['updates']:,} updates). Raise max_steps in a new "
+            "output_dir to train longer."
+        )
+    return get_last_checkpoint(args.output_dir)
+
+
+def check_masks(config: SSLSpeechConfig, shortest_seconds: float):
+    """Raises a ValueError if a mask span is longer than the shortest utterance that can come."""
+    shortest = num_frames(int(shortest_seconds * SAMPLE_RATE), config.conv_layers)
+    if shortest < config.mask_time_length:
+        raise ValueError(
+            f"Audio of min_seconds={shortest_seconds:g} makes {shortest} frames, fewer than the {config.mask_time_length} "
+            "of one mask span: raise min_seconds or lower mask_time_length."
+        )
+
+
+def check_disk(model: PreTrainedModel, args: SpeechPreTrainingArguments):
+    """Raises a ValueError if the checkpoints that are kept at one time do not fit the disk."""
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.save_strategy == "no":
+        kept = 0
+    else:
+        # One more than is kept: the new checkpoint is written before the oldest goes.
+        kept = (args.save_total_limit or 1) + 1
+    weights = 4 * model.num_parameters()
+    needed = weights + kept * (weights if args.save_only_model else 3 * weights)             # Adam keeps two moments
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"{folder} has {free / 1e9:.2f} GB free, but {kept} checkpoints and the final model take "
+            f"{needed / 1e9:.2f} GB: free some space, use another output_dir or lower save_total_limit."
+        )

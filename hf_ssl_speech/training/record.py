@@ -1,0 +1,207 @@
+"""The record of a run, `run.json`, and the picture of its curves: what cards, reports and plots are made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import torch
+from transformers import TrainerCallback
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from hf_ssl_speech.training.trainer import SpeechPreTrainer
+
+RECORD_FILE, PICTURE_FILE = "run.json", "training.png"
+RECIPE = (
+    "batch_seconds",
+    "gradient_accumulation_steps",
+    "min_seconds",
+    "max_seconds",
+    "max_steps",
+    "num_train_epochs",
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "optim",
+    "bf16",
+    "fp16",
+    "seed",
+    "data_seed",
+)
+
+
+def read_record(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """The record of the run in a folder, None if there is none.
+
+    Raises:
+        ValueError: If the file is not a record.
+    """
+    path = Path(folder, RECORD_FILE)
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not a run record ({error}). Move it away, or use another output folder.") from error
+
+
+def write_record(record: dict[str, Any], folder: str | os.PathLike):
+    """Writes the record in one stroke: a killed process leaves the old one or the new one."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    path = Path(folder, RECORD_FILE)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=2, default=str) + "\n")
+    partial.replace(path)
+
+
+class RecordKeeper(TrainerCallback):
+    """Keeps `run.json` and `training.png` up to date at every evaluation, save and end.
+
+    Args:
+        trainer: Whose run it is.
+        identity: What makes this run this run (see `preflight.run_identity`).
+        data: Facts of each split: source, rows, hours, fingerprint, skipped rows.
+    """
+
+    def __init__(self, trainer: SpeechPreTrainer, identity: dict[str, Any], data: dict[str, Any]):
+        self.trainer = trainer
+        self.identity = identity
+        self.data = data
+        self.start = time.time()
+        previous = read_record(trainer.args.output_dir) or {}
+        self.earlier_seconds = previous.get("train_seconds", 0.0)
+        self.first_start = previous.get("started", now())
+
+    def record(self, status: str) -> dict[str, Any]:
+        """All that is known of the run now."""
+        trainer, args, state = self.trainer, self.trainer.args, self.trainer.state
+        hours = trainer.tally.hours_seen
+        return {
+            "format": 1,
+            "status": status,
+            "command": shlex.join(sys.argv),
+            "started": self.first_start,
+            "updated": now(),
+            "train_seconds": self.earlier_seconds + time.time() - self.start,
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", "transformers", "datasets", "accelerate", "hf_ssl_speech")},
+            },
+            "machine": {
+                "device": torch.cuda.get_device_name() if args.device.type == "cuda" else platform.processor() or "CPU",
+                "processes": args.world_size,
+                "threads": torch.get_num_threads(),
+            },
+            "identity": self.identity,
+            "parameters": trainer.model.num_parameters(),
+            "data": self.data,
+            "recipe": {name: getattr(args, name) for name in RECIPE},
+            "updates": state.global_step,
+            "hours_seen": hours,
+            "seconds_per_update": hours * 3600 / max(state.global_step, 1),
+            "skipped_while_training": trainer.skipped_rows,
+            "curves": state.log_history,
+        }
+
+    def keep(self, status: str):
+        """Writes record and picture, on the main process."""
+        if self.trainer.is_world_process_zero():
+            record = self.record(status)
+            write_record(record, self.trainer.args.output_dir)
+            draw_training(record, Path(self.trainer.args.output_dir, PICTURE_FILE))
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.keep("running")
+
+    def on_save(self, args, state, control, **kwargs):
+        self.keep("running")
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.keep("running")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.keep("complete" if state.global_step >= state.max_steps else "stopped")
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def split_facts(source: str, dataset, report) -> dict[str, Any]:
+    """What the record says of one split: where from, how much, what was left out."""
+    columns = dataset.with_format("numpy")
+    samples, ids = columns["num_samples"][:], columns["sample_id"][:]
+    return {
+        "source": source,
+        "fingerprint": hashlib.sha256(samples.tobytes() + ids.tobytes()).hexdigest()[:16],
+        "rows": len(dataset),
+        "hours": float(samples.sum()) / SAMPLE_RATE / 3600,
+        "skipped": report.to_dict(),
+    }
+
+
+def stream_facts(source) -> dict[str, Any]:
+    """What the record says of a stream, whose rows are not known beforehand."""
+    return {"source": source, "fingerprint": "stream of " + " ".join(source), "streaming": True}
+
+
+PANELS = {
+    "Loss": ("loss", "contrastive_loss", "masked_loss", "unmasked_loss"),
+    "Accuracy": ("accuracy", "masked_accuracy", "unmasked_accuracy"),
+    "Codebook entries in use (perplexity)": tuple(
+        f"{kind}_perplexity_{group}" for kind in ("soft", "hard") for group in (1, 2)
+    ),
+    "Gradient norm": ("grad_norm",),
+    "Learning rate": ("learning_rate",),
+    "Audio seconds per second": ("audio_seconds_per_second",),
+}
+
+
+def draw_training(record: dict[str, Any], path: str | os.PathLike):
+    """Draws the curves of a record over updates: training thin, evaluation with dots."""
+    curves = record["curves"]
+    panels = {
+        title: [name for name in names if any(name in point for point in curves)] for title, names in PANELS.items()
+    }
+    panels = {title: names for title, names in panels.items() if names}
+    if not panels:
+        return
+    rows = -(-len(panels) // 3)
+    figure, axes = plt.subplots(rows, 3, figsize=(15, 4 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, names) in zip(axes.flat, panels.items()):
+        for color, name in enumerate(names):
+            for key, style in ((name, "-"), (f"eval_{name}", "o-")):
+                points = [(point["step"], point[key]) for point in curves if key in point]
+                if points:
+                    axis.plot(*zip(*points), style, color=f"C{color}", label=key, lw=1, markersize=4, alpha=0.9)
+        axis.set(title=title, xlabel="update")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    model = record["identity"]["model_type"]
+    figure.suptitle(
+        f"{model}, {record['parameters'] / 1e6:.1f} M parameters: {record['updates']:,} updates, "
+        f"{record['hours_seen']:.2f} hours of audio seen"
+    )
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

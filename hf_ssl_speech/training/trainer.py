@@ -1,0 +1,213 @@
+"""Pretraining with transformers' Trainer: batches by duration, losses by masked frames, metrics over all ranks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset, IterableDataset
+from datasets.distributed import split_dataset_by_node
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import ProgressCallback, Trainer, Wav2Vec2FeatureExtractor
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
+from hf_ssl_speech.data.collators import PretrainingCollator, pretraining_collator
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
+from hf_ssl_speech.training.callbacks import HealthCheck, ProgressLine, Schedules, Tally
+
+
+def feature_extractor_for(config: SSLSpeechConfig) -> Wav2Vec2FeatureExtractor:
+    """The feature extractor a new model is trained and saved with: layer-norm models get normalised waveforms."""
+    return Wav2Vec2FeatureExtractor(do_normalize=config.feat_extract_norm == "layer", return_attention_mask=True)
+
+
+class SpeechPreTrainer(Trainer):
+    """transformers' Trainer for both objectives.
+
+    Args:
+        model: `SSLWav2Vec2ForPreTraining` or `SSLHubertForPreTraining`.
+        args: Settings of the run.
+        train_dataset: Rows from `prepare_speech` (or `prepare_stream`).
+        eval_dataset: Rows from `prepare_speech`; their masks never change.
+        processing_class: The feature extractor; by default the one that fits the config.
+        collator_settings: More arguments for the objective's collator, such as `unit_columns`.
+
+    The loss is divided once by the predicted frames of the whole update: over accumulation and ranks. Every log line
+    carries the objective's metrics over all frames since the last one.
+    """
+
+    args: SpeechPreTrainingArguments
+
+    def __init__(
+        self,
+        model: SSLSpeechForPreTraining,
+        args: SpeechPreTrainingArguments,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: Wav2Vec2FeatureExtractor | None = None,
+        collator_settings: dict[str, Any] | None = None,
+        **kwargs,
+    ):
+        processing_class = processing_class or feature_extractor_for(model.config)
+        settings = {
+            "normalize": processing_class.do_normalize,
+            "max_seconds": args.max_seconds,
+            "seed": args.data_seed if args.data_seed is not None else args.seed,
+            **(collator_settings or {}),
+        }
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = model.config.layerdrop > 0
+        super().__init__(
+            model,
+            args,
+            data_collator=pretraining_collator(model.config, **settings),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.evaluation_collator = pretraining_collator(model.config, **settings, evaluation=True)
+        self.statistics: dict[str, Tensor] = {}                 # this rank's, since they were last collected
+        self.samples = 0
+        self.window: dict[str, Tensor] = {}                     # all ranks', since the last log
+        self.window_samples, self.window_start = 0, time.perf_counter()
+        self.skipped_rows: dict[str, str] = {}
+        self.tally = Tally()
+        self.add_callback(self.tally)
+        self.add_callback(Schedules(self.data_collator))
+        self.add_callback(HealthCheck())
+        if not args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(ProgressLine)
+
+    # Data ----------------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of at most `batch_seconds`; every rank draws its own from one common order."""
+        if isinstance(self.train_dataset, IterableDataset):
+            args = self.args
+            stream = DurationBatchedStream(
+                split_dataset_by_node(self.train_dataset, args.process_index, args.world_size),
+                batch_seconds=args.batch_seconds,
+                max_seconds=args.max_seconds,
+                buffer_seconds=args.buffer_seconds,
+                seed=self.data_collator.seed,
+            )
+            return self.dataloader(stream, self.data_collator, batch_size=None)
+        sampler = self.sampler(self.train_dataset, shuffle=True, batches_per_update=self.args.batches_per_update)
+        return self.dataloader(self.train_dataset, self.data_collator, batch_sampler=sampler)
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        """The same rows in the same batches every time, shared out among ranks."""
+        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        sampler = self.sampler(eval_dataset, shuffle=False)
+        return self.dataloader(eval_dataset, self.evaluation_collator, batch_sampler=sampler)
+
+    def sampler(self, dataset: Dataset, **settings) -> DurationBatchSampler:
+        """This rank's batches of a dataset."""
+        return DurationBatchSampler(
+            dataset.with_format("numpy")["num_samples"][:],
+            batch_seconds=self.args.batch_seconds,
+            max_seconds=self.args.max_seconds,
+            seed=self.data_collator.seed,
+            num_replicas=self.args.world_size,
+            rank=self.args.process_index,
+            **settings,
+        )
+
+    def dataloader(self, dataset: Any, collator: PretrainingCollator, **batching) -> DataLoader:
+        """Workers as the arguments say. Not prepared by Accelerate: the sampler already shares batches among ranks."""
+        args = self.args
+        return DataLoader(
+            dataset,
+            collate_fn=collator,
+            num_workers=args.dataloader_num_workers,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+            **batching,
+        )
+
+    # Training ------------------------------------------------------------------------------------------------------
+
+    def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> Tensor:
+        """One micro-batch, its audio counted."""
+        self.skipped_rows.update(inputs.pop("skipped_rows"))
+        mask = inputs.get("attention_mask")
+        self.samples += inputs["input_values"].numel() if mask is None else int(mask.sum())
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        """The model's own loss; its statistics are added up, on the device, until the next log."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        add_statistics(self.statistics, outputs.statistics)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the objective's metrics, throughput and hours seen, over all ranks, to a training log."""
+        if "loss" in logs and self.statistics:
+            self.collect()
+            logs |= self.model.metrics(self.window)
+            logs["audio_seconds_per_second"] = self.window_samples / SAMPLE_RATE / (time.perf_counter() - self.window_start)
+            logs["hours_seen"] = self.tally.hours_seen
+            self.window, self.window_samples, self.window_start = {}, 0, time.perf_counter()
+        super().log(logs, start_time)
+
+    def collect(self):
+        """Adds what every rank has counted since the last time to the window and the tally."""
+        statistics, samples = self.gather(self.statistics, self.samples)
+        add_statistics(self.window, statistics)
+        self.window_samples += samples
+        self.tally.samples_seen += samples
+        self.statistics, self.samples = {}, 0
+
+    def gather(self, statistics: dict[str, Tensor], samples: int = 0) -> tuple[dict[str, Tensor], int]:
+        """Statistics and samples added up over ranks, and everyone's skipped rows."""
+        ranks = gather_object([({name: value.cpu() for name, value in statistics.items()}, samples, self.skipped_rows)])
+        total: dict[str, Tensor] = {}
+        for rank_statistics, _, skipped_rows in ranks:
+            add_statistics(total, rank_statistics)
+            self.skipped_rows.update(skipped_rows)
+        return total, sum(samples for _, samples, _ in ranks)
+
+    def _save_checkpoint(self, model, trial):
+        """Counts what has been seen up to here, then saves."""
+        self.collect()
+        super()._save_checkpoint(model, trial)
+
+    # Evaluation ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self, dataloader: DataLoader, description: str, *args, metric_key_prefix: str = "eval", **kwargs
+    ) -> EvalLoopOutput:
+        """Metrics over all masked frames of a dataset, the same for any number of ranks."""
+        started = time.perf_counter()
+        prepared = bool(self.accelerator._models)
+        model = self.model if prepared else self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        model.eval()
+        statistics: dict[str, Tensor] = {}
+        for inputs in dataloader:
+            self.skipped_rows.update(inputs.pop("skipped_rows"))
+            with self.compute_loss_context_manager():
+                add_statistics(statistics, model(**self._prepare_inputs(inputs)).statistics)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        statistics, _ = self.gather(statistics)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.model.metrics(statistics).items()}
+        # The time spent here is not the training's.
+        self.window_start += time.perf_counter() - started
+        return EvalLoopOutput(None, None, metrics, len(dataloader.dataset))
+
+
+def add_statistics(total: dict[str, Tensor], more: dict[str, Tensor]):
+    """Adds sums to sums, in float64 or int64 where they grow."""
+    for name, value in more.items():
+        value = value.double() if value.is_floating_point() else value
+        total[name] = total[name] + value if name in total else value

@@ -1,0 +1,108 @@
+"""Fixtures of all tests: tiny models whose weights are random through and through, and the folder of real speech."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.utils import logging
+
+import hf_ssl_speech
+
+TINY = dict(
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=64,
+    conv_dim=(16,) * 7,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=4,
+    hidden_dropout=0.0,
+    activation_dropout=0.0,
+    attention_dropout=0.0,
+    feat_proj_dropout=0.0,
+    final_dropout=0.0,
+    layerdrop=0.0,
+)
+WAV2VEC2 = dict(
+    num_codevectors_per_group=8,
+    codevector_dim=16,
+    proj_codevector_dim=12,
+    num_negatives=5,
+    feat_quantizer_dropout=0.0,
+)
+BASE = dict(feat_extract_norm="group", do_stable_layer_norm=False, conv_bias=False)
+LARGE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", 'slow: true model sizes or long training; leave out with -m "not slow"')
+    logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=[BASE, LARGE], ids=["base", "large"])
+def architecture(request) -> dict:
+    """The two architectures of the papers: group norm and norms after, layer norm and norms before."""
+    return request.param
+
+
+@pytest.fixture
+def make_tiny():
+    """`make_tiny(model_class, seed=0, **config_fields)`: a tiny model, ours or stock, in eval mode.
+
+    Weights are a function of the seed and their names: ours and its stock counterpart get the same.
+    """
+    return tiny_model
+
+
+@pytest.fixture
+def randomize():
+    """`randomize(module)` gives every weight a random value, norms and biases too."""
+    return randomize_weights
+
+
+@pytest.fixture
+def tiny_wav2vec2():
+    """wav2vec 2.0 for pretraining, of the BASE architecture; its encoder is `base_model`."""
+    return tiny_model(hf_ssl_speech.SSLWav2Vec2ForPreTraining)
+
+
+@pytest.fixture
+def tiny_hubert():
+    """HuBERT for pretraining with 10 units, of the BASE architecture; its encoder is `base_model`."""
+    return tiny_model(hf_ssl_speech.SSLHubertForPreTraining)
+
+
+@pytest.fixture
+def corpora() -> Path:
+    """The folder of real speech that the environment variable SPEECH_CORPORA names."""
+    folder = os.environ.get("SPEECH_CORPORA")
+    if not folder:
+        pytest.skip("real speech is needed: set SPEECH_CORPORA to the folder of the corpora")
+    return Path(folder)
+
+
+def tiny_model(model_class, seed: int = 0, **fields):
+    config_class = model_class.config_class
+    if hasattr(config_class, "num_codevectors_per_group"):
+        fields = WAV2VEC2 | fields
+    elif hasattr(config_class, "num_units"):
+        fields = dict(num_units=[10], unit_embedding_dim=12) | fields
+    model = model_class(config_class(**(TINY | fields))).eval()
+    torch.manual_seed(seed)
+    return randomize_weights(model)
+
+
+@torch.no_grad()
+def randomize_weights(module):
+    for name, weight in sorted(module.named_parameters()):
+        if weight.dim() == 1:
+            weight.normal_(mean=float("norm" in name and name.endswith("weight")), std=0.2)
+        else:
+            weight.normal_(std=weight[0].numel() ** -0.5)
+    return module

@@ -1,0 +1,135 @@
+"""What audio.py promises of any audio: 16 kHz, mono, float32, or a reason in words."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, count_samples, read_audio
+
+
+def tone(num_samples: int, rate: int = SAMPLE_RATE, hertz: float = 440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(num_samples) / rate)).astype(np.float32)
+
+
+def encode(waveform: np.ndarray, rate: int = SAMPLE_RATE, format: str = "WAV", subtype: str | None = None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, waveform, rate, format=format, subtype=subtype)
+    return file.getvalue()
+
+
+def test_bytes_path_and_row_of_the_same_audio_give_the_same_waveform(tmp_path):
+    encoded = encode(tone(8_000))
+    path = tmp_path / "tone.wav"
+    path.write_bytes(encoded)
+    expected = read_audio(encoded)
+    assert expected.dtype == np.float32 and expected.shape == (8_000,)
+    for audio in (path, str(path), path.as_uri(), {"bytes": encoded, "path": None}, {"bytes": None, "path": str(path)}):
+        np.testing.assert_array_equal(read_audio(audio), expected)
+        assert count_samples(audio) == 8_000
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000])
+def test_the_header_tells_exactly_how_long_the_waveform_will_be(rate):
+    for num_samples in (rate // 50 + 1, rate + 1, 2 * rate + 7, 3 * rate - 1):
+        encoded = encode(tone(num_samples, rate), rate, "FLAC")
+        assert count_samples(encoded) == len(read_audio(encoded))
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype", "rate"),
+    [("OGG", "OPUS", 16_000), ("OGG", "OPUS", 48_000), ("OGG", "VORBIS", 44_100), ("MP3", "MPEG_LAYER_III", 44_100)],
+)
+def test_lossy_headers_tell_the_length_too(format, subtype, rate):
+    encoded = encode(tone(rate + 123, rate), rate, format, subtype)
+    assert count_samples(encoded) == len(read_audio(encoded))
+
+
+def test_a_minute_at_44100_hz_loses_no_sample_to_single_precision():
+    # 160 / 441 x 2,646,091 is 960,033.0158...: one more sample begins, but float32 rounds it away.
+    encoded = encode(tone(2_646_091, 44_100), 44_100)
+    assert count_samples(encoded) == len(read_audio(encoded)) == 960_034
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+def test_resampling_keeps_a_tone_where_it_was(rate):
+    waveform = read_audio(encode(tone(rate, rate), rate, subtype="FLOAT"))
+    middle = slice(2_000, 14_000)  # the ends ring
+    np.testing.assert_allclose(waveform[middle], tone(SAMPLE_RATE)[middle], atol=5e-3)
+
+
+def test_stereo_is_averaged_whether_channels_come_first_or_last():
+    left, right = tone(4_000), tone(4_000, hertz=300.0)
+    expected = (left + right) / 2
+    for array in (np.stack([left, right]), np.stack([left, right], axis=1)):
+        np.testing.assert_allclose(read_audio({"array": array, "sampling_rate": SAMPLE_RATE}), expected, atol=1e-7)
+    encoded = encode(np.stack([left, right], axis=1), subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(encoded), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "half"), [(np.int16, 2**14), (np.int32, 2**30), (np.int8, 64), (np.uint8, 192), (np.float64, 0.5)]
+)
+def test_half_of_full_scale_is_one_half_in_every_sample_type(dtype, half):
+    zero = 128 if dtype == np.uint8 else 0
+    waveform = read_audio({"array": np.array([half, zero], dtype), "sampling_rate": SAMPLE_RATE})
+    np.testing.assert_array_equal(waveform, np.array([0.5, 0.0], np.float32))
+
+
+def test_an_object_that_decodes_itself_is_asked_for_its_samples():
+    class Samples:
+        data, sample_rate = torch.from_numpy(np.stack([tone(8_000, 8_000)] * 2)), 8_000
+
+    class Decoder:
+        def get_all_samples(self):
+            return Samples()
+
+    assert read_audio(Decoder()).shape == (SAMPLE_RATE,)
+    assert count_samples(Decoder()) == SAMPLE_RATE
+
+
+FLAC = encode(tone(40_000), format="FLAC")
+PIPED_FLAC = FLAC[:21] + bytes([FLAC[21] & 0xF0, 0, 0, 0, 0]) + FLAC[26:]  # STREAMINFO's length field set to unknown
+
+
+@pytest.mark.parametrize(
+    ("audio", "reason"),
+    [
+        (b"", "empty"),
+        (encode(np.zeros(0)), "empty"),
+        (b"no audio at all" * 100, "unreadable"),
+        (FLAC[: len(FLAC) // 2], "unreadable|cut short"),
+        (PIPED_FLAC, "does not tell the length"),
+        (None, "missing: neither"),
+        ({"bytes": None, "path": None}, "missing: neither"),
+        (Path("no/such/file.wav"), "missing: no such file"),
+        ({"bytes": None, "path": "file:///no/such/file.wav"}, "missing: no such file"),
+        (encode(np.zeros(1_000)), "silent"),
+        ({"array": np.full(1_000, 0.25), "sampling_rate": SAMPLE_RATE}, "silent"),
+        ({"array": np.array([0.0, np.nan]), "sampling_rate": SAMPLE_RATE}, "NaN or infinite"),
+        ({"array": np.array([0.0, np.inf]), "sampling_rate": SAMPLE_RATE}, "NaN or infinite"),
+        ({"array": [], "sampling_rate": SAMPLE_RATE}, "empty"),
+    ],
+)
+def test_a_bad_audio_is_refused_with_its_reason(audio, reason):
+    with pytest.raises(BadAudio, match=reason):
+        read_audio(audio)
+
+
+def test_an_mp3_cut_in_half_is_refused_since_its_header_promises_more():
+    encoded = encode(tone(40_000), format="MP3")
+    with pytest.raises(BadAudio, match="cut short"):
+        read_audio(encoded[: len(encoded) // 2])
+
+
+def test_what_is_no_audio_is_the_callers_mistake_and_not_a_bad_audio():
+    for audio in (7, {"array": np.arange(100), "sampling_rate": SAMPLE_RATE}):
+        with pytest.raises(TypeError, match="expected"):
+            read_audio(audio)
+    for audio in ({"array": tone(100)}, {"array": np.zeros((2, 2, 2)), "sampling_rate": SAMPLE_RATE}):
+        with pytest.raises(ValueError, match="array") as caught:
+            read_audio(audio)
+        assert not isinstance(caught.value, BadAudio)
