@@ -36,8 +36,8 @@ LARGE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=Tru
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", 'slow: true model sizes or long training; leave out with -m "not slow"')
     logging.disable_progress_bar()
+    torch.set_num_threads(1)  # tiny tensors: more threads cost more than they give
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,28 @@ def _seed():
 def architecture(request) -> dict:
     """The two architectures of the papers: group norm and norms after, layer norm and norms before."""
     return request.param
+
+
+@pytest.fixture
+def torchaudio_sizes(architecture) -> dict:
+    """The same tiny sizes as arguments of torchaudio's model factories."""
+    return dict(
+        extractor_mode=f"{architecture['feat_extract_norm']}_norm",
+        extractor_conv_layer_config=[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2,
+        extractor_conv_bias=architecture["conv_bias"],
+        encoder_embed_dim=32,
+        encoder_projection_dropout=0.0,
+        encoder_pos_conv_kernel=16,
+        encoder_pos_conv_groups=4,
+        encoder_num_layers=3,
+        encoder_num_heads=4,
+        encoder_attention_dropout=0.0,
+        encoder_ff_interm_features=64,
+        encoder_ff_interm_dropout=0.0,
+        encoder_dropout=0.0,
+        encoder_layer_norm_first=architecture["do_stable_layer_norm"],
+        encoder_layer_drop=0.0,
+    )
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import hf_ssl_speech
 
 PACKAGE = Path(hf_ssl_speech.__file__).parent
 FLOORS = {"audio": 0, "models": 1, "data": 2, "units": 2, "training": 3, "evaluation": 4, "hub": 5}
-TOP_FLOOR = max(FLOORS.values()) + 1                            # the package's own `__init__`, which no file may import
+TOP_FLOOR = max(FLOORS.values()) + 1  # the package's own `__init__`, which no file may import
 MODEL_LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors"} | sys.stdlib_module_names
 FILES = sorted(PACKAGE.rglob("*.py"))
 

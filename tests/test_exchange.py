@@ -20,23 +20,6 @@ from hf_ssl_speech.hub.exchange import OUR_CLASSES, STOCK_CLASSES, from_torchaud
 
 KINDS = list(STOCK_CLASSES.items())
 HEADS = [kind for kind in KINDS if "ForPreTraining" not in kind[0].__name__]
-TORCHAUDIO = dict(
-    extractor_mode="group_norm",
-    extractor_conv_layer_config=[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2,
-    extractor_conv_bias=False,
-    encoder_embed_dim=32,
-    encoder_projection_dropout=0.01,
-    encoder_pos_conv_kernel=16,
-    encoder_pos_conv_groups=4,
-    encoder_num_layers=3,
-    encoder_num_heads=4,
-    encoder_attention_dropout=0.02,
-    encoder_ff_interm_features=64,
-    encoder_ff_interm_dropout=0.03,
-    encoder_dropout=0.04,
-    encoder_layer_norm_first=False,
-    encoder_layer_drop=0.05,
-)
 
 
 @torch.no_grad()
@@ -190,26 +173,29 @@ def test_every_public_model_has_its_counterpart():
     assert models == STOCK_CLASSES.keys() | {hf_ssl_speech.SSLHubertForPreTraining}
 
 
-def test_a_torchaudio_encoder_tells_its_architecture(randomize):
-    theirs = randomize(torchaudio.models.wav2vec2_model(**TORCHAUDIO, aux_num_out=None))
-    config = from_torchaudio(theirs).config
-    dropouts = ("feat_proj_dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
-    assert [getattr(config, name) for name in dropouts] == [0.01, 0.02, 0.03, 0.04, 0.05]
+def test_a_torchaudio_encoder_tells_its_architecture(architecture, torchaudio_sizes):
+    dropouts = dict(projection=0.01, attention=0.02, ff_interm=0.03)
+    sizes = torchaudio_sizes | {f"encoder_{name}_dropout": share for name, share in dropouts.items()}
+    sizes |= dict(encoder_dropout=0.04, encoder_layer_drop=0.05)
+    config = from_torchaudio(torchaudio.models.wav2vec2_model(**sizes, aux_num_out=None)).config
+    fields = ("feat_proj_dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
+    assert [getattr(config, name) for name in fields] == [0.01, 0.02, 0.03, 0.04, 0.05]
+    assert {name: getattr(config, name) for name in architecture} == architecture
     assert config.conv_layers == [(10, 5)] + [(3, 2)] * 4 + [(2, 2)] * 2
     assert (config.intermediate_size, config.num_attention_heads, config.num_conv_pos_embeddings) == (64, 4, 16)
 
 
 @pytest.mark.parametrize("objective", ["Wav2Vec2", "Hubert"])
-def test_a_torchaudio_ctc_model_gives_the_same_logits(objective, randomize):
-    theirs = randomize(torchaudio.models.wav2vec2_model(**TORCHAUDIO, aux_num_out=29)).eval()
+def test_a_torchaudio_ctc_model_gives_the_same_logits(objective, torchaudio_sizes, randomize):
+    theirs = randomize(torchaudio.models.wav2vec2_model(**torchaudio_sizes, aux_num_out=29)).eval()
     ours = from_torchaudio(theirs, getattr(hf_ssl_speech, f"SSL{objective}Config"))
     assert type(ours).__name__ == f"SSL{objective}ForCTC"
     waveforms = torch.randn(2, 8_000)
     torch.testing.assert_close(ours(waveforms).logits, theirs(waveforms)[0], rtol=1e-5, atol=1e-5)
 
 
-def test_other_torchaudio_models_are_refused_in_words():
-    wavlm = dict(TORCHAUDIO, encoder_num_buckets=8, encoder_max_distance=16, aux_num_out=None)
+def test_other_torchaudio_models_are_refused_in_words(torchaudio_sizes):
+    wavlm = dict(torchaudio_sizes, encoder_num_buckets=8, encoder_max_distance=16, aux_num_out=None)
     with pytest.raises(ValueError, match="WavLM's attention"):
         from_torchaudio(torchaudio.models.wavlm_model(**wavlm))
     with pytest.raises(ValueError, match=r"got Linear.*`\.model`"):
@@ -217,7 +203,7 @@ def test_other_torchaudio_models_are_refused_in_words():
 
 
 def test_published_torchaudio_names_all_have_a_place():
-    with torch.device("meta"):                                  # names and shapes of the real sizes, no numbers
+    with torch.device("meta"):  # names and shapes of the real sizes, no numbers
         encoder = from_torchaudio(torchaudio.models.wav2vec2_base())
         recognizer = from_torchaudio(torchaudio.models.hubert_large(aux_num_out=32), hf_ssl_speech.SSLHubertConfig)
     assert type(encoder) is hf_ssl_speech.SSLWav2Vec2Model and encoder.config.num_hidden_layers == 12

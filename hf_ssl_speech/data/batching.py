@@ -55,8 +55,8 @@ class DurationBatchSampler(Sampler[list[int]]):
         batches_per_update = batches_per_update or num_replicas
         if not 0 <= rank < num_replicas or batches_per_update % num_replicas:
             raise ValueError(
-                f"Got rank {rank} of {num_replicas} with {batches_per_update} batches per update; expected a rank from 0 "
-                f"to {num_replicas - 1} and a multiple of the number of ranks."
+                f"Got rank {rank} of {num_replicas} with {batches_per_update} batches per update; expected a rank "
+                f"from 0 to {num_replicas - 1} and a multiple of the number of ranks."
             )
         self.lengths = _cropped(num_samples, batch_seconds, max_seconds)
         self.batch_seconds = batch_seconds
@@ -150,8 +150,8 @@ class DurationBatchedStream(IterableDataset):
     ):
         if buffer_seconds < batch_seconds:
             raise ValueError(
-                f"A buffer of {buffer_seconds:.1f} s can't fill a batch of {batch_seconds:.1f} s; expected some tens of "
-                "batches. Raise `buffer_seconds`."
+                f"A buffer of {buffer_seconds:.1f} s can't fill a batch of {batch_seconds:.1f} s; expected some tens "
+                "of batches. Raise `buffer_seconds`."
             )
         self.dataset = dataset
         self.batch_seconds = batch_seconds

@@ -37,12 +37,9 @@ AUDIO_SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg
 INT16_SCALE = 32_768
 NAMES_SHOWN = 4
 ROWS_AT_ONCE = 64
-MEASURED = {
-    "name": Value("string"),
-    "problem": Value("string"),
-    "sample_id": Value("int64"),
-    "num_samples": Value("int64"),
-}
+STRING, INTEGER = Value("string"), Value("int64")
+MEASURED = {"name": STRING, "problem": STRING, "sample_id": INTEGER, "num_samples": INTEGER}
+AUDIO_STRUCT = {"bytes": Value("binary"), "path": STRING}
 DECODED = {"samples": List(Value("int16"))}
 
 
@@ -65,7 +62,8 @@ def load_speech(
         streaming: Whether to read the rows as they are needed instead of indexing them first.
         audio_column: Where the audio is: an `Audio` column, a struct of bytes and path, paths, or encoded bytes.
     Returns:
-        The rows of all sources in order, with the columns that all sources share.
+        The rows of all sources in order, with the columns that all sources share. `audio` gives rows with `bytes` and
+        `path`: an `Audio(decode=False)` column, or, streamed, a plain struct.
     Raises:
         ValueError: If nothing is found at a source, or it has no such split or audio column.
     """
@@ -74,11 +72,8 @@ def load_speech(
         for one in _each_source(source)
         for part in _load_one(one, split, name, streaming)
     ]
-    shared = [
-        column
-        for column, feature in parts[0].features.items()
-        if all(part.features.get(column) == feature for part in parts)
-    ]
+    kinds = parts[0].features
+    shared = [column for column in kinds if all(part.features.get(column) == kinds[column] for part in parts)]
     left_out = sorted({column for part in parts for column in part.column_names} - set(shared))
     if left_out:
         logger.warning("Left out the columns that the parts of %s do not share in name and type: %s", source, left_out)
@@ -87,8 +82,7 @@ def load_speech(
 
 def _each_source(source: str | Sequence[str]) -> list[str]:
     if isinstance(source, str):
-        whole = _expand(source)
-        source = [source] if os.path.exists(whole) else source.split()
+        source = [source] if os.path.exists(_expand(source)) else source.split()
     if not source:
         raise ValueError("No source of speech was given; expected a file, a glob, a folder or a Hub dataset's name.")
     return [_expand(one) for one in source]
@@ -130,7 +124,7 @@ def _load_folder(folder: Path, split: str, name: str | None, streaming: bool) ->
 
 def _in_split(split: str, splits: dict[str, Any], source: str | Path) -> Any:
     if split not in splits:
-        raise ValueError(f"{str(source)!r} has no split {split!r}; expected one of {sorted(splits)}.")
+        raise ValueError(f"{str(source)!r} has no split {split!r}; expected one of {sorted(map(str, splits))}.")
     return splits[split]
 
 
@@ -156,7 +150,7 @@ def _list_audio(files: Sequence[str]) -> Dataset:
     root = os.path.commonpath([os.path.dirname(file) for file in files])
     # The times go into the fingerprint, so that a file that changed is not taken from a cache.
     changed = [os.stat(file).st_mtime_ns for file in files]
-    features = Features({"id": Value("string"), "audio": Value("string")})
+    features = Features({"id": STRING, "audio": STRING})
     return Dataset.from_generator(_audio_rows, features, gen_kwargs={"files": files, "root": root, "changed": changed})
 
 
@@ -166,7 +160,7 @@ def _audio_rows(files: Sequence[str], root: str, changed: Sequence[int]):
 
 
 def _with_audio(dataset: Dataset | IterableDataset, audio_column: str, source: str) -> Dataset | IterableDataset:
-    """Renames the audio column to `audio` and makes it `Audio(decode=False)`."""
+    """Renames the audio column to `audio` and makes it `Audio(decode=False)`, or a struct like that if streamed."""
     if dataset.features is None:  # a streamed JSON or generator: the first rows tell
         dataset = dataset._resolve_features()
     if audio_column not in dataset.features:
@@ -181,14 +175,28 @@ def _with_audio(dataset: Dataset | IterableDataset, audio_column: str, source: s
         or getattr(kind, "dtype", None) in ("string", "binary", "large_binary")
     ):
         raise ValueError(
-            f"Column {audio_column!r} of {source!r} holds {kind}; expected an Audio column, a struct of bytes and path, "
-            "paths, or encoded bytes."
+            f"Column {audio_column!r} of {source!r} holds {kind}; expected an Audio column, a struct of bytes "
+            "and path, paths, or encoded bytes."
         )
+    if isinstance(dataset, IterableDataset):
+        # Streamed, even an undecoded `Audio` column asks for torchcodec once a column is renamed: a struct does not.
+        if isinstance(kind, Audio):
+            dataset = dataset.cast_column(audio_column, AUDIO_STRUCT)
+        features = {column: kind for column, kind in dataset.features.items() if column != audio_column}
+        features = Features(features | {"audio": AUDIO_STRUCT})
+        return dataset.map(_as_struct, input_columns=audio_column, remove_columns=audio_column, features=features)
     if audio_column != "audio":
-        if "audio" in dataset.features:
-            dataset = dataset.remove_columns("audio")
-        dataset = dataset.rename_column(audio_column, "audio")
+        others = [column for column in dataset.column_names if column != "audio"]
+        dataset = dataset.select_columns(others).rename_column(audio_column, "audio")
     return dataset.cast_column("audio", Audio(decode=False))
+
+
+def _as_struct(audio: dict[str, Any] | str | bytes) -> dict[str, Any]:
+    if isinstance(audio, str):
+        audio = {"bytes": None, "path": audio}
+    elif isinstance(audio, bytes):
+        audio = {"bytes": audio, "path": None}
+    return {"audio": audio}
 
 
 @dataclass
@@ -201,6 +209,7 @@ class SkipReport:
 
     @property
     def num_skipped(self) -> int:
+        """Rows that can't be used."""
         return sum(len(names) for names in self.skipped.values())
 
     def add(self, name: str, reason: str):
@@ -210,6 +219,7 @@ class SkipReport:
             names.append(name)
 
     def to_dict(self) -> dict[str, Any]:
+        """The report for a run's record, ready for JSON."""
         return {"total": self.total, "num_skipped": self.num_skipped, "skipped": self.skipped}
 
     def __str__(self) -> str:
@@ -246,6 +256,8 @@ def prepare_speech(
         ValueError: If a column is missing or no row can be used.
     """
     _check_columns(dataset.column_names, ["audio", *keep])
+    if len(dataset) == 0:
+        raise ValueError("The dataset has no rows to prepare; check its source and split.")
     named_audio = dataset.select_columns([column for column in ("id", "audio") if column in dataset.column_names])
     measured = named_audio.map(
         _measure_rows,
@@ -269,13 +281,13 @@ def prepare_speech(
     prepared = prepared.select(usable)
     if cache:
         # Only `samples` becomes an array, and keeps its type: as a list of numbers, a row takes 60 times as long.
-        prepared = prepared.with_format("numpy", columns=["samples"], output_all_columns=True, dtype=np.int16)
+        prepared = prepared.with_format("numpy", columns=["samples"], output_all_columns=True, dtype="int16")
     return prepared, report
 
 
 def _measure_rows(rows: dict[str, list], indices: list[int], decode: bool) -> dict[str, list]:
     measured = [
-        {"name": _row_name(row) or f"row {index}", "sample_id": index, **_measure(row["audio"], decode)}
+        {"name": _row_name(row) or f"row {index}", "sample_id": index} | _measure(row["audio"], decode)
         for index, row in zip(indices, _each_row(rows))
     ]
     return {column: [row[column] for row in measured] for column in measured[0]}

@@ -6,7 +6,6 @@ import math
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hf_ssl_speech.audio import SAMPLE_RATE

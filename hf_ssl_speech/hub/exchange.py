@@ -158,7 +158,7 @@ def _load(target: PreTrainedModel, weights: dict[str, Tensor], source: nn.Module
     strange = [name for name in foreign + missing if not name.endswith("masked_spec_embed")]
     if strange:
         raise ValueError(
-            f"{type(source).__name__} and {type(target).__name__} differ in {len(strange)} weights, such as {strange[0]}: "
+            f"{type(source).__name__} and {type(target).__name__} differ in {len(strange)} weights ({strange[0]}): "
             "adapters, WavLM's attention and batch norm in the positional conv have no counterpart in this package."
         )
     target.load_state_dict(weights, strict=False)

@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from tqdm.auto import tqdm
 
-# Numbers held at once: elements of a piece of features, and frames x clusters (on a CPU, what its cache holds).
-_PIECE_ELEMENTS = 2**22
+from hf_ssl_speech.units.sampling import draw_sample, in_several_processes
+
+# Frames x clusters worked on together: on a CPU what its cache holds, elsewhere 256 MB.
 _CPU_SCORES, _DEVICE_SCORES = 2**19, 2**26
 # Starts are compared after this many iterations, and k-means++ looks at this many frames for each cluster.
 _TRIAL_ITERATIONS = 5
@@ -98,24 +99,31 @@ def fit_kmeans(
         sample_frames = max(32_768, 128 * num_clusters)
     if not 1 <= num_clusters <= sample_frames:
         raise ValueError(f"Expected 1 to {sample_frames:,} clusters (`sample_frames`), but got {num_clusters:,}.")
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    is_main = not several or dist.get_rank() == 0
+    if seeding not in _SEEDINGS:
+        raise ValueError(f"Expected `seeding` to be one of {list(_SEEDINGS)}, but got {seeding!r}.")
+    is_main = not in_several_processes() or dist.get_rank() == 0
 
     with tqdm(unit=" frames", unit_scale=True, disable=not (progress and is_main)) as bar:
         bar.set_description("k-means, drawing a sample")
-        stream = _stream(batches, device, bar)
-        sample, num_frames = _draw_sample(stream, num_clusters, sample_frames, seed, several)
+        stream = _stream(batches, num_clusters, device, bar)
+        sample, num_frames = draw_sample(stream, sample_frames, seed)
+        if len(sample) < num_clusters:
+            raise ValueError(
+                f"{num_clusters:,} clusters need at least as many different frames, but {num_frames:,} frames came, "
+                f"{len(sample):,} of them different. Take fewer clusters or more audio, and look for constant features."
+            )
 
         bar.set_description("k-means, choosing the start")
         centroids = sample.new_zeros(num_clusters, sample.shape[1])
         if is_main:
-            centroids = _best_start(
-                sample, num_clusters, seeding, restarts, iterations, tolerance, seed, distance_dtype
-            )
-        if several:
+            silent = tqdm(disable=True)
+            blocks = _stream(sample, num_clusters, device, silent)
+            on_sample = _Passes(blocks, len(sample), sample, distance_dtype, shared=False, bar=silent)
+            centroids = on_sample.best_start(num_clusters, seeding, restarts, iterations, tolerance, seed)
+        if in_several_processes():
             dist.broadcast(centroids, 0)
 
-        passes = _Passes(stream, num_frames, sample, distance_dtype, several, bar)
+        passes = _Passes(stream, num_frames, sample, distance_dtype, shared=in_several_processes(), bar=bar)
         if mini_batch is None:
             return passes.lloyd(centroids, iterations, tolerance)
         return passes.mini_batch(centroids, mini_batch, iterations, tolerance)
@@ -135,7 +143,7 @@ def assign(features: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """
     if features.dim() != 2 or features.shape[-1] != centroids.shape[-1]:
         raise ValueError(
-            f"Features of shape {tuple(features.shape)} do not fit centroids of shape {tuple(centroids.shape)}: expected "
+            f"Features of shape {tuple(features.shape)} came, but centroids of shape {tuple(centroids.shape)} need "
             f"(frames, {centroids.shape[-1]}). Take features of the kind and layer that the centroids were fitted on."
         )
     features, centroids = features.float(), centroids.to(features.device, torch.float32)
@@ -167,11 +175,10 @@ class _ClusterSums:
         self.squares = self.sums.new_zeros(())
 
     def add(self, frames: Tensor) -> None:
-        for block in _blocks(frames, len(self.centroids)):
-            labels = _nearest(block, self.centroids, self.distance_dtype)[1]
-            self.sums.index_add_(0, labels, block.double())
-            self.counts += torch.bincount(labels, minlength=len(self.counts))
-            self.squares += block.square().sum(1).double().sum()
+        labels = _nearest(frames, self.centroids, self.distance_dtype)[1]
+        self.sums.index_add_(0, labels, frames.double())
+        self.counts += torch.bincount(labels, minlength=len(self.counts))
+        self.squares += frames.square().sum(1).double().sum()
 
     def add_up_processes(self) -> None:
         for total in (self.sums, self.counts, self.squares):
@@ -233,6 +240,17 @@ class _Passes:
         measured = self.lloyd(centroids, 1, tolerance)
         return replace(measured, history=(*history, *measured.history))
 
+    def best_start(
+        self, num_clusters: int, seeding: str, restarts: int, iterations: int, tolerance: float, seed: int
+    ) -> Tensor:
+        """The best of several starts, refined; where the stream is the sample."""
+        generator = torch.Generator(self.sample.device).manual_seed(seed)
+        starts = (_SEEDINGS[seeding](self.sample, num_clusters, generator) for _ in range(restarts))
+        trials = (self.lloyd(start, _TRIAL_ITERATIONS, tolerance) for start in starts)
+        best = min(trials, key=lambda trial: trial.inertia)
+        # Passes over the sample cost little beside those that they save over all frames.
+        return self.lloyd(best.centroids, iterations, tolerance / 10).centroids
+
     def _pass(self) -> Iterator[Tensor]:
         self.bar.set_description("k-means")
         self.bar.reset(total=self.bar.n)  # a pass has as many frames as the one before
@@ -267,28 +285,6 @@ def _settled(history: list[float], tolerance: float) -> bool:
     return len(history) > 1 and history[-2] - history[-1] < tolerance * history[-1]
 
 
-def _best_start(
-    sample: Tensor,
-    num_clusters: int,
-    seeding: str,
-    restarts: int,
-    iterations: int,
-    tolerance: float,
-    seed: int,
-    distance_dtype: torch.dtype,
-) -> Tensor:
-    """The best of several starts, refined on the sample: `(clusters, dims)`."""
-    generator = torch.Generator(sample.device).manual_seed(seed)
-    choose = {"k-means++": _seed_one_by_one, "k-means||": _seed_in_rounds}[seeding]
-    silent = tqdm(disable=True)
-    passes = _Passes(_stream(sample, None, silent), len(sample), sample, distance_dtype, shared=False, bar=silent)
-    starts = (choose(sample, num_clusters, generator) for _ in range(restarts))
-    trials = (passes.lloyd(start, _TRIAL_ITERATIONS, tolerance) for start in starts)
-    best = min(trials, key=lambda trial: trial.inertia)
-    # Passes over the sample cost little beside those that they save over all frames.
-    return passes.lloyd(best.centroids, iterations, tolerance / 10).centroids
-
-
 def _seed_one_by_one(
     sample: Tensor, num_clusters: int, generator: torch.Generator, weights: Tensor | None = None
 ) -> Tensor:
@@ -318,22 +314,30 @@ def _seed_one_by_one(
 def _seed_in_rounds(sample: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
     """k-means|| (Bahmani et al., 2012): five rounds draw about two candidates a cluster each, by squared distance;
     k-means++ then chooses among them, each weighted by the frames it is nearest to."""
+    tiny = torch.finfo(torch.float32).tiny
     candidates = sample[torch.randint(len(sample), (1,), generator=generator, device=sample.device)]
-    nearest = assign(sample, candidates)[1]
+    owners, nearest = assign(sample, candidates)
     for _ in range(5):
-        chances = 2 * num_clusters * nearest / nearest.sum().clamp_min(torch.finfo(torch.float32).tiny)
+        chances = 2 * num_clusters * nearest / nearest.sum().clamp_min(tiny)
         drawn = sample[torch.rand(len(sample), generator=generator, device=sample.device) < chances]
-        candidates = torch.cat([candidates, drawn])
         if len(drawn):
-            nearest = torch.minimum(nearest, assign(sample, drawn)[1])
-    if len(candidates) < num_clusters:
-        candidates = sample  # few frames, nearly all explained
-    weights = torch.bincount(assign(sample, candidates)[0], minlength=len(candidates)).float()
+            new_owners, distances = assign(sample, drawn)
+            owners = torch.where(distances < nearest, len(candidates) + new_owners, owners)
+            nearest = torch.minimum(distances, nearest)
+            candidates = torch.cat([candidates, drawn])
+    if len(candidates) < num_clusters:  # so few frames that most of them are needed
+        return _seed_one_by_one(sample, num_clusters, generator)
+    weights = torch.bincount(owners, minlength=len(candidates)).float()
     return _seed_one_by_one(candidates, num_clusters, generator, weights)
 
 
-def _stream(batches: Tensor | Callable[[], Iterable[Tensor]], device: torch.device | str | None, bar: tqdm) -> Stream:
-    """Checked float32 pieces of the batches, small enough to work on."""
+_SEEDINGS = {"k-means++": _seed_one_by_one, "k-means||": _seed_in_rounds}
+
+
+def _stream(
+    batches: Tensor | Callable[[], Iterable[Tensor]], num_clusters: int, device: torch.device | str | None, bar: tqdm
+) -> Stream:
+    """Checked float32 blocks of the batches, small enough to be worked on at once."""
     if not isinstance(batches, Tensor) and not callable(batches):
         raise TypeError(
             f"Expected one tensor or a function that returns batches of features, but got {type(batches).__name__}. "
@@ -345,19 +349,20 @@ def _stream(batches: Tensor | Callable[[], Iterable[Tensor]], device: torch.devi
         for index, batch in enumerate([batches] if isinstance(batches, Tensor) else batches()):
             if batch.dim() != 2 or width not in (None, batch.shape[1]):
                 raise ValueError(
-                    f"Batch {index} has shape {tuple(batch.shape)}, but expected (frames, {width or 'dims'}): the frames "
-                    "of all its utterances one after the other, as wide as in the batches before."
+                    f"Batch {index} has shape {tuple(batch.shape)}, but expected (frames, {width or 'dims'}): the "
+                    "frames of all its utterances one after the other, as wide as in the batches before."
                 )
             width = batch.shape[1]
-            for piece in batch.to(device).float().split(max(1, _PIECE_ELEMENTS // width)):
-                if not piece.sum().isfinite():  # cheaper than a look at each value
-                    num_bad = int((~piece.isfinite()).any(1).sum())
-                    raise ValueError(
-                        f"Batch {index} has NaN or infinite values in {num_bad:,} of its frames. Look for broken audio "
-                        "in it, or compute its features in float32."
-                    )
-                yield piece
-                bar.update(len(piece))
+            batch = batch.to(device).float()
+            if not batch.sum().isfinite():  # cheaper than a look at each value
+                num_bad = int((~batch.isfinite()).any(1).sum())
+                raise ValueError(
+                    f"Batch {index} has NaN or infinite values in {num_bad:,} of its {len(batch):,} frames. Look for "
+                    "broken audio in it, or compute its features in float32."
+                )
+            for block in _blocks(batch, num_clusters):
+                yield block
+                bar.update(len(block))
 
     return stream
 
@@ -373,77 +378,3 @@ def _regroup(stream: Iterable[Tensor], size: int) -> Iterator[Tensor]:
             waiting = [rest]
     if waiting:
         yield torch.cat(waiting)
-
-
-def _draw_sample(stream: Stream, num_clusters: int, size: int, seed: int, several: bool) -> tuple[Tensor, int]:
-    """A random sample of the different frames of all processes, the same in each and in random order; and how many
-    frames there are in all. Each frame has a random key: the smallest keys are taken."""
-    frames, keys, num_frames, problem = torch.empty(0, 0), torch.empty(0), 0, None
-    try:
-        frames, keys, num_frames = _smallest_keys(stream, size, seed)
-    except ValueError as error:  # the other processes must hear of it, or they would wait for this one
-        problem = error
-    reports = _gather((num_frames, frames.shape[1], keys.cpu(), problem and str(problem)), several)
-    totals, widths, all_keys, problems = zip(*reports)
-    for process, text in enumerate(problems):
-        if text:
-            raise ValueError(f"In process {process}: {text}" if several else text) from problem
-    if len(set(widths)) > 1:
-        raise ValueError(f"Features differ in width between the processes: {widths}.")
-
-    smallest = torch.cat(all_keys).unique()[:size].to(keys.device)
-    if len(smallest) < num_clusters:
-        raise ValueError(
-            f"{num_clusters:,} clusters need at least as many different frames, but {sum(totals):,} frames came, "
-            f"{len(smallest):,} of them different. Take fewer clusters or more audio, and look for constant features."
-        )
-    # Every process puts its frames in their places; the maximum over processes then has them all.
-    taken = keys <= smallest[-1]
-    sample = frames.new_full((len(smallest), frames.shape[1]), -math.inf)
-    sample[torch.searchsorted(smallest, keys[taken])] = frames[taken]
-    if several:
-        dist.all_reduce(sample, dist.ReduceOp.MAX)
-    return sample, sum(totals)
-
-
-def _smallest_keys(stream: Stream, size: int, seed: int) -> tuple[Tensor, Tensor, int]:
-    """The different frames of this process with the `size` smallest keys `(frames, dims)`, the keys in rising order
-    `(frames,)`, and how many frames there are."""
-    kept: list[tuple[Tensor, Tensor]] = []
-    highest = torch.iinfo(torch.int64).max
-    num_frames = 0
-
-    def smallest() -> tuple[Tensor, Tensor]:
-        frames, keys = map(torch.cat, zip(*kept))
-        keys, order = keys.sort()
-        different = torch.cat([keys.new_ones(1, dtype=torch.bool), keys[1:] != keys[:-1]])
-        return frames[order[different][:size]], keys[different][:size]
-
-    for piece in stream():
-        num_frames += len(piece)
-        keys = _content_keys(piece, seed)
-        kept.append((piece[keys < highest], keys[keys < highest]))
-        if sum(len(keys) for _, keys in kept) > 2 * size:
-            kept = [smallest()]
-            highest = kept[0][1][-1]
-    if not num_frames:
-        raise ValueError("The stream gave no frames.")
-    return *smallest(), num_frames
-
-
-def _content_keys(frames: Tensor, seed: int) -> Tensor:
-    """A random number for each frame that depends on its values and the seed alone: `(frames, dims)` -> `(frames,)`."""
-    generator = torch.Generator().manual_seed(seed)
-    multipliers = torch.randint(-(2**62), 2**62, (frames.shape[1],), generator=generator).to(frames.device)
-    keys = (frames.contiguous().view(torch.int32).long() * (2 * multipliers + 1)).sum(1)
-    keys ^= keys >> 32  # products mix upwards only: bring the high bits down, mix again
-    keys *= 0x2545F4914F6CDD1D
-    return keys ^ (keys >> 29)
-
-
-def _gather(value: Any, several: bool) -> list[Any]:
-    if not several:
-        return [value]
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values

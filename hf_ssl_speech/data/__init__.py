@@ -1,0 +1,1 @@
+"""From audio and text to what a model takes: loading, batching, masking, features."""

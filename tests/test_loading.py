@@ -1,0 +1,308 @@
+"""Speech from every kind of source becomes rows that can be trained on, and what can't is named."""
+
+import io
+import logging
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+import torch
+from datasets import Audio, Dataset, DatasetDict, IterableDataset
+
+from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, read_audio
+from hf_ssl_speech.data.loading import SkipReport, load_speech, prepare_speech, prepare_stream, row_waveform
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, int(seconds * SAMPLE_RATE))
+
+
+def encode(waveform: np.ndarray, rate: int = SAMPLE_RATE) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, waveform, rate, format="FLAC")
+    return file.getvalue()
+
+
+def speech(names: str, **columns: list) -> Dataset:
+    """A dataset of half-second utterances, one for each letter."""
+    audio = [{"bytes": encode(noise(0.5, ord(name))), "path": f"{name}.flac"} for name in names]
+    return Dataset.from_dict({"id": list(names), "audio": audio, **columns})
+
+
+BAD_AUDIO = {
+    "short": encode(noise(0.1)),
+    "silent": encode(np.zeros(SAMPLE_RATE)),
+    "garbage": b"this is no audio",
+    "empty": b"",
+    "good": encode(noise(0.5)),
+    "slow": encode(noise(0.5), 8_000),
+}
+
+
+@pytest.fixture
+def bad_speech() -> Dataset:
+    audio = [{"bytes": encoded, "path": None} for encoded in BAD_AUDIO.values()]
+    rows = Dataset.from_dict({"id": [*BAD_AUDIO, "missing"], "audio": [*audio, {"bytes": None, "path": "no/such.wav"}]})
+    return rows.cast_column("audio", Audio(decode=False))
+
+
+def test_parquet_files_come_in_order_with_the_columns_they_share(tmp_path, caplog):
+    speech("ab", text=["A", "B"], speaker=["x", "y"]).to_parquet(tmp_path / "1.parquet")
+    speech("c", text=["C"], language=["en"]).to_parquet(tmp_path / "2.parquet")
+    for source in (
+        f"{tmp_path}/*.parquet",
+        f"{tmp_path}/1.parquet {tmp_path}/2*",
+        [f"{tmp_path}/1.parquet", f"{tmp_path}/2.parquet"],
+    ):
+        for streaming in (False, True):
+            rows = list(load_speech(source, streaming=streaming))
+            assert [row["id"] for row in rows] == ["a", "b", "c"]
+            assert set(rows[0]) == {"id", "audio", "text"}
+            assert rows[2]["audio"]["bytes"] == encode(noise(0.5, ord("c")))
+    assert "language" in caplog.text and "speaker" in caplog.text
+
+
+def test_environment_variables_and_spaces_in_a_path_are_understood(tmp_path, monkeypatch):
+    (tmp_path / "my speech").mkdir()
+    speech("ab").to_parquet(tmp_path / "my speech" / "train.parquet")
+    monkeypatch.setenv("SPEECH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load_speech("$SPEECH/my speech/train.parquet")) == 2
+    assert len(load_speech("~/my speech")) == 2
+
+
+def test_a_folder_of_parquet_files_has_the_splits_that_its_file_names_tell(tmp_path):
+    speech("ab").to_parquet(tmp_path / "train-0.parquet")
+    speech("c", text=["C"]).to_parquet(tmp_path / "test-0.parquet")
+    assert load_speech(str(tmp_path))["id"][:] == ["a", "b"]
+    assert load_speech(str(tmp_path), split="test")["id"][:] == ["c"]
+    with pytest.raises(ValueError, match=r"no split 'validation'.*'test', 'train'"):
+        load_speech(str(tmp_path), split="validation")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_save_to_disk_wrote_is_read_back(tmp_path, streaming):
+    rows = speech("abc").cast_column("audio", Audio(decode=False))
+    rows.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": rows, "test": rows.select([2])}).save_to_disk(tmp_path / "two")
+    assert [row["id"] for row in load_speech(str(tmp_path / "one"), streaming=streaming)] == ["a", "b", "c"]
+    assert [row["id"] for row in load_speech(str(tmp_path / "two"), split="test", streaming=streaming)] == ["c"]
+    with pytest.raises(ValueError, match="no split 'dev'"):
+        load_speech(str(tmp_path / "two"), split="dev")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_audio_files_in_a_folder_are_rows_named_by_their_paths(tmp_path, streaming):
+    for name in ("train/x/1", "train/y/2", "test/z/3"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        soundfile.write(tmp_path / f"{name}.wav", noise(0.5), SAMPLE_RATE)
+    (tmp_path / "train" / "notes.txt").write_text("not audio")
+    rows = list(load_speech(str(tmp_path), streaming=streaming))
+    assert [row["id"] for row in rows] == ["x/1", "y/2"]
+    assert len(read_audio(rows[0]["audio"])) == SAMPLE_RATE // 2
+    assert [row["id"] for row in load_speech(f"{tmp_path}/**/*.wav", streaming=streaming)] == [
+        "test/z/3",
+        "train/x/1",
+        "train/y/2",
+    ]
+    with pytest.raises(ValueError, match="no split 'validation'"):
+        load_speech(str(tmp_path), split="validation")
+
+
+@pytest.mark.parametrize("feature", [None, Audio()])
+@pytest.mark.parametrize(
+    "audio",
+    ["a.flac", {"path": "a.flac"}, encode(noise(0.5)), {"bytes": encode(noise(0.5)), "path": None}],
+    ids=["path", "path struct", "bytes", "struct"],
+)
+def test_the_audio_column_may_be_paths_bytes_or_a_struct_under_any_name(tmp_path, monkeypatch, audio, feature):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.flac").write_bytes(encode(noise(0.5)))
+    rows = Dataset.from_dict({"sound": [audio], "audio": ["another"], "text": ["A"]})
+    if feature:
+        rows = rows.cast_column("sound", feature)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    for streaming in (False, True):
+        rows = load_speech(str(tmp_path / "rows.parquet"), audio_column="sound", streaming=streaming)
+        row = next(iter(rows.rename_column("text", "transcript")))  # needs no decoder, streamed or not
+        assert set(row) == {"audio", "transcript"} and set(row["audio"]) == {"bytes", "path"}
+        assert len(read_audio(row["audio"])) == SAMPLE_RATE // 2
+
+
+def test_another_name_is_asked_of_the_hub_with_its_configuration_and_split(monkeypatch):
+    def hub(path, name, *, split, streaming):
+        assert (path, name, split, streaming) == ("someone/speech", "clean", "dev", True)
+        return IterableDataset.from_generator(lambda: iter(speech("a")))  # says nothing of its columns
+
+    monkeypatch.setattr("hf_ssl_speech.data.loading.load_dataset", hub)
+    rows = load_speech("someone/speech", name="clean", split="dev", streaming=True)
+    assert next(iter(rows))["audio"]["bytes"] == encode(noise(0.5, ord("a")))
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "hollow").mkdir()
+    for source in (tmp_path / "no.parquet", tmp_path / "*.wav", tmp_path / "hollow", tmp_path / "nothing", "./nothing"):
+        with pytest.raises(ValueError, match="Nothing found at") as caught:
+            load_speech(str(source))
+        assert str(source) in str(caught.value)
+    with pytest.raises(ValueError, match="No source"):
+        load_speech(" ")
+
+
+def test_a_missing_or_unreadable_audio_column_is_an_error_that_lists_what_there_is(tmp_path):
+    Dataset.from_dict({"sound": [1], "text": ["a"]}).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"no column 'audio'.*'sound', 'text'"):
+        load_speech(str(tmp_path / "rows.parquet"))
+    with pytest.raises(ValueError, match=r"holds .*int64.*expected"):
+        load_speech(str(tmp_path / "rows.parquet"), audio_column="sound")
+
+
+def test_named_files_are_one_split_and_of_one_kind(tmp_path):
+    speech("a").to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "b.flac").write_bytes(encode(noise(0.5)))
+    with pytest.raises(ValueError, match=r"no split 'test'.*'train'"):
+        load_speech(f"{tmp_path}/a.parquet", split="test")
+    with pytest.raises(ValueError, match="Parquet only or audio only"):
+        load_speech(f"{tmp_path}/*")
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_rows_that_cannot_be_used_are_left_out_and_named(bad_speech, cache):
+    rows, report = prepare_speech(bad_speech, min_seconds=0.2, cache=cache)
+    # Silence shows only when the audio is decoded.
+    usable = {"good": 4, "slow": 5} if cache else {"silent": 1, "good": 4, "slow": 5}
+    assert [row["sample_id"] for row in rows] == list(usable.values())
+    skipped = {reason.split(":")[0]: names for reason, names in report.skipped.items()}
+    assert skipped["too short (under 0.20 s)"] == ["short"]
+    assert skipped["unreadable"] == ["garbage"] and skipped["empty"] == ["empty"] and skipped["missing"] == ["missing"]
+    assert skipped.get("silent") == (["silent"] if cache else None)
+    assert report.total == 7 and report.num_skipped == 7 - len(usable)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_num_samples_is_the_length_of_the_row_at_16_khz(bad_speech, cache):
+    rows, _ = prepare_speech(bad_speech.select([4, 5]), min_seconds=0.2, cache=cache)
+    # The same samples at 8 kHz last twice as long.
+    assert rows["num_samples"][:] == [8_000, 16_000] == [len(row_waveform(row)) for row in rows]
+
+
+def test_cached_samples_are_int16_arrays_within_half_a_step_of_the_audio(bad_speech):
+    rows, _ = prepare_speech(bad_speech, min_seconds=0.2, cache=True)
+    one, several = rows[1], rows.__getitems__([0, 1])[1]  # the second is how a DataLoader asks
+    for row in (one, several):
+        assert isinstance(row["samples"], np.ndarray) and row["samples"].dtype == np.int16
+        waveform = row_waveform(row)
+        assert waveform.dtype == np.float32
+        np.testing.assert_allclose(waveform, read_audio(BAD_AUDIO["slow"]), atol=0.5 / 32_768)
+
+
+def test_cached_samples_beyond_full_scale_are_clipped_and_do_not_wrap(tmp_path):
+    soundfile.write(tmp_path / "loud.wav", [0.0, 1.5, -1.5, 1.0] * SAMPLE_RATE, SAMPLE_RATE, subtype="FLOAT")
+    rows, _ = prepare_speech(load_speech(str(tmp_path)), min_seconds=0.2, cache=True)
+    np.testing.assert_array_equal(rows[0]["samples"][:4], [0, 32_767, -32_768, 32_767])
+
+
+def test_a_second_run_finds_the_decoded_audio_again(tmp_path, monkeypatch):
+    speech("abc").to_parquet(tmp_path / "rows.parquet")
+    first, _ = prepare_speech(load_speech(str(tmp_path)), min_seconds=0.2, cache=True)
+    monkeypatch.setattr("hf_ssl_speech.data.loading.read_audio", lambda audio: pytest.fail("decoded again"))
+    # Another shortest length is no reason to decode again.
+    second, report = prepare_speech(load_speech(str(tmp_path)), min_seconds=0.3, cache=True)
+    np.testing.assert_array_equal(first[2]["samples"], second[2]["samples"])
+    assert first._fingerprint == second._fingerprint and report.num_skipped == 0
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_only_the_columns_asked_for_are_kept_beside_the_new_ones(cache):
+    rows = speech("ab", text=["A", "B"], units=[[1, 2], [3]]).cast_column("audio", Audio(decode=False))
+    rows, _ = prepare_speech(rows, min_seconds=0.2, cache=cache, keep=("text", "units"))
+    assert set(rows.column_names) == {"sample_id", "num_samples", "samples" if cache else "audio", "text", "units"}
+    assert rows[1]["text"] == "B" and rows[1]["units"] == [3]
+    with pytest.raises(ValueError, match=r"no columns \['phones'\]"):
+        prepare_speech(speech("a"), min_seconds=0.2, keep=("phones",))
+
+
+def test_sample_ids_count_the_given_rows_and_stay_when_rows_are_reordered(bad_speech):
+    rows, _ = prepare_speech(bad_speech.select([5, 0, 4]), min_seconds=0.2)
+    assert rows["sample_id"][:] == [0, 2]
+    assert rows.select([1, 0])["sample_id"][:] == [2, 0]
+
+
+def test_several_processes_prepare_what_one_does_even_after_torch_used_threads():
+    audio = [{"bytes": encode(noise(1, seed), 44_100), "path": None} for seed in range(6)]
+    rows = Dataset.from_dict({"audio": audio}).cast_column("audio", Audio(decode=False))
+    torch.nn.functional.conv1d(torch.randn(8, 1, 100_000), torch.randn(32, 1, 10))
+    one, _ = prepare_speech(rows, min_seconds=0.2, cache=True)
+    two, _ = prepare_speech(rows, min_seconds=0.2, cache=True, num_proc=2)
+    assert two["sample_id"][:] == one["sample_id"][:] == list(range(6))
+    for left, right in zip(one, two):
+        np.testing.assert_array_equal(left["samples"], right["samples"])
+
+
+def test_no_usable_row_at_all_is_an_error_with_the_reasons(bad_speech):
+    with pytest.raises(ValueError, match=r"4 of 4 rows skipped.*too short.*short"):
+        prepare_speech(bad_speech.select([0, 1, 2, 3]), min_seconds=0.2, cache=True)
+    with pytest.raises(ValueError, match="no rows"):
+        prepare_speech(bad_speech.select([]), min_seconds=0.2)
+
+
+def test_the_report_reads_as_a_sentence_and_counts_a_row_once():
+    report = SkipReport(total=2_700)
+    assert str(report) == "0 of 2,700 rows skipped"
+    for name in "abcdef":
+        report.add(name, "too short (under 0.50 s)")
+    report.add("z", "unreadable: Format not recognised")
+    report.add("z", "unreadable: Format not recognised")
+    assert str(report) == (
+        "7 of 2,700 rows skipped: 6 too short (under 0.50 s): a, b, c, d and 2 more; "
+        "1 unreadable: Format not recognised: z"
+    )
+    assert report.to_dict()["num_skipped"] == 7
+    assert report.to_dict()["skipped"]["unreadable: Format not recognised"] == ["z"]
+
+
+def test_a_row_found_silent_only_when_decoded_says_so(bad_speech):
+    rows, _ = prepare_speech(bad_speech, min_seconds=0.2)
+    with pytest.raises(BadAudio, match="silent"):
+        row_waveform(rows[0])
+
+
+def test_a_stream_gives_the_same_samples_as_the_cache_and_names_the_bad_rows_once(bad_speech, caplog):
+    stream = prepare_stream(bad_speech.to_iterable_dataset(), min_seconds=0.2, keep=("id",))
+    with caplog.at_level(logging.WARNING):
+        rows, again = list(stream), list(stream)
+    cached, _ = prepare_speech(bad_speech, min_seconds=0.2, cache=True)
+    assert [row["id"] for row in rows] == [row["id"] for row in again] == ["good", "slow"]
+    for row, other in zip(rows, cached):
+        assert row["samples"].dtype == np.int16 and row["num_samples"] == len(row["samples"])
+        np.testing.assert_array_equal(row["samples"], other["samples"])
+    for name in ("short", "silent", "garbage", "empty", "missing"):
+        assert caplog.text.count(f"Skipped {name}:") == 1
+
+
+def test_streamed_sample_ids_follow_the_row_and_not_its_place():
+    rows = speech("abc").cast_column("audio", Audio(decode=False))
+    nameless = rows.remove_columns("id")
+    unknown = nameless.map(
+        lambda row: {"audio": {"bytes": row["audio"]["bytes"], "path": None}}, features=nameless.features
+    )
+    for one in (rows, nameless, unknown):
+        forth = [row["sample_id"] for row in prepare_stream(one.to_iterable_dataset(), min_seconds=0.2)]
+        back = [
+            row["sample_id"] for row in prepare_stream(one.select([2, 1, 0]).to_iterable_dataset(), min_seconds=0.2)
+        ]
+        assert forth == back[::-1] and len(set(forth)) == 3
+        np.random.default_rng((0, 0, *forth))  # non-negative, so that they can seed
+
+
+def test_real_speech_is_prepared_whole(corpora):
+    rows = load_speech(f"{corpora}/librispeech-mini/train_10min*.parquet {corpora}/digits/test*.parquet")
+    prepared, report = prepare_speech(rows, min_seconds=0.1, keep=("duration", "text"))
+    assert len(prepared) == 376 and report.num_skipped == 0
+    assert all(abs(row["num_samples"] / SAMPLE_RATE - row["duration"]) < 0.001 for row in prepared)
