@@ -25,7 +25,7 @@ from hf_ssl_speech import (
     prepare_speech,
     prepare_stream,
 )
-from hf_ssl_speech.training.arguments import parse_arguments
+from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
 from hf_ssl_speech.training.record import RecordKeeper, split_facts, stream_facts
 
@@ -37,6 +37,7 @@ logger = logging.getLogger("pretrain")
 
 
 def main(argv):
+    """Data, model, checks, training, in this order."""
     model_args, data_args, args = parse_arguments(
         argv, SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments
     )
@@ -101,4 +102,5 @@ def load_split(split, data_args, args):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with tidy_errors():
+        main(sys.argv[1:])

@@ -17,6 +17,7 @@ from transformers import (
 from hf_ssl_speech.data.batching import DurationBatchSampler
 from hf_ssl_speech.data.collators import HubertPretrainingCollator, Wav2Vec2PretrainingCollator
 from hf_ssl_speech.data.loading import load_speech, prepare_speech, prepare_stream
+from hf_ssl_speech.hub.exchange import from_torchaudio, from_transformers, to_transformers
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLWav2Vec2Model
 from hf_ssl_speech.models.heads import (
@@ -26,7 +27,6 @@ from hf_ssl_speech.models.heads import (
     SSLWav2Vec2ForSequenceClassification,
 )
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining, SSLWav2Vec2ForPreTraining
-
 from hf_ssl_speech.training.arguments import (
     SpeechDataArguments,
     SpeechModelArguments,
@@ -35,6 +35,32 @@ from hf_ssl_speech.training.arguments import (
 from hf_ssl_speech.training.trainer import SpeechPreTrainer
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "DurationBatchSampler",
+    "HubertPretrainingCollator",
+    "SSLHubertConfig",
+    "SSLHubertForCTC",
+    "SSLHubertForPreTraining",
+    "SSLHubertForSequenceClassification",
+    "SSLHubertModel",
+    "SSLWav2Vec2Config",
+    "SSLWav2Vec2ForCTC",
+    "SSLWav2Vec2ForPreTraining",
+    "SSLWav2Vec2ForSequenceClassification",
+    "SSLWav2Vec2Model",
+    "SpeechDataArguments",
+    "SpeechModelArguments",
+    "SpeechPreTrainer",
+    "SpeechPreTrainingArguments",
+    "Wav2Vec2PretrainingCollator",
+    "from_torchaudio",
+    "from_transformers",
+    "load_speech",
+    "prepare_speech",
+    "prepare_stream",
+    "to_transformers",
+]
 
 
 def _register_auto_classes():

@@ -11,9 +11,9 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from train_tiny import train
 
 from hf_ssl_speech import prepare_speech
-from train_tiny import train
 
 TESTS = Path(__file__).parent
 
@@ -51,7 +51,12 @@ def largest_difference(first: Path, second: Path) -> float:
 def test_one_batch_of_four_four_micro_batches_and_two_ranks_give_the_same_weights(save_rows, tmp_path):
     rows = save_rows([2.0] * 4)
     train(rows, str(tmp_path / "1x4"), {"batch_seconds": 8}, {})
-    train(rows, str(tmp_path / "accumulated"), {"batch_seconds": 2, "max_seconds": 2, "gradient_accumulation_steps": 4}, {})
+    train(
+        rows,
+        str(tmp_path / "accumulated"),
+        {"batch_seconds": 2, "max_seconds": 2, "gradient_accumulation_steps": 4},
+        {},
+    )
     train_in_processes(2, rows, tmp_path / "2x2", {"batch_seconds": 4})
     assert largest_difference(tmp_path / "1x4", tmp_path / "accumulated") < 1e-6
     assert largest_difference(tmp_path / "1x4", tmp_path / "2x2") < 1e-6
@@ -77,9 +82,7 @@ def test_an_interrupted_run_ends_with_the_very_weights_of_an_uninterrupted_one(s
     config = {"layerdrop": 0.3, "hidden_dropout": 0.1, "diversity_loss_weight": 0.1}
     settings = {"max_steps": 7, "save_strategy": "steps", "save_steps": 5, "batch_seconds": 4}
     whole = train(rows, str(tmp_path / "whole"), settings, config)
-    resumed = train(
-        rows, str(tmp_path / "resumed"), settings, config, resume=str(tmp_path / "whole" / "checkpoint-5")
-    )
+    resumed = train(rows, str(tmp_path / "resumed"), settings, config, resume=str(tmp_path / "whole" / "checkpoint-5"))
     assert largest_difference(tmp_path / "whole", tmp_path / "resumed") == 0.0
     assert whole.tally.hours_seen == resumed.tally.hours_seen > 0
     assert torch.isfinite(torch.tensor(whole.state.log_history[0]["loss"]))

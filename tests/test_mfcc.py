@@ -6,7 +6,7 @@ import torch
 import torchaudio
 
 from hf_ssl_speech.audio import read_audio
-from hf_ssl_speech.data.mfcc import mfcc_features, num_mfcc_frames
+from hf_ssl_speech.data.mfcc import _tables, mfcc_features, num_mfcc_frames
 
 
 def torchaudio_features(waveform):
@@ -57,11 +57,19 @@ def test_one_second_makes_98_frames_and_a_crop_of_250000_samples_1561():
 
 
 def test_features_made_in_inference_mode_do_not_spoil_those_made_with_gradients():
+    _tables.cache_clear()
     with torch.inference_mode():
         mfcc_features(noise(1_000))
     waveform = noise(1_000).requires_grad_()
     mfcc_features(waveform).sum().backward()
     assert waveform.grad.isfinite().all()
+
+
+def test_features_keep_float32_under_autocast():
+    waveform = noise(5_000)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = mfcc_features(waveform)
+    assert torch.equal(features, mfcc_features(waveform))
 
 
 def test_an_audio_below_one_window_is_an_error_with_its_length():

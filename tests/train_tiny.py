@@ -1,16 +1,16 @@
 """Trains a tiny wav2vec 2.0 on rows from disk, as one process or several: what the tests of exactness launch.
 
-    torchrun --nproc_per_node 2 tests/train_tiny.py ROWS OUTPUT '{"batch_seconds": 4}' '{"layerdrop": 0.5}'
+torchrun --nproc_per_node 2 tests/train_tiny.py ROWS OUTPUT '{"batch_seconds": 4}' '{"layerdrop": 0.5}'
 """
 
 import json
 import sys
 
+from conftest import TINY, WAV2VEC2
 from datasets import load_from_disk
 from transformers import set_seed
 
 import hf_ssl_speech
-from conftest import TINY, WAV2VEC2
 
 SETTINGS = dict(
     batch_seconds=8,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 
 from hf_ssl_speech.audio import SAMPLE_RATE
@@ -122,11 +122,11 @@ class DurationBatchSampler(Sampler[list[int]]):
 
 
 class DurationBatchedStream(IterableDataset):
-    """Batches of a stream of prepared rows, for `DataLoader(batch_size=None, collate_fn=...)`.
+    """Endless batches of a stream of prepared rows, for `DataLoader(batch_size=None, collate_fn=...)`.
 
     Gathers rows until they make `buffer_seconds`, batches them as `DurationBatchSampler` does, hands out all the
-    batches in random order and gathers anew; what is left at the end of the stream is batched too. Each worker of a
-    DataLoader has its own buffer and its own shards of the stream.
+    batches in random order and gathers anew. At the end of the stream what is left is batched too, and the stream
+    starts over; every row tells its `epoch`. Each worker of a DataLoader has its own buffer and its own shards of the stream.
 
     Args:
         dataset: Gives rows with `num_samples` (see `prepare_stream`).
@@ -136,7 +136,8 @@ class DurationBatchedStream(IterableDataset):
             shuffling.
         seed: For the order.
     Raises:
-        ValueError: If the buffer is smaller than a batch, or, when it comes by, if a row does not fit into a batch.
+        ValueError: If the buffer is smaller than a batch, or, when it comes by, if a row does not fit into a batch or
+            the stream has no row at all.
     """
 
     def __init__(
@@ -158,27 +159,27 @@ class DurationBatchedStream(IterableDataset):
         self.max_seconds = max_seconds
         self.buffer_seconds = buffer_seconds
         self.seed = seed
-        # In shared memory, so that workers that outlive an epoch learn of the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set_epoch(self, epoch: int):
-        """Takes another order, here and in the dataset if it has one."""
-        self._epoch.fill_(epoch)
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         worker = get_worker_info()
-        rng = np.random.default_rng((self.seed, int(self._epoch), worker.id if worker else 0))
-        rows, missing = [], self.buffer_seconds * SAMPLE_RATE
-        for row in self.dataset:
-            rows.append(row)
-            missing -= row["num_samples"]
-            if missing <= 0:
+        for epoch in itertools.count():
+            if hasattr(self.dataset, "set_epoch"):
+                self.dataset.set_epoch(epoch)
+            rng = np.random.default_rng((self.seed, epoch, worker.id if worker else 0))
+            rows, missing, empty = [], self.buffer_seconds * SAMPLE_RATE, True
+            for row in self.dataset:
+                empty = False
+                rows.append({**row, "epoch": epoch})
+                missing -= row["num_samples"]
+                if missing <= 0:
+                    yield from self._batches(rows, rng)
+                    rows, missing = [], self.buffer_seconds * SAMPLE_RATE
+            if rows:
                 yield from self._batches(rows, rng)
-                rows, missing = [], self.buffer_seconds * SAMPLE_RATE
-        if rows:
-            yield from self._batches(rows, rng)
+            if empty and (worker is None or worker.id == 0):
+                raise ValueError("The stream has no usable row: look at the warnings above, or lower `min_seconds`.")
+            if empty:  # more workers than the stream has shards
+                return
 
     def _batches(self, rows: list[dict[str, Any]], rng: np.random.Generator) -> Iterator[list[dict[str, Any]]]:
         lengths = _cropped([row["num_samples"] for row in rows], self.batch_seconds, self.max_seconds)

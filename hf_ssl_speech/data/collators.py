@@ -85,11 +85,12 @@ class PretrainingCollator:
 
     def utterance(self, row: Mapping[str, Any], skipped: list[tuple[str, str]]) -> Utterance:
         """Decodes, crops, masks and labels a row."""
-        generator = np.random.default_rng((self.seed, int(self.epoch), row["sample_id"]))
+        epoch = row.get("epoch", int(self.epoch))  # a stream counts its epochs itself
+        generator = np.random.default_rng((self.seed, epoch, row["sample_id"]))
         try:
             waveform = row_waveform(row)
         except BadAudio as reason:
-            skipped.append((row['name'], str(reason)))
+            skipped.append((row["name"], str(reason)))
             length = min(row["num_samples"], self.max_samples or row["num_samples"])
             frames = num_frames(length, self.config.conv_layers)
             mask = np.zeros(frames, dtype=bool)

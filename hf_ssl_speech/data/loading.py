@@ -249,9 +249,9 @@ def prepare_speech(
         num_proc: Processes to measure or decode with.
         keep: Columns to keep beside the new ones, such as `text`.
     Returns:
-        The usable rows and the report of the others. The rows have `sample_id`, their index in the given dataset, which
-        names them however they are filtered or shuffled; `num_samples` at 16 kHz; and `audio`, or with `cache` an int16
-        array `samples`.
+        The usable rows and the report of the others. The rows have `name` (their `id`, else path, else number), for
+        people; `sample_id`, their index in the given dataset, which stays however they are filtered or shuffled;
+        `num_samples` at 16 kHz; and `audio`, or with `cache` an int16 array `samples`.
     Raises:
         ValueError: If a column is missing or no row can be used.
     """
@@ -274,7 +274,7 @@ def prepare_speech(
     usable, report = _find_usable(measured, min_seconds)
     if not usable:
         raise ValueError(f"No row can be used: {report}. Check the audio column, or lower `min_seconds`.")
-    prepared = measured.remove_columns(["name", "problem"])
+    prepared = measured.remove_columns("problem")
     kept = [*keep] if cache else ["audio", *keep]
     if kept:
         prepared = concatenate_datasets([prepared, dataset.select_columns(kept)], axis=1)
@@ -349,8 +349,8 @@ def prepare_stream(dataset: IterableDataset, *, min_seconds: float, keep: Sequen
         min_seconds: Shorter audio is left out.
         keep: Columns to keep beside the new ones, such as `text`.
     Returns:
-        Rows with `sample_id`, a hash that is the same in every run, of the row's `id`, else its path, else its audio;
-        `num_samples` at 16 kHz; and int16 `samples`.
+        Rows with `name`; `sample_id`, a hash that is the same in every run, of the row's `id`, else its path, else its
+        audio; `num_samples` at 16 kHz; and int16 `samples`.
     Raises:
         ValueError: If a column is missing.
     """
@@ -373,9 +373,11 @@ def _prepare_streamed(rows: dict[str, list], min_seconds: float, keep: tuple[str
         warned.add(name)
         logger.warning("Skipped %s: %s", name or "an audio without id or path", problem)
     identity = name.encode() if name else measured["samples"].tobytes()
-    # 63 bits, as ids seed random generators, which take no negative numbers.
+    # 63 bits: ids travel as int64 and seed random generators, which take no negative numbers.
     sample_id = int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little") >> 1
-    prepared = {"sample_id": sample_id, **measured} | {column: row[column] for column in keep}
+    prepared = {"name": name or f"audio {sample_id:016x}", "sample_id": sample_id, **measured} | {
+        column: row[column] for column in keep
+    }
     return {column: [] if problem else [value] for column, value in prepared.items()}
 
 

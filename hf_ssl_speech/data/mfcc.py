@@ -39,7 +39,7 @@ def num_mfcc_frames(num_samples: int) -> int:
 
 
 def mfcc_features(waveform: Tensor) -> Tensor:
-    """The MFCC on which HuBERT's first k-means is fitted (HuBERT, section 4.2).
+    """The MFCC on which HuBERT's first k-means is fitted (HuBERT, "Unsupervised Unit Discovery").
 
     13 coefficients as Kaldi computes them (25 ms Povey windows every 10 ms, whole windows only, no dither, the
     zeroth coefficient rather than the energy), their deltas, and the deltas of those. As in HuBERT's own recipe,
@@ -55,10 +55,9 @@ def mfcc_features(waveform: Tensor) -> Tensor:
     if waveform.dim() not in (1, 2):
         raise ValueError(f"Expected a waveform of (samples,) or (batch, samples), but got {tuple(waveform.shape)}.")
     num_mfcc_frames(waveform.shape[-1])  # raises if too short
-    waveform = waveform.float()
-
-    frames = waveform.unfold(-1, WINDOW_SAMPLES, HOP_SAMPLES)  # (..., frames, 400)
-    coefficients = torch.cat([_cepstra(block) for block in frames.split(_BLOCK_FRAMES, dim=-2)], dim=-2)
+    frames = waveform.float().unfold(-1, WINDOW_SAMPLES, HOP_SAMPLES)  # (..., frames, 400)
+    with torch.autocast(waveform.device.type, enabled=False):
+        coefficients = torch.cat([_cepstra(block) for block in frames.split(_BLOCK_FRAMES, dim=-2)], dim=-2)
     deltas = _deltas(coefficients)
     return torch.cat([coefficients, deltas, _deltas(deltas)], dim=-1)
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from hf_ssl_speech.models.frames import ConvLayer, hop_samples, window_samples
 
 # `from_pretrained(..., trust_remote_code=True)` imports this one-line file from the checkpoint's folder, so that code
-# which never imports the package gets our classes, or transformers' own "pip install hf_ssl_speech" where it is missing.
+# which never imports the package gets our classes, or transformers' own "pip install" where it is missing.
 AUTO_MODULE = "modeling_hf_ssl_speech"
 AUTO_MODULE_SOURCE = "from hf_ssl_speech import *  # noqa: F403\n"
 
@@ -233,7 +233,7 @@ class SSLWav2Vec2Config(SSLSpeechConfig):
         """Part of the strict validation that runs on every construction."""
         if self.codevector_dim % self.num_codevector_groups:
             raise ValueError(
-                f"codevector_dim {self.codevector_dim} does not split into {self.num_codevector_groups} codebook groups."
+                f"codevector_dim {self.codevector_dim} does not split into {self.num_codevector_groups} groups."
             )
 
 
@@ -255,4 +255,8 @@ class SSLHubertConfig(SSLSpeechConfig):
     def presets(cls) -> dict[str, dict[str, Any]]:
         """Fields of each size that differ from BASE (table 1 and section IV-C)."""
         inherited = super().presets()
-        return {**inherited, "tiny": inherited["tiny"] | dict(unit_embedding_dim=128), "large": inherited["large"] | dict(unit_embedding_dim=768)}
+        return {
+            **inherited,
+            "tiny": inherited["tiny"] | dict(unit_embedding_dim=128),
+            "large": inherited["large"] | dict(unit_embedding_dim=768),
+        }

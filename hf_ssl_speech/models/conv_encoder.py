@@ -26,7 +26,7 @@ class ValidGroupNorm(nn.GroupNorm):
         if mask is None:
             return super().forward(frames)
         with torch.autocast(frames.device.type, enabled=False):
-            share = mask.float().mean(-1).clamp(min=1 / mask.shape[-1])[:, None, None]      # valid frames of all
+            share = mask.float().mean(-1).clamp(min=1 / mask.shape[-1])[:, None, None]  # valid frames of all
             variance, mean = torch.var_mean(frames.float() * mask[:, None], -1, correction=0, keepdim=True)
             second_moment = (variance + mean.square()) / share
             mean = mean / share
@@ -57,7 +57,7 @@ class ConvLayerBlock(GradientCheckpointingLayer):
         self.activation = ACT2FN[config.feat_extract_activation]
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        frames = self.conv(frames)                                                          # (batch, channels, frames)
+        frames = self.conv(frames)  # (batch, channels, frames)
         if isinstance(self.layer_norm, ValidGroupNorm):
             frames = self.layer_norm(frames, mask)
         elif self.layer_norm is not None:
@@ -112,7 +112,7 @@ class ScaleGradient(torch.autograd.Function):
 
 
 class UniformLinear(nn.Linear):
-    """A linear layer that starts as torch's own does, uniform in 1 / sqrt(inputs); the transformer's start as N(0, .02)."""
+    """A linear layer that starts as torch's own does, uniform in 1 / sqrt(inputs); the transformer's are N(0, .02)."""
 
 
 class FeatureProjection(nn.Module):
@@ -126,14 +126,14 @@ class FeatureProjection(nn.Module):
         self.dropout = nn.Dropout(config.feat_proj_dropout)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the projected frames `(batch, frames, hidden)` and the normalised ones `(batch, frames, channels)`."""
+        """The projected frames `(batch, frames, hidden)` and the normalised ones `(batch, frames, channels)`."""
         normalised = self.layer_norm(frames)
         return self.dropout(self.projection(normalised)), normalised
 
 
 def feature_penalty_per_row(frames: Tensor, mask: Tensor | None) -> Tensor:
     """Mean square of each row's valid frames, `(batch,)`: keeps the conv encoder's output small (fairseq's penalty)."""
-    squares = frames.float().square().mean(-1)                                              # (batch, frames)
+    squares = frames.float().square().mean(-1)  # (batch, frames)
     if mask is None:
         return squares.mean(-1)
     return (squares * mask).sum(-1) / mask.sum(-1).clamp(min=1)

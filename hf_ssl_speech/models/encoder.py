@@ -105,7 +105,7 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
             if "size mismatch" not in str(error) and "mismatched" not in str(error):
                 raise
             raise ValueError(
-                f"The weights in {pretrained_model_name_or_path} have other shapes than {cls.__name__}'s configuration: "
+                f"The weights in {pretrained_model_name_or_path} have other shapes than {cls.__name__}'s config: "
                 f"load them with their own `config.json`, or choose the preset they were made with. {error}"
             ) from error
 
@@ -170,11 +170,11 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
             )
 
         lengths = None if attention_mask is None else attention_mask.sum(-1)
-        features = self.feature_extractor(input_values, lengths)                            # (batch, frames, channels)
+        features = self.feature_extractor(input_values, lengths)  # (batch, frames, channels)
         mask = None if lengths is None else frame_mask(self.num_frames(lengths), features.shape[1])
         if self.training and self.config.feature_gradient_scale != 1:
             features = ScaleGradient.apply(features, self.config.feature_gradient_scale)
-        hidden, normalised = self.feature_projection(features)                              # (batch, frames, hidden)
+        hidden, normalised = self.feature_projection(features)  # (batch, frames, hidden)
         hidden = self.hide(hidden, mask_time_indices, mask_feature_indices)
         hidden, hidden_states, attentions = self.encoder(
             hidden, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions
@@ -187,8 +187,8 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
         if frames is not None:
             if frames.shape != hidden.shape[:2]:
                 raise ValueError(
-                    f"The mask covers {tuple(frames.shape)} (rows, frames) but the audio makes {tuple(hidden.shape[:2])}"
-                    ": the collator's conv stack is not this model's. Give the collator this model's config."
+                    f"The mask covers {tuple(frames.shape)} (rows, frames) but the audio makes "
+                    f"{tuple(hidden.shape[:2])}: the collator's conv stack is not this model's. Give the collator this model's config."
                 )
             hidden = torch.where(frames[..., None], self.masked_spec_embed.to(hidden.dtype), hidden)
         if channels is not None:

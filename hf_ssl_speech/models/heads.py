@@ -49,7 +49,7 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
             output_attentions=output_attentions,
             return_dict=True,
         )
-        logits = self.lm_head(self.dropout(outputs.last_hidden_state))                      # (batch, frames, vocabulary)
+        logits = self.lm_head(self.dropout(outputs.last_hidden_state))  # (batch, frames, vocabulary)
         loss = None
         if labels is not None:
             total = self.ctc_loss(logits, outputs.frame_mask, labels)
@@ -57,13 +57,13 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
         return CausalLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
     def ctc_loss(self, logits: Tensor, frame_mask: Tensor | None, labels: Tensor) -> Tensor:
-        """Negative log-likelihood of the labels, summed over rows; a row whose labels do not fit its frames counts 0."""
+        """Negative log-likelihood of the labels, summed over rows; a row whose labels don't fit its frames is 0."""
         if int(labels.max()) >= self.config.vocab_size:
             raise ValueError(
-                f"A label is {int(labels.max())} but the head has {self.config.vocab_size} outputs: make the model with "
-                "`vocab_size=len(tokenizer)`."
+                f"A label is {int(labels.max())} but the head has {self.config.vocab_size} outputs: make the model "
+                "with `vocab_size=len(tokenizer)`."
             )
-        log_probabilities = logits.float().log_softmax(-1).transpose(0, 1)                  # (frames, batch, vocabulary)
+        log_probabilities = logits.float().log_softmax(-1).transpose(0, 1)  # (frames, batch, vocabulary)
         num_frames = logits.new_full(logits.shape[:1], logits.shape[1]) if frame_mask is None else frame_mask.sum(-1)
         with torch.backends.cudnn.flags(enabled=False):
             return F.ctc_loss(
@@ -86,7 +86,9 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
         super().__init__(config)
         setattr(self, self.base_model_prefix, self.encoder_class(config))
         if config.use_weighted_layer_sum:
-            self.layer_weights = nn.Parameter(torch.full((config.num_hidden_layers + 1,), 1 / (config.num_hidden_layers + 1)))
+            self.layer_weights = nn.Parameter(
+                torch.full((config.num_hidden_layers + 1,), 1 / (config.num_hidden_layers + 1))
+            )
         self.projector = nn.Linear(config.hidden_size, config.classifier_proj_size)
         self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
         self.post_init()
@@ -109,9 +111,9 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
         )
         hidden = outputs.last_hidden_state
         if self.config.use_weighted_layer_sum:
-            states = torch.stack(outputs.hidden_states, dim=1)                              # (batch, layers, frames, -1)
+            states = torch.stack(outputs.hidden_states, dim=1)  # (batch, layers, frames, -1)
             hidden = (states * self.layer_weights.softmax(-1)[:, None, None]).sum(1)
-        hidden = self.projector(hidden)                                                     # (batch, frames, projected)
+        hidden = self.projector(hidden)  # (batch, frames, projected)
         if outputs.frame_mask is None:
             pooled = hidden.mean(1)
         else:

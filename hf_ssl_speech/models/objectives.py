@@ -47,7 +47,7 @@ def contrastive_logits(
         `(batch, masked, 1 + negatives)`, the true one first.
     """
     similarities = F.normalize(predictions, dim=-1) @ F.normalize(targets.float(), dim=-1).mT / temperature
-    same_code = (codes[:, :, None] == codes[:, None]).all(-1)                               # (batch, masked, masked)
+    same_code = (codes[:, :, None] == codes[:, None]).all(-1)  # (batch, masked, masked)
     true = similarities.diagonal(dim1=1, dim2=2)[..., None]
     false = similarities.masked_fill(same_code, -torch.inf).gather(2, negatives)
     return torch.cat([true, false], dim=-1)

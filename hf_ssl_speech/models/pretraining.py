@@ -104,7 +104,7 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
         }
 
     def feature_penalty(self, outputs: SSLSpeechModelOutput, valid: Tensor) -> Tensor:
-        """Mean square of each row's conv features times its masked frames, summed: a row weighs what its loss weighs."""
+        """Mean square of each row's conv features times its masked frames, summed: a row weighs as in the loss."""
         return (feature_penalty_per_row(outputs.conv_features, outputs.frame_mask) * valid.sum(-1)).sum()
 
     @staticmethod
@@ -145,13 +145,13 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
         """Contrastive loss, diversity loss and feature penalty, each weighted by the masked frames."""
         if sampled_negative_indices is None:
             raise ValueError("labels need sampled_negative_indices too: both come from Wav2Vec2PretrainingCollator.")
-        valid = masked_positions >= 0                                                       # (batch, masked)
+        valid = masked_positions >= 0  # (batch, masked)
         context = objectives.gather_frames(outputs.last_hidden_state, masked_positions)
         hidden_frames = objectives.gather_frames(outputs.extract_features, masked_positions)
 
-        predictions = self.project_hid(context)                                             # (batch, masked, dim)
+        predictions = self.project_hid(context)  # (batch, masked, dim)
         quantized = self.quantizer(self.dropout_features(hidden_frames), gumbel_seeds)
-        targets = self.project_q(quantized.vectors)                                         # (batch, masked, dim)
+        targets = self.project_q(quantized.vectors)  # (batch, masked, dim)
         logits = objectives.contrastive_logits(
             predictions,
             targets,
@@ -163,10 +163,12 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
         contrastive = objectives.contrastive_loss(logits, valid)
         diversity = objectives.diversity_loss(quantized.probabilities, valid) * masked
         penalty = self.feature_penalty(outputs, valid)
-        loss = contrastive + self.config.diversity_loss_weight * diversity + self.config.feature_penalty_weight * penalty
+        loss = (
+            contrastive + self.config.diversity_loss_weight * diversity + self.config.feature_penalty_weight * penalty
+        )
 
-        soft_codes = (quantized.probabilities * valid[..., None, None]).sum((0, 1))         # (groups, entries)
-        choices = quantized.codes.flatten(0, 1).T                                           # (groups, batch * masked)
+        soft_codes = (quantized.probabilities * valid[..., None, None]).sum((0, 1))  # (groups, entries)
+        choices = quantized.codes.flatten(0, 1).T  # (groups, batch * masked)
         hard_codes = torch.zeros_like(soft_codes).scatter_add(1, choices, valid.float().flatten().expand_as(choices))
         return loss, {
             "masked": masked,
@@ -210,19 +212,21 @@ class SSLHubertForPreTraining(SSLSpeechForPreTraining):
         self.to_unit_space = nn.ModuleList(
             UniformLinear(config.hidden_size, config.unit_embedding_dim) for _ in config.num_units
         )
-        self.unit_embeddings = nn.ModuleList(UnitEmbedding(units, config.unit_embedding_dim) for units in config.num_units)
+        self.unit_embeddings = nn.ModuleList(
+            UnitEmbedding(units, config.unit_embedding_dim) for units in config.num_units
+        )
         self.post_init()
 
     def objective(
         self, outputs: SSLSpeechModelOutput, labels: Tensor, masked_positions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Unit prediction on masked frames, on the others if they have a weight, and the feature penalty."""
-        labels = labels if labels.dim() == 3 else labels[..., None]                         # (batch, frames, unit sets)
+        labels = labels if labels.dim() == 3 else labels[..., None]  # (batch, frames, unit sets)
         if labels.shape[-1] != len(self.config.num_units):
             raise ValueError(
-                f"Labels come from {labels.shape[-1]} unit sets, but config.num_units names {len(self.config.num_units)}."
+                f"Labels come from {labels.shape[-1]} unit sets; config.num_units names {len(self.config.num_units)}."
             )
-        valid = masked_positions >= 0                                                       # (batch, masked)
+        valid = masked_positions >= 0  # (batch, masked)
         context = objectives.gather_frames(outputs.last_hidden_state, masked_positions)
         units = objectives.gather_frames(labels, masked_positions).masked_fill(~valid[..., None], -100)
         masked_loss, statistics = self.predict_units(context, units, "masked")

@@ -58,7 +58,7 @@ class GumbelQuantizer(nn.Module):
                 codes = logits.argmax(-1)
                 chosen = nn.functional.one_hot(codes, self.num_entries).to(logits.dtype)
             codebook = self.codevectors.float().view(self.num_groups, self.num_entries, -1)
-            vectors = torch.einsum("bmgv,gvd->bmgd", chosen, codebook).flatten(2)           # (batch, masked, dim)
+            vectors = torch.einsum("bmgv,gvd->bmgd", chosen, codebook).flatten(2)  # (batch, masked, dim)
         return Quantized(vectors, codes, probabilities)
 
 
@@ -72,7 +72,7 @@ def gumbel_noise(like: Tensor, seeds: Tensor | None = None) -> Tensor:
         uniform = torch.rand_like(like, dtype=torch.float32).clamp(2**-24, 1 - 2**-24)
     else:
         counters = torch.arange(like[0].numel(), device=like.device)
-        uniform = (mix_bits(mix_bits(counters) + mix_bits(seeds)[:, None]) >> 9).float()    # 23 bits stay exact
+        uniform = (mix_bits(mix_bits(counters) + mix_bits(seeds)[:, None]) >> 9).float()  # 23 bits stay exact
         uniform = ((uniform + 0.5) * 2**-23).view(like.shape)
     return -torch.log(-torch.log(uniform))
 

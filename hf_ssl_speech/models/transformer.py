@@ -14,7 +14,14 @@ from hf_ssl_speech.models.configuration import SSLSpeechConfig
 
 
 def eager_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float, **_
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    dropout: float,
+    **_,
 ) -> tuple[Tensor, Tensor]:
     """Attention written out, for `output_attentions`; query, key and value are `(batch, heads, frames, head width)`."""
     scores = query @ key.transpose(2, 3) * scaling
@@ -41,7 +48,7 @@ class SelfAttention(nn.Module):
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         shape = hidden.shape
         query, key, value = (
-            projection(hidden).view(*shape[:2], -1, self.head_dim).transpose(1, 2)          # (batch, heads, frames, -1)
+            projection(hidden).view(*shape[:2], -1, self.head_dim).transpose(1, 2)  # (batch, heads, frames, -1)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
@@ -112,7 +119,7 @@ class PositionalConv(nn.Module):
         self.activation = ACT2FN[config.feat_extract_activation]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        positions = self.conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]               # an even kernel gives one more
+        positions = self.conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]  # an even kernel gives one more
         return self.activation(positions).transpose(1, 2)
 
 
@@ -141,7 +148,7 @@ class Transformer(nn.Module):
             stock has it), and the attention weights `(batch, heads, frames, frames)` of each layer.
         """
         if mask is not None:
-            hidden = hidden * mask[..., None]                   # the positional conv must meet zeros, as at an audio's end
+            hidden = hidden * mask[..., None]  # the positional conv must meet zeros, as at an audio's end
         attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=mask)
         hidden = hidden + self.pos_conv_embed(hidden)
         if not self.config.do_stable_layer_norm:

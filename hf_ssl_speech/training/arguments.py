@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
@@ -12,6 +13,8 @@ from typing import Any
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+
+from hf_ssl_speech.training.callbacks import UnhealthyRun
 
 
 @dataclass
@@ -86,9 +89,7 @@ class SpeechPreTrainingArguments(TrainingArguments):
 class SpeechModelArguments:
     """Which model is trained."""
 
-    objective: str = field(
-        default="wav2vec2", metadata={"help": "What is learnt.", "choices": ["wav2vec2", "hubert"]}
-    )
+    objective: str = field(default="wav2vec2", metadata={"help": "What is learnt.", "choices": ["wav2vec2", "hubert"]})
     preset: str = field(default="base", metadata={"help": "Size of a new model: tiny, small, base or large."})
     config: dict | str | None = field(
         default=None, metadata={"help": "Fields of the model's config that differ from the preset, as JSON."}
@@ -142,6 +143,15 @@ def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:
             closest = difflib.get_close_matches(name, known, n=1)
             raise ValueError(f"There is no argument {name}." + (f" Did you mean {closest[0]}?" if closest else ""))
     return parser.parse_args_into_dataclasses(tokens)
+
+
+@contextlib.contextmanager
+def tidy_errors():
+    """Ends a script on a user's mistake, or an unhealthy run, with its message alone instead of a traceback."""
+    try:
+        yield
+    except (ValueError, UnhealthyRun) as error:
+        raise SystemExit(f"\n{type(error).__name__}: {error}") from error
 
 
 def as_tokens(name: str, value: Any) -> list[str]:

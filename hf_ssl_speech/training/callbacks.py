@@ -24,7 +24,7 @@ class Schedules(TrainerCallback):
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         epoch = int(state.epoch)
         self.collator.set_epoch(epoch)
-        if hasattr(train_dataloader.batch_sampler, "set_epoch"):
+        if train_dataloader.batch_sampler is not None:  # a stream counts its epochs itself
             train_dataloader.batch_sampler.set_epoch(epoch)
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):

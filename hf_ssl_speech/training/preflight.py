@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_ssl_speech.audio import SAMPLE_RATE
@@ -16,15 +17,16 @@ from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.training.record import RECORD_FILE, read_record
 
 
-def run_identity(config: SSLSpeechConfig, fingerprints: dict[str, str], args: SpeechPreTrainingArguments) -> dict[str, Any]:
+def run_identity(
+    config: SSLSpeechConfig, fingerprints: dict[str, str], args: SpeechPreTrainingArguments
+) -> dict[str, Any]:
     """What must agree for a run to be continued: model, data and recipe; devices and logging may change."""
-    fields = config.to_diff_dict()
-    for name in ("auto_map", "transformers_version", "architectures", "dtype", "_name_or_path"):
-        fields.pop(name, None)
+    ours = {field.name for field in fields(config)} - {field.name for field in fields(PreTrainedConfig)}
+    architecture = {name: getattr(config, name) for name in sorted(ours)}
     recipe = ("max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "seed")
     return {
         "model_type": config.model_type,
-        "config": {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()},
+        "config": {name: list(value) if isinstance(value, tuple) else value for name, value in architecture.items()},
         "data": fingerprints,
         "recipe": {name: getattr(args, name) for name in recipe},
     }
@@ -69,8 +71,8 @@ def check_masks(config: SSLSpeechConfig, shortest_seconds: float):
     shortest = num_frames(int(shortest_seconds * SAMPLE_RATE), config.conv_layers)
     if shortest < config.mask_time_length:
         raise ValueError(
-            f"Audio of min_seconds={shortest_seconds:g} makes {shortest} frames, fewer than the {config.mask_time_length} "
-            "of one mask span: raise min_seconds or lower mask_time_length."
+            f"Audio of min_seconds={shortest_seconds:g} makes {shortest} frames, fewer than the "
+            f"{config.mask_time_length} of one mask span: raise min_seconds or lower mask_time_length."
         )
 
 
@@ -78,13 +80,10 @@ def check_disk(model: PreTrainedModel, args: SpeechPreTrainingArguments):
     """Raises a ValueError if the checkpoints that are kept at one time do not fit the disk."""
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if args.save_strategy == "no":
-        kept = 0
-    else:
-        # One more than is kept: the new checkpoint is written before the oldest goes.
-        kept = (args.save_total_limit or 1) + 1
+    # One more than is kept: the new checkpoint is written before the oldest goes.
+    kept = 0 if args.save_strategy == "no" else (args.save_total_limit or 1) + 1
     weights = 4 * model.num_parameters()
-    needed = weights + kept * (weights if args.save_only_model else 3 * weights)             # Adam keeps two moments
+    needed = weights + kept * (weights if args.save_only_model else 3 * weights)  # Adam keeps two moments
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(

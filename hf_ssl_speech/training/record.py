@@ -60,7 +60,9 @@ def read_record(folder: str | os.PathLike) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not a run record ({error}). Move it away, or use another output folder.") from error
+        raise ValueError(
+            f"{path} is not a run record ({error}). Move it away, or use another output folder."
+        ) from error
 
 
 def write_record(record: dict[str, Any], folder: str | os.PathLike):
@@ -103,7 +105,9 @@ class RecordKeeper(TrainerCallback):
             "train_seconds": self.earlier_seconds + time.time() - self.start,
             "versions": {
                 "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "transformers", "datasets", "accelerate", "hf_ssl_speech")},
+                **{
+                    name: version(name) for name in ("torch", "transformers", "datasets", "accelerate", "hf_ssl_speech")
+                },
             },
             "machine": {
                 "device": torch.cuda.get_device_name() if args.device.type == "cuda" else platform.processor() or "CPU",

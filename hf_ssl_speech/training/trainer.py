@@ -74,9 +74,9 @@ class SpeechPreTrainer(Trainer):
             **kwargs,
         )
         self.evaluation_collator = pretraining_collator(model.config, **settings, evaluation=True)
-        self.statistics: dict[str, Tensor] = {}                 # this rank's, since they were last collected
+        self.statistics: dict[str, Tensor] = {}  # this rank's, since they were last collected
         self.samples = 0
-        self.window: dict[str, Tensor] = {}                     # all ranks', since the last log
+        self.window: dict[str, Tensor] = {}  # all ranks', since the last log
         self.window_samples, self.window_start = 0, time.perf_counter()
         self.skipped_rows: dict[str, str] = {}
         self.tally = Tally()
@@ -155,7 +155,9 @@ class SpeechPreTrainer(Trainer):
         if "loss" in logs and self.statistics:
             self.collect()
             logs |= self.model.metrics(self.window)
-            logs["audio_seconds_per_second"] = self.window_samples / SAMPLE_RATE / (time.perf_counter() - self.window_start)
+            logs["audio_seconds_per_second"] = (
+                self.window_samples / SAMPLE_RATE / (time.perf_counter() - self.window_start)
+            )
             logs["hours_seen"] = self.tally.hours_seen
             self.window, self.window_samples, self.window_start = {}, 0, time.perf_counter()
         super().log(logs, start_time)

@@ -64,7 +64,7 @@ def fit_kmeans(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> KMeansResult:
-    """Fits `num_clusters` centroids to a stream of features (HuBERT, section 3.1).
+    """Fits `num_clusters` centroids to a stream of features (HuBERT, "Learning the Hidden Units").
 
     A first pass draws a random sample of the frames. Several starts are tried on the sample, the best is refined
     there, and from it every further pass goes over all frames.
@@ -89,7 +89,7 @@ def fit_kmeans(
         sample_frames: Frames in the sample, which is held in memory; by default 128 a cluster, at least 32,768.
         distance_dtype: What distances are compared in. bfloat16 saves time with wide features on recent hardware
             and costs a little inertia, which is still measured exactly.
-        device: Where to compute; by default where the batches are.
+        device: Where to compute; by default where the batches are. It must know float64, which MPS does not.
         progress: Show a bar with pass and inertia, on the main process.
     Raises:
         ValueError: If there are fewer (different) frames than clusters, values that are not finite, or batches that
@@ -159,6 +159,9 @@ def _blocks(frames: Tensor, num_clusters: int) -> tuple[Tensor, ...]:
 
 def _nearest(frames: Tensor, centroids: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Nearest centroid: half the squared distance to it less half the frame's squared norm, and which one it is."""
+    if dtype != torch.float32:  # what all frames share would use up the few digits
+        origin = centroids.mean(0)
+        frames, centroids = frames - origin, centroids - origin
     with torch.autocast(frames.device.type, enabled=False):  # precision is chosen here, not by who calls
         half_norms = centroids.square().sum(1) / 2
         return torch.addmm(half_norms.to(dtype), frames.to(dtype), centroids.T.to(dtype), alpha=-1).min(dim=1)

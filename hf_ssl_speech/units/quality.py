@@ -1,4 +1,4 @@
-"""How well units follow phones (HuBERT, section 5.2), how evenly they are used, and how two unit sets agree."""
+"""How units follow phones (HuBERT, "Metrics of Target Quality"), how evenly they are used, how two sets agree."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class UnitQuality(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description="How well discrete speech units follow phones and how evenly they are used.",
-            citation="Hsu et al., HuBERT, 2021, section 5.2",
+            citation="Hsu et al., HuBERT, 2021, arXiv:2106.07447",
             inputs_description="\npredictions: units of each utterance; references: phones of the same frames.",
             features=datasets.Features(
                 {

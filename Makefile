@@ -1,0 +1,24 @@
+# The two commands of the README. Both make a virtual environment first, where there is none.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(abspath $(VENV))/bin
+
+.PHONY: demo test test-slow lint
+
+demo: $(VENV)/installed
+	$(BIN)/python examples/make_speech.py runs/speech --minutes 30
+	$(BIN)/accelerate launch --num_processes 1 examples/pretrain.py examples/configs/demo.yaml
+
+test: $(VENV)/installed lint
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	touch $@

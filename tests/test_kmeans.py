@@ -1,0 +1,239 @@
+"""k-means: against naive formulas and scikit-learn, over streams, in several processes, and its errors."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.distributed as dist
+from tqdm.auto import tqdm
+
+from hf_ssl_speech.units.kmeans import _Passes, assign, fit_kmeans
+from hf_ssl_speech.units.sampling import draw_sample
+
+CLUSTERS, DIMS = 8, 5
+
+
+def blobs(num_frames=4_000, spread=1.0, seed=0):
+    """Frames around eight centres, far from the origin; and the centres."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = 100 + 10 * torch.randn(CLUSTERS, DIMS, generator=generator)
+    owners = torch.randint(CLUSTERS, (num_frames,), generator=generator)
+    return centres[owners] + spread * torch.randn(num_frames, DIMS, generator=generator), centres
+
+
+def overlapping(num_frames=6_000, seed=0):
+    """Frames in which k-means has many local optima."""
+    return torch.randn(num_frames, DIMS, generator=torch.Generator().manual_seed(seed)).cumsum(1)
+
+
+def fit(frames, num_clusters=CLUSTERS, **options):
+    return fit_kmeans(frames, num_clusters, progress=False, **options)
+
+
+def naive_error(frames, centroids):
+    """Mean squared distance to the nearest centroid, in float64."""
+    return torch.cdist(frames.double(), centroids.double()).square().min(1).values.mean().item()
+
+
+def distance_between(centroids, others):
+    """The largest distance from a centroid to the nearest of the others."""
+    return torch.cdist(centroids.double(), others.double()).min(1).values.max().item()
+
+
+@pytest.mark.parametrize("seeding", ["k-means++", "k-means||"])
+def test_clusters_that_lie_apart_are_found(seeding):
+    frames, centres = blobs()
+    assert distance_between(centres, fit(frames, seeding=seeding).centroids) < 0.3
+
+
+def test_inertia_and_counts_are_those_of_the_returned_centroids():
+    frames = overlapping()
+    found = fit(frames, iterations=3)
+    nearest = torch.cdist(frames.double(), found.centroids.double()).argmin(1)
+    assert found.inertia == pytest.approx(naive_error(frames, found.centroids), rel=1e-6)
+    assert found.counts.tolist() == torch.bincount(nearest, minlength=CLUSTERS).tolist()
+    assert found.inertia == found.history[-1]
+    assert found.iterations == len(found.history) <= 3
+
+
+def test_at_the_end_every_centroid_is_the_mean_of_its_frames():
+    frames, _ = blobs()
+    found = fit(frames, tolerance=0.0)
+    labels = assign(frames, found.centroids)[0]
+    means = torch.stack([frames[labels == cluster].mean(0) for cluster in range(CLUSTERS)])
+    assert torch.allclose(found.centroids, means, atol=1e-3)
+
+
+def test_every_pass_lowers_the_inertia():
+    history = fit(overlapping(), num_clusters=40, tolerance=0.0, sample_frames=200, iterations=20).history
+    assert len(history) > 3
+    assert all(later <= earlier for earlier, later in pairwise(history))
+
+
+def test_the_inertia_is_as_low_as_that_of_scikit_learn():
+    from sklearn.cluster import KMeans  # here, so that the processes started below need not load it
+
+    frames = overlapping()
+    theirs = KMeans(30, n_init=3, random_state=0).fit(frames.numpy()).inertia_ / len(frames)
+    assert fit(frames, num_clusters=30).inertia < 1.01 * theirs
+
+
+def test_neither_order_nor_batches_change_the_centroids():
+    frames = overlapping()
+    shuffled = frames[torch.randperm(len(frames))]
+    whole = fit(frames, sample_frames=1_000, iterations=4)
+    streamed = fit(lambda: shuffled.split(777), sample_frames=1_000, iterations=4)
+    assert torch.allclose(whole.centroids, streamed.centroids, rtol=0, atol=1e-4)
+    assert whole.inertia == pytest.approx(streamed.inertia)
+
+
+def test_the_seed_decides_the_result():
+    frames = overlapping()
+    assert torch.equal(fit(frames, seed=3).centroids, fit(frames, seed=3).centroids)
+    assert not torch.equal(fit(frames, seed=3).centroids, fit(frames, seed=4).centroids)
+
+
+def test_more_restarts_lower_the_inertia_on_average():
+    frames = overlapping()
+    total = {n: sum(fit(frames, num_clusters=20, seed=seed, restarts=n).inertia for seed in range(4)) for n in (1, 8)}
+    assert total[8] < total[1]
+
+
+def test_an_empty_cluster_starts_anew_at_a_frame_explained_badly():
+    frames, centres = blobs()
+    start = centres.clone()
+    start[3] = 1e4  # no frame is near, so those of the third centre belong to others
+    passes = _Passes(lambda: iter([frames]), len(frames), frames, torch.float32, False, tqdm(disable=True))
+    found = passes.lloyd(start, 50, 1e-4)
+    assert found.reseeded == 1
+    assert found.counts.min() > 0
+    assert distance_between(centres, found.centroids) < 0.3
+
+
+@pytest.mark.parametrize("size", [50, 1_000])
+def test_mini_batches_come_near_the_inertia_of_full_passes(size):
+    frames = overlapping()
+    full = fit(frames, sample_frames=500, tolerance=0.0)
+    found = fit(lambda: frames.split(333), sample_frames=500, mini_batch=size, iterations=4)
+    assert found.inertia < 1.03 * full.inertia
+    assert found.inertia == pytest.approx(naive_error(frames, found.centroids), rel=1e-6)
+    assert found.counts.sum() == len(frames)
+    assert found.iterations <= 4
+
+
+def test_mini_batches_improve_on_a_start_from_a_small_sample():
+    frames = overlapping()
+    start = fit(frames, num_clusters=40, sample_frames=100, iterations=1)
+    found = fit(frames, num_clusters=40, sample_frames=100, iterations=2, mini_batch=500)
+    assert found.inertia < 0.95 * start.inertia
+
+
+def test_bfloat16_distances_cost_little_inertia():
+    frames, _ = blobs(spread=5)
+    assert fit(frames, distance_dtype=torch.bfloat16).inertia < 1.02 * fit(frames).inertia
+
+
+def test_assigning_is_the_nearest_centroid_and_its_squared_distance():
+    frames, centres = blobs(num_frames=150_000, spread=20)  # more than one block
+    distances = torch.cdist(frames.double(), centres.double()).square()
+    labels, squared_distances = assign(frames, centres)
+    assert torch.equal(labels, distances.argmin(1))
+    assert torch.allclose(squared_distances.double(), distances.min(1).values, rtol=1e-3, atol=0.1)
+
+
+def test_assigning_keeps_float32_under_autocast():
+    frames, centres = blobs(spread=20)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        labels = assign(frames, centres)[0]
+    assert torch.equal(labels, assign(frames, centres)[0])
+
+
+def test_a_sample_has_different_frames_each_with_the_same_chance():
+    frames = torch.arange(8_000, dtype=torch.float32)[:, None]
+    sample, num_frames = draw_sample(lambda: [frames, frames[:1].repeat(500, 1)], size=2_000, seed=0)
+    assert num_frames == 8_500
+    assert len(sample.unique()) == 2_000
+    per_quarter = torch.histc(sample, 4, 0, 8_000)
+    assert (per_quarter - 500).abs().max() < 60  # three standard deviations
+    assert not torch.equal(sample, sample.sort(0).values)
+
+
+def test_the_bar_shows_pass_and_inertia(capfd):
+    fit_kmeans(blobs()[0], CLUSTERS)
+    last = capfd.readouterr().err.rstrip().split("\r")[-1]
+    assert "4.00k/4.00k" in last and "pass " in last and "inertia " in last
+
+
+def of_frames(*batches):
+    return lambda: list(batches)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (of_frames(torch.randn(7, 3)), "8 clusters need .* 7 frames came"),
+        (of_frames(torch.ones(90, 3)), "90 frames came, 1 of them different.*constant"),
+        (of_frames(), "no frames"),
+        (of_frames(torch.randn(9, 3), torch.full((9, 3), torch.nan)), "Batch 1 has NaN .* in 9 of its 9 frames"),
+        (of_frames(torch.randn(9, 3), torch.tensor([[0, torch.inf, 1]])), "Batch 1 .* in 1 of its 1 frames"),
+        (of_frames(torch.randn(9, 3), torch.randn(9, 4)), r"Batch 1 has shape \(9, 4\), but expected \(frames, 3\)"),
+        (of_frames(torch.randn(2, 9, 3)), r"Batch 0 has shape \(2, 9, 3\)"),
+    ],
+)
+def test_unusable_features_are_errors_that_say_what_came(batches, message):
+    with pytest.raises(ValueError, match=message):
+        fit(batches)
+
+
+def test_a_stream_that_cannot_start_afresh_is_an_error():
+    once = iter(blobs()[0].split(100))
+    with pytest.raises(ValueError, match="4,000 frames the first time and 0 in a later pass"):
+        fit(lambda: once)
+
+
+def test_a_list_of_batches_is_an_error_with_the_way_out():
+    with pytest.raises(TypeError, match="lambda: batches"):
+        fit([torch.randn(100, 3)])
+
+
+def test_unknown_options_are_errors():
+    with pytest.raises(ValueError, match=r"k-means\+\+"):
+        fit(blobs()[0], seeding="random")
+    with pytest.raises(ValueError, match="1 to 32,768 clusters"):
+        fit(blobs()[0], num_clusters=0)
+
+
+def test_features_of_another_width_than_the_centroids_are_an_error():
+    with pytest.raises(ValueError, match=r"\(4, 6\).*\(8, 5\)"):
+        assign(torch.zeros(4, 6), torch.zeros(8, 5))
+
+
+def fit_in_two_processes(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    frames = overlapping()
+    part = frames[::3] if rank == 0 else torch.cat([frames[1::3], frames[2::3]])  # uneven parts
+    results = {
+        "full": fit(lambda: part.split(500), sample_frames=1_000, iterations=6, tolerance=0.0),
+        "mini-batch": fit(part, sample_frames=1_000, iterations=2, mini_batch=300),
+    }
+    try:
+        fit(part if rank == 0 else part * torch.nan)
+    except ValueError as error:
+        results["error"] = str(error)
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_find_what_one_does_and_fail_together(tmp_path):
+    torch.multiprocessing.spawn(fit_in_two_processes, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    alone = fit(overlapping(), sample_frames=1_000, iterations=6, tolerance=0.0)
+    assert torch.allclose(first["full"].centroids, alone.centroids, rtol=0, atol=1e-4)
+    assert first["full"].counts.tolist() == alone.counts.tolist()
+    assert first["full"].inertia == pytest.approx(alone.inertia)
+    for kind in ("full", "mini-batch"):
+        assert torch.equal(first[kind].centroids, second[kind].centroids)
+        assert first[kind].counts.sum() == 6_000
+    assert first["error"] == second["error"]
+    assert "In process 1: Batch 0 has NaN" in first["error"]

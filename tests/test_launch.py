@@ -1,0 +1,112 @@
+"""The scripts as people run them: `accelerate launch`, several processes, two nodes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
+SMALL = (
+    "--config", json.dumps(dict(
+        hidden_size=32, num_hidden_layers=2, intermediate_size=64, conv_dim=[16] * 7, num_conv_pos_embeddings=16,
+        codevector_dim=16, proj_codevector_dim=16, num_negatives=5, num_codevectors_per_group=8,
+    )),
+    "--preset", "tiny", "--batch_seconds", "4", "--max_seconds", "2", "--min_seconds", "1", "--warmup_steps", "1",
+    "--logging_steps", "1", "--use_cpu", "--dataloader_num_workers", "0", "--cache_audio", "--disable_tqdm", "true",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def audio_folder(tmp_path_factory):
+    """A folder of WAV files: noise that fades, of different lengths, and one that is no audio."""
+    folder = tmp_path_factory.mktemp("audio")
+    generator = np.random.default_rng(0)
+    for index in range(12):
+        wave = generator.normal(size=16_000 + 4_000 * index) / 8
+        soundfile.write(folder / f"noise-{index}.wav", wave * np.linspace(1, 0.1, len(wave)), 16_000)
+    (folder / "broken.wav").write_bytes(b"this is no audio")
+    return folder
+
+
+def start(command, **environment):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-4000:]
+    return output
+
+
+def launch(*launcher, folder, output, steps=3, arguments=()):
+    script = [str(ROOT / "examples" / "pretrain.py"), "--train_data", str(folder), "--output_dir", str(output)]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, *script]
+    return start([*command, "--max_steps", str(steps), *SMALL, *arguments])
+
+
+def test_accelerate_launch_trains_names_what_it_skipped_and_leaves_a_record_and_a_picture(audio_folder, tmp_path):
+    output = finish(launch("--num_processes", "1", folder=audio_folder, output=tmp_path / "run"))
+    assert "1 of 13 rows skipped" in output and "broken" in output
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["status"], record["updates"]) == ("complete", 3)
+    assert "broken" in json.dumps(record["data"]["train"]["skipped"])
+    assert (tmp_path / "run" / "training.png").exists()
+
+    load = (
+        "import torch, hf_ssl_speech; from transformers import AutoModel;"
+        f"model = AutoModel.from_pretrained({str(tmp_path / 'run')!r});"
+        "print(type(model).__name__, *model(torch.randn(1, 16000)).last_hidden_state.shape)"
+    )
+    assert "SSLWav2Vec2Model 1 49 32" in finish(start([sys.executable, "-c", load]))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_nodes_train_one_model(audio_folder, tmp_path):
+    """Two launchers with the two-node settings on this host, one CPU process each."""
+    config = yaml.safe_load((ROOT / "examples" / "accelerate" / "two_nodes.yaml").read_text())
+    config |= {"num_processes": 2, "main_process_port": free_port(), "mixed_precision": "no"}
+    (tmp_path / "two_nodes.yaml").write_text(yaml.safe_dump(config))
+    nodes = [
+        launch(
+            "--config_file", str(tmp_path / "two_nodes.yaml"), "--machine_rank", str(rank),
+            "--main_process_ip", "127.0.0.1", folder=audio_folder, output=tmp_path / "run",
+            arguments=("--ddp_backend", "gloo"),
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for node in nodes:
+        finish(node)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["status"], record["machine"]["processes"]) == ("complete", 2)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_understood(path, tmp_path, monkeypatch):
+    from hf_ssl_speech import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments, SSLWav2Vec2Config
+    from hf_ssl_speech.training.arguments import parse_arguments
+
+    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
+    model, data, arguments = parse_arguments(
+        [str(path), "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"], *kinds
+    )
+    assert data.train_data
+    assert arguments.max_steps > arguments.warmup_steps
+    if model.objective == "wav2vec2":
+        SSLWav2Vec2Config.preset(model.preset, **model.config)
+    if model.preset in ("base", "large"):
+        hours = arguments.batch_seconds * arguments.batches_per_update / 3600
+        assert hours == pytest.approx({"base": 1.5556, "large": 2.6667}[model.preset], rel=1e-3)

@@ -1,0 +1,230 @@
+"""The trainer and what surrounds it: counts, evaluation, health, checks before the first step, the record."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import TINY, WAV2VEC2
+from datasets import Dataset
+
+from hf_ssl_speech import (
+    SpeechModelArguments,
+    SpeechPreTrainer,
+    SpeechPreTrainingArguments,
+    SSLWav2Vec2Config,
+    SSLWav2Vec2ForPreTraining,
+    prepare_speech,
+    prepare_stream,
+)
+from hf_ssl_speech.training.arguments import parse_arguments
+from hf_ssl_speech.training.callbacks import HealthCheck, UnhealthyRun
+from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
+from hf_ssl_speech.training.record import RecordKeeper, read_record, split_facts
+
+SETTINGS = dict(
+    batch_seconds=8, max_seconds=4, min_seconds=1, max_steps=2, learning_rate=1e-3, warmup_steps=0, logging_steps=1,
+    save_strategy="no", use_cpu=True, disable_tqdm=True, dataloader_num_workers=0, seed=1,
+)  # fmt: skip
+
+
+def noise_rows(seconds) -> Dataset:
+    generator = np.random.default_rng(0)
+    waves = [generator.normal(size=int(length * 16_000)) / 8 for length in seconds]
+    rows = [{"id": f"noise-{i}", "audio": {"array": wave, "sampling_rate": 16_000}} for i, wave in enumerate(waves)]
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return prepare_speech(noise_rows([1.5, 2.0, 2.5, 3.0, 3.5, 6.0]), min_seconds=1, cache=True)
+
+
+@pytest.fixture
+def make_trainer(tmp_path, rows):
+    def make(dataset=None, config=None, evaluation=None, **settings):
+        torch.manual_seed(0)
+        model = SSLWav2Vec2ForPreTraining(SSLWav2Vec2Config(**{**TINY, **WAV2VEC2, **(config or {})}))
+        arguments = SpeechPreTrainingArguments(output_dir=str(tmp_path / "run"), **{**SETTINGS, **settings})
+        return SpeechPreTrainer(model, arguments, train_dataset=dataset or rows[0], eval_dataset=evaluation)
+
+    return make
+
+
+def test_hours_seen_count_real_audio_after_the_crop_and_no_padding(make_trainer):
+    trainer = make_trainer(num_train_epochs=1, max_steps=-1)
+    trainer.train()
+    assert trainer.tally.hours_seen * 3600 == pytest.approx(1.5 + 2.0 + 2.5 + 3.0 + 3.5 + 4.0)
+
+
+def test_every_log_carries_the_metrics_of_the_objective(make_trainer):
+    trainer = make_trainer()
+    trainer.train()
+    log = trainer.state.log_history[0]
+    for name in (
+        "loss", "contrastive_loss", "diversity_loss", "feature_penalty", "accuracy", "masked_share", "grad_norm",
+        "soft_perplexity_1", "soft_perplexity_2", "hard_perplexity_1", "hard_perplexity_2", "hours_seen",
+        "audio_seconds_per_second",
+    ):  # fmt: skip
+        assert np.isfinite(log[name]), name
+    config = trainer.model.config
+    parts = log["contrastive_loss"] + config.diversity_loss_weight * log["diversity_loss"]
+    assert log["loss"] == pytest.approx(parts + config.feature_penalty_weight * log["feature_penalty"], rel=1e-4)
+    assert 1 <= log["hard_perplexity_1"] <= 8
+
+
+def test_evaluation_has_fixed_masks_and_does_not_depend_on_the_batches(make_trainer, rows):
+    first = make_trainer(evaluation=rows[0])
+    small = make_trainer(evaluation=rows[0], batch_seconds=4)
+    small.model.load_state_dict(first.model.state_dict())
+    metrics = first.evaluate()
+    assert first.evaluate()["eval_accuracy"] == metrics["eval_accuracy"]
+    for name in ("eval_contrastive_loss", "eval_accuracy", "eval_feature_penalty", "eval_soft_perplexity_1"):
+        assert small.evaluate()[name] == pytest.approx(metrics[name], rel=1e-5), name
+
+
+def test_a_row_that_turns_out_unusable_changes_no_update_and_is_named(make_trainer, tmp_path):
+    good = noise_rows([2.0, 3.0])
+    encoded = []
+    for index, one in enumerate(good):
+        soundfile.write(tmp_path / f"{index}.wav", one["audio"]["array"], 16_000)
+        encoded.append(
+            {"id": f"good-{index}", "audio": {"path": None, "bytes": (tmp_path / f"{index}.wav").read_bytes()}}
+        )
+    soundfile.write(tmp_path / "silent.wav", np.zeros(32_000), 16_000)
+    silent = {"id": "silent", "audio": {"path": None, "bytes": (tmp_path / "silent.wav").read_bytes()}}
+    losses = []
+    for dataset in (encoded, [*encoded, silent]):
+        prepared, _ = prepare_speech(Dataset.from_list(dataset), min_seconds=1)
+        trainer = make_trainer(prepared, config={"diversity_loss_weight": 0.0}, batch_seconds=12, max_steps=3)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert trainer.skipped_rows == {"silent": "silent: all samples are equal"}
+
+
+def test_a_stream_trains_too(make_trainer):
+    stream = noise_rows([1.5, 2.0, 2.5, 3.0, 0.5]).to_iterable_dataset()
+    trainer = make_trainer(prepare_stream(stream, min_seconds=1), max_steps=7, buffer_seconds=8)
+    trainer.train()
+    assert trainer.state.global_step == 7  # more than one round of the stream
+    assert trainer.tally.hours_seen > 0
+
+
+def test_a_stream_without_a_usable_row_is_an_error(make_trainer):
+    stream = noise_rows([0.5]).to_iterable_dataset()
+    with pytest.raises(ValueError, match="no usable row"):
+        make_trainer(prepare_stream(stream, min_seconds=1), buffer_seconds=8).train()
+
+
+# Health ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_stops_the_run_in_words(make_trainer):
+    trainer = make_trainer(learning_rate=1e30, max_steps=5)
+    with pytest.raises(UnhealthyRun, match="diverged"):
+        trainer.train()
+
+
+def test_a_collapsed_codebook_stops_the_run_after_some_patience():
+    check = HealthCheck(patience=2)
+    healthy, collapsed = {"hard_perplexity_1": 50.0}, {"hard_perplexity_1": 50.0, "hard_perplexity_2": 1.2}
+    state = type("State", (), {"global_step": 7})
+    for logs in (collapsed, healthy, collapsed):
+        check.on_log(None, state, None, logs=logs)
+    with pytest.raises(UnhealthyRun, match="collapsed"):
+        check.on_log(None, state, None, logs=collapsed)
+
+
+# Before the first step -------------------------------------------------------------------------------------------
+
+
+def test_an_output_folder_with_another_run_is_an_error_that_names_the_difference(make_trainer, rows):
+    trainer = make_trainer()
+    facts = split_facts("noise", *rows)
+    identity = run_identity(trainer.model.config, {"train": facts["fingerprint"]}, trainer.args)
+    assert find_checkpoint(identity, trainer.args) is None
+    trainer.add_callback(RecordKeeper(trainer, identity, {"train": facts}))
+    trainer.train()
+
+    with pytest.raises(ValueError, match="is complete"):
+        find_checkpoint(identity, trainer.args)
+    other = run_identity(SSLWav2Vec2Config(**{**TINY, **WAV2VEC2, "num_negatives": 9}), identity["data"], trainer.args)
+    with pytest.raises(ValueError, match=r"another run \(config.num_negatives: 5 there, 9 here\)"):
+        find_checkpoint(other, trainer.args)
+
+
+def test_a_folder_with_the_beginning_of_this_run_is_gone_on_from(make_trainer, rows):
+    trainer = make_trainer(max_steps=4, save_strategy="steps", save_steps=2)
+    facts = split_facts("noise", *rows)
+    identity = run_identity(trainer.model.config, {"train": facts["fingerprint"]}, trainer.args)
+    keeper = RecordKeeper(trainer, identity, {"train": facts})
+    trainer.add_callback(keeper)
+    trainer.train()
+    keeper.keep("running")  # as if it had been killed
+    assert find_checkpoint(identity, trainer.args).endswith("checkpoint-4")
+
+
+def test_the_record_tells_what_was_done_and_a_picture_shows_it(make_trainer, rows, tmp_path):
+    trainer = make_trainer(evaluation=rows[0], eval_strategy="steps", eval_steps=1)
+    facts = split_facts("noise", *rows)
+    identity = run_identity(trainer.model.config, {"train": facts["fingerprint"]}, trainer.args)
+    trainer.add_callback(RecordKeeper(trainer, identity, {"train": facts}))
+    trainer.train()
+    record = read_record(tmp_path / "run")
+    assert record["status"] == "complete"
+    assert record["updates"] == 2
+    assert record["hours_seen"] == trainer.tally.hours_seen
+    assert record["data"]["train"]["hours"] == pytest.approx(18.5 / 3600)
+    assert record["recipe"]["learning_rate"] == 1e-3
+    assert record["curves"] == json.loads(json.dumps(trainer.state.log_history))
+    assert (tmp_path / "run" / "training.png").stat().st_size > 10_000
+
+
+def test_masks_longer_than_the_shortest_utterance_are_an_error():
+    with pytest.raises(ValueError, match="makes 9 frames, fewer than the 10 of one mask span"):
+        check_masks(SSLWav2Vec2Config(), shortest_seconds=0.2)
+    check_masks(SSLWav2Vec2Config(), shortest_seconds=0.3)
+
+
+def test_a_full_disk_is_an_error_before_the_first_step(make_trainer, monkeypatch):
+    trainer = make_trainer(save_strategy="steps")
+    check_disk(trainer.model, trainer.args)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
+    with pytest.raises(ValueError, match="free some space"):
+        check_disk(trainer.model, trainer.args)
+
+
+# Arguments -------------------------------------------------------------------------------------------------------
+
+
+def test_hours_per_update_stay_the_same_on_any_number_of_devices(monkeypatch, tmp_path):
+    for devices in (1, 8, 64):
+        monkeypatch.setattr(SpeechPreTrainingArguments, "world_size", devices)
+        arguments = SpeechPreTrainingArguments(output_dir=str(tmp_path), hours_per_update=1.5556, use_cpu=True)
+        hours = arguments.batch_seconds * arguments.batches_per_update / 3600
+        assert hours == pytest.approx(1.5556)
+        assert arguments.batch_seconds <= 87.51
+
+
+def test_the_command_line_wins_over_the_yaml_and_unknown_names_are_errors(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("objective: wav2vec2\npreset: tiny\nconfig: {num_negatives: 50}\n")
+    (arguments,) = parse_arguments([str(config), "--preset", "small"], SpeechModelArguments)
+    assert (arguments.preset, arguments.config) == ("small", {"num_negatives": 50})
+    with pytest.raises(ValueError, match=r"no argument --presett. Did you mean --preset\?"):
+        parse_arguments([str(config), "--presett", "small"], SpeechModelArguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_seconds": 20, "batch_seconds": 10}, "raise batch_seconds"),
+        ({"min_seconds": 20, "max_seconds": 10}, "above max_seconds"),
+        ({"hours_per_update": 0.001}, "less than one utterance"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_errors(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        SpeechPreTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
