@@ -85,7 +85,15 @@ def test_a_collapsed_codebook_has_accuracy_zero_and_no_contrastive_loss():
     codes = torch.zeros(1, 6, 2, dtype=torch.long)
     logits = objectives.contrastive_logits(vectors, vectors, torch.randint(6, (1, 6, 5)), codes, 0.1)
     assert not objectives.picks_the_true_unit(logits).any()
+    assert not objectives.chance_of_the_true_unit(logits).any()
     assert objectives.contrastive_loss(logits, torch.ones(1, 6, dtype=torch.bool)) == 0
+
+
+def test_chance_counts_the_negatives_that_are_left():
+    codes = torch.tensor([[[0], [0], [1], [2]]])
+    vectors, negatives = torch.randn(1, 4, 8), torch.tensor([[[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]])
+    logits = objectives.contrastive_logits(vectors, vectors, negatives, codes, 0.1)
+    assert objectives.chance_of_the_true_unit(logits)[0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 4, 1 / 4])
 
 
 def test_diversity_loss_is_equation_4_over_masked_frames_only():
@@ -340,7 +348,7 @@ def test_several_unit_sets_add_up_each_with_its_own_projection_and_embeddings(ma
     labels = batch["labels"].masked_fill(~batch["mask_time_indices"][..., None], -100)
     naive = [naive_unit_loss(model, output.last_hidden_state, labels[..., index], index) for index in (0, 1)]
     assert output.loss.item() == pytest.approx(sum(naive), rel=1e-5)
-    with pytest.raises(ValueError, match=r"1 unit sets, but config\.num_units names 2"):
+    with pytest.raises(ValueError, match=r"1 unit sets; config\.num_units names 2"):
         model(**{**batch, "labels": labels[..., 0]})
 
 

@@ -126,7 +126,8 @@ class DurationBatchedStream(IterableDataset):
 
     Gathers rows until they make `buffer_seconds`, batches them as `DurationBatchSampler` does, hands out all the
     batches in random order and gathers anew. At the end of the stream what is left is batched too, and the stream
-    starts over; every row tells its `epoch`. Each worker of a DataLoader has its own buffer and its own shards of the stream.
+    starts over; every row tells its `epoch`. Each worker of a DataLoader has its own buffer and its own shards of the
+    stream.
 
     Args:
         dataset: Gives rows with `num_samples` (see `prepare_stream`).

@@ -188,7 +188,7 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
             if frames.shape != hidden.shape[:2]:
                 raise ValueError(
                     f"The mask covers {tuple(frames.shape)} (rows, frames) but the audio makes "
-                    f"{tuple(hidden.shape[:2])}: the collator's conv stack is not this model's. Give the collator this model's config."
+                    f"{tuple(hidden.shape[:2])}: the collator has another conv stack. Give it this model's config."
                 )
             hidden = torch.where(frames[..., None], self.masked_spec_embed.to(hidden.dtype), hidden)
         if channels is not None:

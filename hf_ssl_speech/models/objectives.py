@@ -64,6 +64,12 @@ def picks_the_true_unit(logits: Tensor) -> Tensor:
     return (logits[..., 0] > hardest) & hardest.isfinite()
 
 
+def chance_of_the_true_unit(logits: Tensor) -> Tensor:
+    """How often a guess among the true unit and the negatives left is right, `(batch, masked)`; 0 if none is left."""
+    candidates = logits.isfinite().sum(-1)
+    return (candidates > 1) / candidates
+
+
 def perplexity(distributions: Tensor) -> Tensor:
     """Exponential of the entropy over the last dimension: how many entries are in use, `(...)`."""
     return torch.exp(-torch.special.xlogy(distributions, distributions).sum(-1))

@@ -176,6 +176,7 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
             "diversity": diversity,
             "penalty": penalty,
             "correct": (objectives.picks_the_true_unit(logits) & valid).sum(),
+            "chance": (objectives.chance_of_the_true_unit(logits) * valid).sum(),
             "soft_codes": soft_codes,
             "hard_codes": hard_codes,
         }
@@ -187,6 +188,7 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
         metrics["contrastive_loss"] = float(statistics["contrastive"] / masked)
         metrics["diversity_loss"] = float(statistics["diversity"] / masked)
         metrics["accuracy"] = float(statistics["correct"] / masked)
+        metrics["chance"] = float(statistics["chance"] / masked)
         for kind in ("soft", "hard"):
             for group, entries in enumerate(objectives.perplexity(statistics[f"{kind}_codes"] / masked), start=1):
                 metrics[f"{kind}_perplexity_{group}"] = float(entries)

@@ -170,7 +170,7 @@ def stream_facts(source) -> dict[str, Any]:
 
 PANELS = {
     "Loss": ("loss", "contrastive_loss", "masked_loss", "unmasked_loss"),
-    "Accuracy": ("accuracy", "masked_accuracy", "unmasked_accuracy"),
+    "Accuracy": ("accuracy", "chance", "masked_accuracy", "unmasked_accuracy"),
     "Codebook entries in use (perplexity)": tuple(
         f"{kind}_perplexity_{group}" for kind in ("soft", "hard") for group in (1, 2)
     ),

@@ -1,0 +1,158 @@
+"""Makes the units that HuBERT learns to predict: k-means over MFCC, or over a layer of an encoder.
+
+    accelerate launch examples/make_units.py --train_data speech --output_dir runs/units-mfcc
+    accelerate launch examples/make_units.py --train_data speech --output_dir runs/units-2 --encoder runs/hubert-1 \\
+        --layer 6 --num_units 500
+
+Both run on a CPU too (`python examples/make_units.py ...`). Writes the unit set for `KMeansUnits.from_pretrained`,
+`run.json` and, where `--validation_data` has phones, the units' quality and two pictures.
+"""
+
+import logging
+import shlex
+import sys
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from hf_ssl_speech import SpeechDataArguments, load_speech, prepare_speech, prepare_stream
+from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
+from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
+from hf_ssl_speech.training.record import now, split_facts, stream_facts, write_record
+from hf_ssl_speech.units.kmeans_units import KMeansUnits
+from hf_ssl_speech.units.labelling import add_units
+from hf_ssl_speech.units.pictures import draw_phone_unit_matrix, draw_units
+from hf_ssl_speech.units.quality import UnitQuality, phones_to_frames
+
+logger = logging.getLogger("make_units")
+
+
+@dataclass
+class UnitArguments:
+    """Which units are made."""
+
+    output_dir: str = field(metadata={"help": "Folder for the unit set, its record and pictures."})
+    encoder: str | None = field(default=None, metadata={"help": "Folder or Hub id of an encoder, instead of MFCC."})
+    layer: int = field(default=6, metadata={"help": "The encoder's layer, counted from 1."})
+    num_units: int = field(default=100, metadata={"help": "Clusters; the paper takes 500 for a layer."})
+    share: float | None = field(
+        default=None, metadata={"help": "Share of the utterances to fit on; by default 0.1, but all of little data."}
+    )
+    restarts: int = field(default=3, metadata={"help": "Starts of k-means, of which the best is kept."})
+    seed: int = field(default=0, metadata={"help": "Decides the utterances and the starts."})
+    min_seconds: float = field(default=1.0, metadata={"help": "Shorter audio is skipped, named and counted."})
+    batch_seconds: float = field(default=120.0, metadata={"help": "Audio that the encoder gets at a time."})
+
+
+def main(argv):
+    data_args, args = parse_arguments(argv, SpeechDataArguments, UnitArguments)
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    level = logging.INFO if state.is_main_process else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
+
+    # Data: rows that can't be used are named, counted and left out.
+    data, facts = {}, {}
+    for split in ("train", "validation"):
+        if getattr(data_args, f"{split}_data"):
+            data[split], facts[split] = load_split(split, data_args, args, state)
+
+    # Units: every process computes the features of its share of the rows.
+    if args.encoder:
+        source = HiddenFeatures.from_pretrained(
+            args.encoder, args.layer, device=state.device, batch_seconds=args.batch_seconds
+        )
+    else:
+        source = MfccFeatures(device=state.device)
+    units = KMeansUnits.fit(
+        data["train"], source, args.num_units, seed=args.seed, share=args.share, restarts=args.restarts
+    )
+
+    # Quality, record and pictures.
+    if state.is_main_process:
+        units.save_pretrained(args.output_dir)
+        quality = measure(units, source, data["validation"], Path(args.output_dir)) if "validation" in data else None
+        record = {
+            "format": 1,
+            "status": "complete",
+            "command": shlex.join(sys.argv),
+            "updated": now(),
+            "units": {"features": str(units.features), "num_units": units.num_units, **units.facts},
+            "processes": state.num_processes,
+            "data": facts,
+            "skipped_while_fitting": source.skipped,
+            "quality": quality,
+        }
+        write_record(record, args.output_dir)
+        describe(units, quality)
+        logger.info(f"The units, run.json and pictures are in {args.output_dir}")
+    state.destroy_process_group()
+
+
+def load_split(split, data_args, args, state):
+    """The prepared rows of a split, and what the record says of them."""
+    source = getattr(data_args, f"{split}_data")
+    streaming = data_args.streaming and split == "train"
+    with state.main_process_first():
+        dataset = load_speech(
+            source,
+            split=getattr(data_args, f"{split}_split"),
+            name=data_args.dataset_config,
+            streaming=streaming,
+            audio_column=data_args.audio_column,
+        )
+        if streaming:
+            return prepare_stream(dataset, min_seconds=args.min_seconds), stream_facts(source)
+        dataset, report = prepare_speech(
+            dataset,
+            min_seconds=args.min_seconds,
+            cache=data_args.cache_audio,
+            num_proc=data_args.prepare_workers,
+            keep=[column for column in ("phones",) if split == "validation" and column in dataset.column_names],
+        )
+    facts = split_facts(source, dataset, report)
+    logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
+    return dataset, facts
+
+
+def measure(units, source, dataset, folder):
+    """How well the units follow the phones of validation rows; the pictures beside. None if no phones are known."""
+    if "phones" not in dataset.column_names:
+        logger.info("The validation data has no column `phones`, so the units' quality is not measured.")
+        return None
+    labelled = add_units(dataset, units, source=source)
+    hop_seconds = 1 / units.features.frames_per_second
+    window_seconds = units.features.window_samples / units.features.hop_samples * hop_seconds
+    predictions = list(labelled["units"])
+    references = [
+        phones_to_frames(phones, len(row), hop_seconds, window_seconds)
+        for phones, row in zip(labelled["phones"], predictions)
+    ]
+    quality = UnitQuality().compute(predictions=predictions, references=references, num_clusters=units.num_units)
+    row = labelled[0]
+    draw_units(row, row["units"], row["phones"], folder / "units.png", hop_seconds=hop_seconds)
+    draw_phone_unit_matrix(
+        list(chain.from_iterable(predictions)), list(chain.from_iterable(references)), folder / "phones.png"
+    )
+    return quality
+
+
+def describe(units, quality):
+    """Prints what came out, as a table."""
+    facts = units.facts
+    lines = {
+        "units": f"{units.num_units} of {units.features}",
+        "fitted on": f"{facts['hours']:.2f} hours, {facts['utterances']:,} utterances, {facts['frames']:,} frames",
+        "inertia per frame": f"{facts['inertia']:.4g} after {facts['iterations']} passes",
+    }
+    for name, value in (quality or {}).items():
+        lines[name.replace("_", " ")] = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+    for name, value in lines.items():
+        logger.info(f"{name:>18}  {value}")
+
+
+if __name__ == "__main__":
+    with tidy_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,385 @@
+"""What units are made from: frames of MFCC, or of a layer of an encoder, one for each frame that a model makes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from datasets import Dataset, IterableDataset
+from datasets.distributed import split_dataset_by_node
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
+
+from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
+from hf_ssl_speech.data.loading import row_waveform
+from hf_ssl_speech.data.mfcc import HOP_SAMPLES, MFCC_FEATURES, WINDOW_SAMPLES, mfcc_features
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.frames import ConvLayer, frame_mask, hop_samples, num_frames, window_samples
+
+logger = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class FeatureDescription:
+    """What the frames of features are. Only frames of equal descriptions belong to the same centroids.
+
+    Attributes:
+        kind: MFCC, or a hidden layer of an encoder.
+        width: Values in a frame.
+        hop_samples: Samples from one frame to the next; 320 are 20 ms.
+        window_samples: Samples that a frame is made from; in an encoder, what its conv stack sees.
+        layer: Which `hidden_states` of the encoder; 0 is the transformer's input.
+        normalize: Whether the encoder gets waveforms of zero mean and unit variance.
+        weights_hash: `weights_hash` of the encoder.
+        encoder: Folder or Hub id of the encoder. The same weights may lie in several places, so this makes no
+            difference.
+    """
+
+    kind: Literal["mfcc", "hidden"]
+    width: int
+    hop_samples: int
+    window_samples: int
+    layer: int | None = None
+    normalize: bool = False
+    weights_hash: str | None = None
+    encoder: str | None = field(default=None, compare=False)
+
+    @property
+    def frames_per_second(self) -> float:
+        """50 for frames every 20 ms."""
+        return SAMPLE_RATE / self.hop_samples
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of an audio of `num_samples` at 16 kHz; zero or less if it is shorter than one window."""
+        return num_frames(num_samples, [ConvLayer(self.window_samples, self.hop_samples)])
+
+    def differences(self, other: FeatureDescription) -> list[str]:
+        """In words, what `other` has that is not as here; nothing if both are equal."""
+        names = [each.name for each in fields(self) if each.compare]
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        unlike = [f"{name} {theirs} instead of {ours}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+        return [text.replace("weights_hash", "made with other weights, hash") for text in unlike]
+
+    def __str__(self) -> str:
+        every = f"{self.width} values every {1000 / self.frames_per_second:g} ms"
+        return f"MFCC ({every})" if self.kind == "mfcc" else f"layer {self.layer} of {self.encoder} ({every})"
+
+
+class SpeechFeatures(ABC):
+    """Computes the features that a description tells of.
+
+    Attributes:
+        description: Of the frames.
+        device: Where they are computed, and where they stay.
+        skipped: Names of the rows without usable audio met so far, and the reasons.
+    """
+
+    def __init__(self, description: FeatureDescription, device: torch.device | str):
+        self.description = description
+        self.device = torch.device(device)
+        self.skipped: dict[str, str] = {}
+
+    @abstractmethod
+    def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
+        """Waveforms `(samples,)` to features `(frames, width)` on the source's device, each as if it came alone."""
+
+    @torch.no_grad()
+    def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """The features of prepared rows.
+
+        Args:
+            rows: As `prepare_speech` or `prepare_stream` gives them.
+        Returns:
+            Float32 `(frames, width)` for each row, exactly `description.num_frames(row["num_samples"])` frames. None
+            (zero frames) for a row whose audio turns out to be unusable; a warning names it once.
+        Raises:
+            ValueError: If rows are not prepared, shorter than a frame, or of another length than their `num_samples`.
+        """
+        waveforms: dict[int, Tensor] = {}
+        for place, row in enumerate(rows):
+            try:
+                waveform = row_waveform(row)
+            except BadAudio as reason:
+                if row["name"] not in self.skipped:
+                    self.skipped[row["name"]] = str(reason)
+                    logger.warning("Skipped %s: %s", row["name"], reason)
+                continue
+            self._check_length(row, len(waveform))
+            waveforms[place] = torch.from_numpy(waveform)
+        found = dict(zip(waveforms, self.compute(list(waveforms.values()))))
+        nothing = torch.empty(0, self.description.width, device=self.device)
+        return [found.get(place, nothing) for place in range(len(rows))]
+
+    def _check_length(self, row: Mapping[str, Any], num_samples: int):
+        if "num_samples" not in row:
+            raise ValueError(f"Rows have only {sorted(row)}: pass them through prepare_speech or prepare_stream first.")
+        expected, found = map(self.description.num_frames, (row["num_samples"], num_samples))
+        if found != expected:
+            raise ValueError(
+                f"Row {row['name']} should make {expected} frames by its num_samples ({row['num_samples']:,}), but its "
+                f"audio has {num_samples:,} samples and makes {found}. Prepare the dataset again with cache=True, which "
+                "decodes every row and counts what is there."
+            )
+        if expected < 1:
+            raise ValueError(
+                f"Row {row['name']} has {num_samples} samples, fewer than the {self.description.window_samples} of one "
+                "frame: leave such rows out with a larger min_seconds."
+            )
+
+
+class MfccFeatures(SpeechFeatures):
+    """The 39 MFCC values of HuBERT's first iteration (section IV-B).
+
+    Args:
+        every: One of so many 10 ms frames is taken, from the first on. 2 gives one every 20 ms, which are as many as
+            the encoder's for every length: 49 of the first second's 98.
+        device: Where to compute.
+    """
+
+    def __init__(self, every: int = 2, device: torch.device | str = "cpu"):
+        if every < 1:
+            raise ValueError(f"`every` is {every}; expected 1 (every 10 ms), 2 (every 20 ms), or more.")
+        self.every = every
+        super().__init__(FeatureDescription("mfcc", MFCC_FEATURES, every * HOP_SAMPLES, WINDOW_SAMPLES), device)
+
+    def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
+        """One waveform at a time, which is faster than batches."""
+        return [mfcc_features(waveform.to(self.device))[:: self.every] for waveform in waveforms]
+
+
+class HiddenFeatures(SpeechFeatures):
+    """A hidden layer of an encoder, ours or stock: what HuBERT's later iterations cluster (section IV-B).
+
+    Args:
+        model: The encoder, or a model with it inside, on the device to compute on. It is run in eval mode.
+        layer: `hidden_states[layer]` are the features; 0 is the transformer's input.
+        normalize: Whether waveforms get zero mean and unit variance, the feature extractor's `do_normalize`.
+        encoder: Where others find the encoder; by default where it was loaded from.
+        batch_seconds: The most seconds in a batch, padding included (rows x longest row); a longer row goes alone.
+        autocast_dtype: Run in this precision, such as torch.bfloat16; features are float32 all the same.
+    Raises:
+        ValueError: If there is no such layer, or the model does not work on waveforms.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layer: int,
+        *,
+        normalize: bool,
+        encoder: str | None = None,
+        batch_seconds: float = 120.0,
+        autocast_dtype: torch.dtype | None = None,
+    ):
+        self.model = model.base_model
+        config = self.model.config
+        if not hasattr(config, "conv_kernel"):
+            raise ValueError(
+                f"{type(model).__name__} has no conv encoder over waveforms; expected a wav2vec 2.0 or HuBERT model."
+            )
+        if not 0 <= layer <= config.num_hidden_layers:
+            raise ValueError(
+                f"There is no layer {layer}: this encoder has {config.num_hidden_layers}, counted from 1; 0 is the "
+                "input of the first."
+            )
+        self.layer = layer
+        self.normalize = normalize
+        self.batch_samples = round(batch_seconds * SAMPLE_RATE)
+        self.autocast_dtype = autocast_dtype
+        # Stock models let padding into the statistics of the first norm.
+        self.needs_equal_lengths = config.feat_extract_norm == "group" and not isinstance(config, SSLSpeechConfig)
+        self.conv_layers = [ConvLayer(*each) for each in zip(config.conv_kernel, config.conv_stride)]
+        description = FeatureDescription(
+            "hidden",
+            config.hidden_size,
+            hop_samples(self.conv_layers),
+            window_samples(self.conv_layers),
+            layer,
+            normalize,
+            weights_hash(model),
+            encoder or model.name_or_path or type(model).__name__,
+        )
+        super().__init__(description, model.device)
+
+    @classmethod
+    def from_pretrained(
+        cls, encoder: str | os.PathLike, layer: int, *, device: torch.device | str | None = None, **settings
+    ) -> HiddenFeatures:
+        """Loads the encoder in float32, on a GPU where there is one.
+
+        Args:
+            encoder: Folder or Hub id with a model that AutoModel knows and the feature extractor's file.
+            layer: As for the class.
+            device: Where to compute, if not there.
+            settings: More arguments of the class.
+        Raises:
+            ValueError: If nothing that can be loaded is there, or there is no such layer.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            model = AutoModel.from_pretrained(encoder, dtype=torch.float32).to(device)
+        except OSError as error:
+            raise ValueError(f"No encoder can be loaded from {encoder}: {error}") from error
+        try:
+            normalize = AutoFeatureExtractor.from_pretrained(encoder).do_normalize
+        except OSError as error:
+            raise ValueError(
+                f"{encoder} has no preprocessor_config.json, which tells whether waveforms are normalised: save the "
+                "model's feature extractor there, or load the model and say so: HiddenFeatures(model, layer, "
+                "normalize=...)."
+            ) from error
+        return cls(model, layer, normalize=normalize, encoder=str(encoder), **settings)
+
+    def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
+        """In batches of rows of nearly equal length."""
+        found: dict[int, Tensor] = {}
+        with _in_eval_mode(self.model):
+            for batch in self._batches([len(waveform) for waveform in waveforms]):
+                found |= zip(batch, self._run([waveforms[place] for place in batch]))
+        return [found[place] for place in range(len(waveforms))]
+
+    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
+        """Places of the rows of each batch, longest first."""
+        batch: list[int] = []
+        for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+            longest = lengths[batch[0]] if batch else 0
+            unequal = self.needs_equal_lengths and lengths[place] != longest
+            if batch and (unequal or (len(batch) + 1) * longest > self.batch_samples):
+                yield batch
+                batch = []
+            batch.append(place)
+        if batch:
+            yield batch
+
+    def _run(self, waveforms: list[Tensor]) -> list[Tensor]:
+        if self.normalize:
+            arrays = [waveform.numpy() for waveform in waveforms]
+            arrays = Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm(arrays, attention_mask=None)
+            waveforms = [torch.from_numpy(array.astype(np.float32, copy=False)) for array in arrays]
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        padded = pad_sequence(waveforms, batch_first=True).to(self.device, self.model.dtype)  # (batch, samples)
+        mask = None
+        if lengths.min() < lengths.max():
+            mask = frame_mask(lengths, padded.shape[1]).long().to(self.device)
+        with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            hidden = _hidden_state(self.model, self.layer, padded, mask).float()             # (batch, frames, width)
+        frames = num_frames(lengths, self.conv_layers).tolist()
+        return [row[:length] for row, length in zip(hidden, frames)]
+
+
+def open_features(description: FeatureDescription, **settings) -> SpeechFeatures:
+    """The source of features that fit a description.
+
+    Args:
+        description: For a hidden layer, the encoder is loaded from where it says.
+        settings: More arguments of `MfccFeatures` or of `HiddenFeatures.from_pretrained`, such as `device`.
+    Raises:
+        ValueError: If the encoder can't be loaded, or has other weights by now.
+    """
+    if description.kind == "mfcc":
+        source: SpeechFeatures = MfccFeatures(description.hop_samples // HOP_SAMPLES, **settings)
+    else:
+        source = HiddenFeatures.from_pretrained(description.encoder, description.layer, **settings)
+    differences = description.differences(source.description)
+    if differences:
+        raise ValueError(
+            f"{source.description} is not what is needed: {'; '.join(differences)}. Put the encoder of that time there, "
+            "or build HiddenFeatures from a copy of it."
+        )
+    return source
+
+
+class FeatureStream:
+    """All features of a dataset, computed anew in each pass: what `fit_kmeans` takes as `batches`.
+
+    Where torch.distributed is initialised, every process streams its own part of the rows.
+
+    Args:
+        dataset: Prepared rows, also streamed ones.
+        source: What computes the features.
+
+    Attributes:
+        utterances: Usable rows in the last pass of this process.
+    """
+
+    def __init__(self, dataset: Dataset | IterableDataset, source: SpeechFeatures):
+        if dist.is_available() and dist.is_initialized():
+            dataset = split_dataset_by_node(dataset, dist.get_rank(), dist.get_world_size())
+        self.dataset = dataset
+        self.source = source
+        self.utterances = 0
+
+    def __call__(self) -> Iterator[Tensor]:
+        """Starts a pass: the frames of some dozens of rows at a time, `(frames, width)`."""
+        self.utterances = 0
+        for batch in self.dataset.iter(ROWS_AT_ONCE):
+            features = self.source.features(rows_of(batch))
+            self.utterances += sum(len(frames) > 0 for frames in features)
+            yield torch.cat(features)
+
+
+def rows_of(batch: Mapping[str, Sequence]) -> list[dict[str, Any]]:
+    """A batch of columns as rows."""
+    return [dict(zip(batch.keys(), values)) for values in zip(*batch.values())]
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """A hash of an encoder's weights, the same in whatever class, file or (wide enough) number format they are held.
+
+    Args:
+        model: The encoder, or a model with it inside, whose head does not count.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.base_model.state_dict().items()):
+        # Frames are hidden in training only, and some checkpoints leave out what they are replaced by.
+        if name != "masked_spec_embed":
+            digest.update(f"{name} {tuple(weight.shape)} ".encode())
+            digest.update(weight.float().cpu().contiguous().numpy())
+    return digest.hexdigest()[:32]
+
+
+class _LayerReached(Exception):
+    """Carries the hidden state out of a model, past the layers that are not needed."""
+
+    def __init__(self, hidden: Tensor):
+        self.hidden = hidden
+
+
+def _hidden_state(model: PreTrainedModel, layer: int, waveforms: Tensor, mask: Tensor | None) -> Tensor:
+    """`hidden_states[layer]`, without the work of the layers above: `(batch, samples)` -> `(batch, frames, width)`."""
+
+    def stop(_: nn.Module, inputs: tuple, output: Any = None):
+        found = inputs if layer == 0 else output
+        raise _LayerReached(found[0] if isinstance(found, tuple) else found)
+
+    layers = model.encoder.layers
+    hook = layers[0].register_forward_pre_hook(stop) if layer == 0 else layers[layer - 1].register_forward_hook(stop)
+    try:
+        model(waveforms, attention_mask=mask)
+    except _LayerReached as reached:
+        return reached.hidden
+    finally:
+        hook.remove()
+    raise RuntimeError(f"{type(model).__name__} ended without running its layer {layer}.")
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module):
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

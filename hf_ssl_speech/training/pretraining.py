@@ -1,0 +1,115 @@
+"""A pretraining run from its parts: checks, training, record; what the scripts and the HuBERT ladder call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from transformers import Wav2Vec2FeatureExtractor
+
+from hf_ssl_speech.data.loading import load_speech, prepare_speech, prepare_stream
+from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.pretraining import (
+    SSLHubertForPreTraining,
+    SSLSpeechForPreTraining,
+    SSLWav2Vec2ForPreTraining,
+)
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
+from hf_ssl_speech.training.record import RecordKeeper, split_facts, stream_facts
+from hf_ssl_speech.training.trainer import SpeechPreTrainer
+
+logger = logging.getLogger(__name__)
+
+OBJECTIVES = {
+    "wav2vec2": (SSLWav2Vec2Config, SSLWav2Vec2ForPreTraining),
+    "hubert": (SSLHubertConfig, SSLHubertForPreTraining),
+}
+
+
+def load_split(
+    split: str, data_args: SpeechDataArguments, args: SpeechPreTrainingArguments, keep: Sequence[str] = ()
+) -> tuple[Dataset | IterableDataset | None, dict[str, Any] | None]:
+    """Loads and prepares `train` or `validation`; rows that can't be used are named, counted and left out.
+
+    Returns:
+        The rows and what the run's record says of them; both None for a validation set that is not asked for.
+    """
+    source = getattr(data_args, f"{split}_data")
+    if not source:
+        return None, None
+    streaming = data_args.streaming and split == "train"
+    with args.main_process_first(desc=f"preparing {split} data"):
+        dataset = load_speech(
+            source,
+            split=getattr(data_args, f"{split}_split"),
+            name=data_args.dataset_config,
+            streaming=streaming,
+            audio_column=data_args.audio_column,
+        )
+        if streaming:
+            return prepare_stream(dataset, min_seconds=args.min_seconds, keep=keep), stream_facts(source)
+        dataset, report = prepare_speech(
+            dataset,
+            min_seconds=args.min_seconds,
+            cache=data_args.cache_audio,
+            num_proc=data_args.prepare_workers,
+            keep=keep,
+        )
+    facts = split_facts(source, dataset, report)
+    logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
+    return dataset, facts
+
+
+def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForPreTraining:
+    """The model to train: a preset, or the weights of a checkpoint, ours or stock.
+
+    Args:
+        fields: Fields of the configuration that the data decides; those of `model_args` win.
+    """
+    config_class, model_class = OBJECTIVES[model_args.objective]
+    fields |= model_args.config
+    attention = {"attn_implementation": model_args.attn_implementation}
+    if model_args.model_name_or_path:
+        model = model_class.from_pretrained(model_args.model_name_or_path, **attention, **fields)
+    else:
+        model = model_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
+    logger.info(f"{model_class.__name__}, {model.num_parameters():,} parameters")
+    return model
+
+
+def pretrain(
+    model: SSLSpeechForPreTraining,
+    args: SpeechPreTrainingArguments,
+    train: tuple[Dataset | IterableDataset, dict[str, Any]],
+    validation: tuple[Dataset | None, dict[str, Any] | None] = (None, None),
+    *,
+    processing_class: Wav2Vec2FeatureExtractor | None = None,
+    collator_settings: dict[str, Any] | None = None,
+) -> SpeechPreTrainer:
+    """Checks, trains, going on where an earlier start of this run stopped, and saves model and record.
+
+    Args:
+        train, validation: Rows and facts, as `load_split` gives them.
+    Returns:
+        The trainer, its work done.
+    Raises:
+        ValueError: If the masks do not fit the audio, the disk is too full, or the output folder holds another run.
+        UnhealthyRun: If the loss is no number any more, or a codebook collapsed.
+    """
+    facts = {"train": train[1]} | ({"validation": validation[1]} if validation[1] else {})
+    check_masks(model.config, args.min_seconds)
+    check_disk(model, args)
+    identity = run_identity(model.config, {split: fact["fingerprint"] for split, fact in facts.items()}, args)
+    checkpoint = find_checkpoint(identity, args)
+    if checkpoint:
+        logger.info(f"Going on from {checkpoint}")
+
+    trainer = SpeechPreTrainer(model, args, train[0], validation[0], processing_class, collator_settings)
+    trainer.add_callback(RecordKeeper(trainer, identity, facts))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    logger.info(f"The model, run.json and training.png are in {args.output_dir}")
+    return trainer

@@ -1,0 +1,255 @@
+"""A set of discrete units as a model: centroids and where they come from, saved, loaded and pushed like any other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from datasets import Dataset, IterableDataset
+from huggingface_hub import HfApi
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils.hub import cached_file
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.features import (
+    FeatureDescription,
+    FeatureStream,
+    SpeechFeatures,
+    open_features,
+    weights_hash,
+)
+from hf_ssl_speech.units.kmeans import assign, fit_kmeans
+from hf_ssl_speech.units.sampling import in_several_processes
+
+CENTROIDS_FILE, FACTS_FILE = "kmeans.safetensors", "kmeans.json"
+FORMAT = 1
+# HuBERT takes a tenth of 960 hours. Of less, more is needed: up to this many hours, all.
+PUBLISHED_SHARE, ENOUGH_HOURS = 0.1, 20.0
+
+
+class KMeansUnits:
+    """Discrete units: the number of the nearest centroid (HuBERT, "Learning the Hidden Units").
+
+    Args:
+        centroids: `(units, width)` float32.
+        counts: Frames of each unit when they were fitted, `(units,)` int64.
+        features: What the centroids are centres of.
+        facts: How they were fitted: see `fit`.
+    Raises:
+        ValueError: If centroids, counts and features do not belong together.
+    """
+
+    def __init__(self, centroids: Tensor, counts: Tensor, features: FeatureDescription, facts: Mapping[str, Any]):
+        if centroids.dim() != 2 or centroids.shape[1] != features.width or counts.shape != centroids.shape[:1]:
+            raise ValueError(
+                f"Centroids {tuple(centroids.shape)} and counts {tuple(counts.shape)} do not belong to {features}; "
+                f"expected (units, {features.width}) and (units,)."
+            )
+        self.centroids = centroids.float().cpu().contiguous()
+        self.counts = counts.long().cpu().contiguous()
+        self.features = features
+        self.facts = dict(facts)
+
+    @property
+    def num_units(self) -> int:
+        """Units in the set, numbered from 0."""
+        return len(self.centroids)
+
+    def __repr__(self) -> str:
+        return f"KMeansUnits({self.num_units} units of {self.features}, from {self.facts['hours']:.2f} hours)"
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset | IterableDataset,
+        source: SpeechFeatures,
+        num_units: int,
+        *,
+        seed: int = 0,
+        share: float | None = None,
+        **kmeans,
+    ) -> KMeansUnits:
+        """Fits units to the features of a dataset, over all processes where torch.distributed is initialised.
+
+        Args:
+            dataset: Prepared rows, also streamed ones.
+            source: What computes the features.
+            num_units: HuBERT takes 100 for MFCC and 500 for hidden layers.
+            seed: Decides which utterances are taken, and the centroids' start.
+            share: Share of the utterances to take. By default 0.1, as published, or as much as makes 20 hours; a
+                stream, whose length is not known, gives 0.1.
+            kmeans: More arguments of `fit_kmeans`, such as `restarts`, `mini_batch` or `progress`.
+        Returns:
+            The units, the same in every process. Their `facts` tell `seed`, `share`, `inertia` (mean squared distance
+            of a frame to its centroid), `iterations`, `frames`, `utterances`, `hours` and `versions`.
+        Raises:
+            ValueError: If the share is not one, or the data makes too few frames.
+        """
+        if share is None:
+            share = _default_share(dataset)
+        if not 0 < share <= 1:
+            raise ValueError(f"The share of the utterances is {share}; expected more than 0 and at most 1 (all).")
+        stream = FeatureStream(_choose(dataset, share, seed), source)
+        found = fit_kmeans(stream, num_units, seed=seed, **kmeans)
+        frames = int(found.counts.sum())
+        facts = {
+            "seed": seed,
+            "share": share,
+            "inertia": found.inertia,
+            "iterations": found.iterations,
+            "frames": frames,
+            "utterances": _over_processes(stream.utterances),
+            "hours": frames / source.description.frames_per_second / 3600,
+            "versions": {name: version(name) for name in ("hf_ssl_speech", "torch", "transformers")},
+        }
+        return cls(found.centroids, found.counts, source.description, facts)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Units of frames.
+
+        Args:
+            features: `(frames, width)`, of the kind that `self.features` tells.
+        Returns:
+            `(frames,)` int64, on the device of the features.
+        Raises:
+            ValueError: If they are of another width.
+        """
+        return assign(features, self.centroids)[0]
+
+    def predict_rows(self, rows: Sequence[Mapping[str, Any]], source: SpeechFeatures) -> list[np.ndarray]:
+        """Units of prepared rows: `(frames,)` int32 each, none for a row whose audio turns out to be unusable.
+
+        Raises:
+            ValueError: If the source computes other features than the units were fitted on.
+        """
+        self.check_features(source.description)
+        features = source.features(rows)
+        units = self.predict(torch.cat(features)).to("cpu", torch.int32)
+        return [part.numpy() for part in units.split([len(frames) for frames in features])]
+
+    def open_features(self, **settings) -> SpeechFeatures:
+        """The source of the features that these units need; it loads the encoder, if it takes one.
+
+        Args:
+            settings: Such as `device`, or `batch_seconds` for an encoder.
+        Raises:
+            ValueError: If the encoder can't be loaded, or has other weights by now.
+        """
+        return open_features(self.features, **settings)
+
+    def check_features(self, description: FeatureDescription):
+        """Raises a ValueError, in words, if features are of another kind, layer, rate, width or of other weights."""
+        differences = self.features.differences(description)
+        if differences:
+            raise ValueError(
+                f"These units were fitted on {self.features}, but {description} came: {'; '.join(differences)}. Compute "
+                "the features as they were then (`units.open_features()` does), or fit other units."
+            )
+
+    def check_encoder(self, model: PreTrainedModel):
+        """Raises a ValueError if the units were not made with this encoder's weights."""
+        found = weights_hash(model)
+        if found != self.features.weights_hash:
+            raise ValueError(
+                f"These units were made with other weights than this {type(model).__name__} has: with {self.features}, "
+                f"hash {self.features.weights_hash}, not {found}. Load that encoder, or fit units on this one."
+            )
+
+    def save_pretrained(self, folder: str | os.PathLike):
+        """Writes `kmeans.safetensors` and `kmeans.json`, which may lie beside a model's files."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {"centroids": self.centroids, "counts": self.counts}
+        save_file(tensors, folder / CENTROIDS_FILE, metadata={"format": "pt"})
+        state = {"format": FORMAT, "num_units": self.num_units, "features": asdict(self.features), **self.facts}
+        (folder / FACTS_FILE).write_text(json.dumps(state, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder_or_repo: str | os.PathLike, **download) -> KMeansUnits:
+        """Loads a unit set.
+
+        Args:
+            folder_or_repo: A folder, or a repository on the Hub.
+            download: For the Hub: `revision`, `token`, `cache_dir`, `local_files_only`, ...
+        Raises:
+            OSError: If there is no unit set.
+            ValueError: If it is damaged, or of a newer format.
+        """
+        state = json.loads(Path(cached_file(folder_or_repo, FACTS_FILE, **download)).read_text())
+        file_format, num_units = state.pop("format", None), state.pop("num_units", None)
+        if file_format != FORMAT:
+            raise ValueError(
+                f"{FACTS_FILE} of {folder_or_repo} has format {file_format}, but this version reads {FORMAT}: update "
+                "hf_ssl_speech."
+            )
+        try:
+            tensors = load_file(cached_file(folder_or_repo, CENTROIDS_FILE, **download))
+        except SafetensorError as error:
+            raise ValueError(f"{CENTROIDS_FILE} of {folder_or_repo} is damaged ({error}): get it once more.") from error
+        units = cls(tensors["centroids"], tensors["counts"], FeatureDescription(**state.pop("features")), state)
+        if units.num_units != num_units:
+            raise ValueError(
+                f"{CENTROIDS_FILE} of {folder_or_repo} has {units.num_units} units, but {FACTS_FILE} tells of "
+                f"{num_units}: they are of different sets. Save the set once more."
+            )
+        return units
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, **commit) -> str:
+        """Puts the unit set into a repository on the Hub, which is made if it is not there.
+
+        Args:
+            repo_id: `name` or `owner/name`.
+            private: Whether a new repository is; by default as its owner has it.
+            token: Instead of the one logged in with.
+            commit: More arguments of `HfApi.upload_folder`, such as `revision` or `commit_message`.
+        Returns:
+            The address of the commit.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            commit = {"commit_message": f"Upload {self.num_units} k-means units", **commit}
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **commit))
+
+
+def _default_share(dataset: Dataset | IterableDataset) -> float:
+    if isinstance(dataset, IterableDataset):
+        return PUBLISHED_SHARE
+    hours = dataset.with_format("numpy")["num_samples"][:].sum() / SAMPLE_RATE / 3600
+    return float(min(1.0, max(PUBLISHED_SHARE, ENOUGH_HOURS / hours)))
+
+
+def _choose(dataset: Dataset | IterableDataset, share: float, seed: int) -> Dataset | IterableDataset:
+    """A random share of the rows. Each is chosen by its own id, so that streams and all processes choose alike."""
+    if share == 1:
+        return dataset
+
+    def is_chosen(sample_id: int) -> bool:
+        digest = hashlib.blake2b(f"{seed} {sample_id}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") < share * 2**64
+
+    if isinstance(dataset, IterableDataset):
+        return dataset.filter(is_chosen, input_columns="sample_id")
+    return dataset.select([row for row, sample_id in enumerate(dataset["sample_id"]) if is_chosen(sample_id)])
+
+
+def _over_processes(number: int) -> int:
+    numbers = [number]
+    if in_several_processes():
+        numbers = [0] * dist.get_world_size()
+        dist.all_gather_object(numbers, number)
+    return sum(numbers)

@@ -1,0 +1,121 @@
+"""Units as a column of a dataset: one label for each frame that a model makes of the audio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TypeVar
+
+import numpy as np
+import pyarrow.compute
+import torch
+from datasets import Dataset, Features, IterableDataset, List, Value, concatenate_datasets
+from datasets.fingerprint import Hasher
+
+from hf_ssl_speech.data.features import ROWS_AT_ONCE, SpeechFeatures, rows_of
+from hf_ssl_speech.units.kmeans_units import KMeansUnits
+
+AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
+UNITS = List(Value("int32"))
+# All that features are made from: the other columns are not even read.
+NEEDED = ("name", "num_samples", "audio", "samples")
+
+
+def add_units(
+    dataset: AnyDataset,
+    units: KMeansUnits,
+    *,
+    column: str = "units",
+    source: SpeechFeatures | None = None,
+    num_proc: int | None = None,
+) -> AnyDataset:
+    """Labels a dataset with units: what HuBERT learns to predict.
+
+    Labels are made once: a later call with the same rows and centroids finds them in the cache of `datasets`. Of a
+    streamed dataset they are made as the rows come by.
+
+    Args:
+        dataset: Prepared rows. They keep their columns and format.
+        units: Fitted before, on training data; the same for training and validation rows.
+        column: Name of the new column, a list of one int32 per frame. Several unit sets may stand side by side.
+        source: Computes the features; by default `units.open_features()`, on a GPU if there is one and an encoder
+            to run.
+        num_proc: Processes to label with, each on one thread of the CPU; not for streams.
+    Returns:
+        The dataset with units. A row whose audio turns out to be unusable is left out, and a warning names it.
+    Raises:
+        ValueError: If the source's features are others than the units were fitted on, the column is there already, or
+            the source is on a GPU and `num_proc` asks for several processes.
+    """
+    source = source or units.open_features()
+    units.check_features(source.description)
+    if column in (dataset.column_names or []):
+        raise ValueError(f"The dataset has a column {column!r} already; give the units another name with `column`.")
+    several = num_proc is not None and num_proc > 1
+    if several and (isinstance(dataset, IterableDataset) or source.device.type != "cpu"):
+        raise ValueError(
+            f"num_proc={num_proc} is for rows on disk and features on the CPU, but here are a "
+            f"{type(dataset).__name__} and features on {source.device}. Leave it out."
+        )
+
+    if isinstance(dataset, IterableDataset):
+        return _label_stream(dataset, units, source, column)
+    labels = _labels(dataset, units, source, column, num_proc if several else None)
+    return _beside(dataset, labels, column)
+
+
+def _label_stream(
+    dataset: IterableDataset, units: KMeansUnits, source: SpeechFeatures, column: str
+) -> IterableDataset:
+    def label(batch: Mapping[str, Sequence]) -> dict[str, list[np.ndarray]]:
+        return {column: units.predict_rows(rows_of(batch), source)}
+
+    features = dataset.features and Features(dataset.features | {column: UNITS})
+    labelled = dataset.map(label, batched=True, batch_size=ROWS_AT_ONCE, features=features)
+    return labelled.filter(len, input_columns=column)
+
+
+def _labels(
+    dataset: Dataset, units: KMeansUnits, source: SpeechFeatures, column: str, num_proc: int | None
+) -> Dataset:
+    """A dataset of the units alone, row by row; empty where the audio is unusable."""
+    audio = dataset.select_columns([name for name in NEEDED if name in dataset.column_names])
+
+    def label(indices: list[int]) -> dict[str, list[np.ndarray]]:
+        if num_proc:
+            # More would hang for ever in a process forked from one that had used them.
+            torch.set_num_threads(1)
+        return {column: units.predict_rows(rows_of(audio[indices]), source)}
+
+    # `map` gives indices only: its batches have the dataset's format in all columns, so that where samples come as
+    # int16 their number would too.
+    return audio.select_columns("name").map(
+        label,
+        input_columns=[],
+        with_indices=True,
+        batched=True,
+        batch_size=ROWS_AT_ONCE,
+        remove_columns="name",
+        features=Features({column: UNITS}),
+        num_proc=num_proc,
+        new_fingerprint=_fingerprint(dataset, units, source, column),
+        desc=f"Making {column}",
+    )
+
+
+def _fingerprint(dataset: Dataset, units: KMeansUnits, source: SpeechFeatures, column: str) -> str:
+    """Of all that decides the labels. Not of `units` itself: `datasets` can't hash models the same way twice."""
+    kind = [getattr(units.features, each.name) for each in fields(units.features) if each.compare]
+    precision = str(getattr(source, "autocast_dtype", None))
+    return Hasher.hash([dataset._fingerprint, units.centroids.numpy(), kind, precision, column])
+
+
+def _beside(dataset: Dataset, labels: Dataset, column: str) -> Dataset:
+    """The labels as a column of the dataset, in the dataset's format, without the rows that have none."""
+    form = dataset.format
+    labelled = concatenate_datasets([dataset, labels], axis=1)
+    usable = np.flatnonzero(pyarrow.compute.list_value_length(labels.data.column(column)).to_numpy())
+    if len(usable) < len(labels):
+        labelled = labelled.select(usable)
+    columns = form["columns"] if form["output_all_columns"] else [*form["columns"], column]
+    return labelled.with_format(form["type"], columns, form["output_all_columns"], **form["format_kwargs"])

@@ -1,0 +1,131 @@
+"""Pictures of units: along an utterance, and against phones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.loading import row_waveform
+from hf_ssl_speech.units.quality import SILENCE, phone_normalized_mutual_information
+
+# 25 ms windows every 5 ms.
+FFT_SAMPLES, WINDOW_SAMPLES, HOP_SAMPLES = 512, 400, 80
+DECIBELS_SHOWN = 70
+# How much of a strip's width a character takes.
+CHARACTER_SHARE = 0.0065
+
+
+def draw_units(
+    row: Mapping[str, Any],
+    units: ArrayLike,
+    phones: Sequence[Mapping[str, Any]],
+    path: str | os.PathLike,
+    *,
+    start: float = 0.0,
+    seconds: float = 4.0,
+    hop_seconds: float = 0.02,
+):
+    """Draws a spectrogram, the units under it, coloured by unit, and the phones under these.
+
+    Args:
+        row: A prepared row; `name` goes into the title.
+        units: Its units, `(frames,)`.
+        phones: `{"phone", "start", "end"}` in seconds; empty where there are none.
+        path: Of the PNG.
+        start: Where the picture begins, in seconds.
+        seconds: How much of the utterance is drawn.
+        hop_seconds: Time from one unit to the next.
+    """
+    waveform, units = row_waveform(row), np.asarray(units)
+    end = min(start + seconds, len(waveform) / SAMPLE_RATE)
+    figure, (top, middle, bottom) = plt.subplots(
+        3, 1, figsize=(14, 5), sharex=True, layout="constrained", gridspec_kw={"height_ratios": [8, 1, 1]}
+    )
+    top.set(xlim=(start, end), title=f"{row['name']}: {len(np.unique(units))} different units in {len(units):,} frames")
+    _draw_spectrogram(top, waveform)
+    changes = np.flatnonzero(np.diff(units, prepend=-1, append=-1)).tolist()
+    runs = [(left * hop_seconds, right * hop_seconds, int(units[left])) for left, right in pairwise(changes)]
+    _draw_strip(middle, "units", [(*run, _unit_color(run[-1])) for run in runs])
+    phone_runs = [(phone["start"], phone["end"], phone["phone"]) for phone in phones]
+    _draw_strip(bottom, "phones", [(*run, "0.95" if run[-1] == SILENCE else "0.8") for run in phone_runs])
+    bottom.set_xlabel("seconds")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_phone_unit_matrix(units: ArrayLike, phones: Sequence[str], path: str | os.PathLike):
+    """Draws P(phone | unit): how surely a unit tells the phone (HuBERT, "Metrics of Target Quality").
+
+    Phones stand in order of frequency, units in that of the phone they mostly mean: good units make a staircase.
+
+    Args:
+        units: Unit of each frame, `(frames,)`.
+        phones: Phone of each frame.
+        path: Of the PNG.
+    """
+    names, phone_numbers, frequencies = np.unique(np.asarray(phones), return_inverse=True, return_counts=True)
+    unit_numbers, unit_places = np.unique(np.asarray(units), return_inverse=True)
+    counts = np.zeros((len(names), len(unit_numbers)))
+    np.add.at(counts, (phone_numbers, unit_places), 1)
+    by_frequency = np.argsort(-frequencies, kind="stable")
+    matrix = (counts / counts.sum(0))[by_frequency]
+    matrix = matrix[:, np.lexsort((-matrix.max(0), matrix.argmax(0)))]
+
+    figure, axis = plt.subplots(figsize=(12, 2 + 0.16 * len(names)), layout="constrained")
+    image = axis.imshow(matrix, aspect="auto", cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_yticks(range(len(names)), names[by_frequency], fontsize=8)
+    pnmi = phone_normalized_mutual_information(units, phones)
+    axis.set(
+        title=f"{len(unit_numbers)} units and {len(names)} phones in {len(phone_numbers):,} frames: PNMI {pnmi:.3f}",
+        xlabel="units, by the phone they mostly mean",
+        ylabel="phones, the most frequent first",
+        xticks=[],
+    )
+    figure.colorbar(image, label="P(phone | unit)", pad=0.01)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _draw_spectrogram(axis: Axes, waveform: np.ndarray):
+    spectrum = torch.stft(
+        torch.from_numpy(waveform), FFT_SAMPLES, HOP_SAMPLES, WINDOW_SAMPLES, torch.hann_window(WINDOW_SAMPLES),
+        return_complex=True,
+    )  # fmt: skip
+    decibels = 20 * spectrum.abs().clamp_min(1e-7).log10().numpy()
+    extent = (0, decibels.shape[1] * HOP_SAMPLES / SAMPLE_RATE, 0, SAMPLE_RATE / 2000)
+    loudest = decibels.max()
+    axis.imshow(
+        decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=loudest - DECIBELS_SHOWN,
+        vmax=loudest,
+    )  # fmt: skip
+    axis.set_ylabel("kHz")
+
+
+def _draw_strip(axis: Axes, label: str, runs: Sequence[tuple[float, float, Any, Any]]):
+    """Coloured boxes `(start, end, text, color)` in a row, with their texts where there is room."""
+    start, end = axis.get_xlim()
+    character_seconds = CHARACTER_SHARE * (end - start)
+    for left, right, text, color in runs:
+        left, right = max(left, start), min(right, end)
+        if left < right:
+            axis.add_patch(Rectangle((left, 0), right - left, 1, facecolor=color, edgecolor="white", linewidth=0.8))
+        if right - left > character_seconds * len(str(text)):
+            axis.text((left + right) / 2, 0.47, text, ha="center", va="center", fontsize=8)
+    axis.set(ylim=(0, 1), yticks=[])
+    axis.set_ylabel(label, rotation=0, ha="right", va="center")
+
+
+def _unit_color(unit: int) -> np.ndarray:
+    """A light colour of the unit's own: hues a golden section apart keep neighbouring numbers apart."""
+    return hsv_to_rgb((unit * 0.618034 % 1, 0.3 + 0.2 * (unit % 3 == 0), 0.95))
