@@ -7,7 +7,8 @@ BIN = $(abspath $(VENV))/bin
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/make_speech.py runs/speech --minutes 30
-	$(BIN)/accelerate launch --num_processes 1 examples/pretrain.py examples/configs/demo.yaml
+	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(shell nproc) \
+		examples/pretrain.py examples/configs/demo.yaml
 
 test: $(VENV)/installed lint
 	$(BIN)/python -m pytest

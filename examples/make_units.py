@@ -19,6 +19,7 @@ import torch
 from accelerate import PartialState
 
 from hf_ssl_speech import SpeechDataArguments, load_speech, prepare_speech, prepare_stream
+from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.record import now, split_facts, stream_facts, write_record
@@ -48,6 +49,7 @@ class UnitArguments:
 
 
 def main(argv):
+    """Fits, measures, draws and saves."""
     data_args, args = parse_arguments(argv, SpeechDataArguments, UnitArguments)
     state = PartialState(cpu=not torch.accelerator.is_available())
     level = logging.INFO if state.is_main_process else logging.ERROR
@@ -119,12 +121,14 @@ def load_split(split, data_args, args, state):
 
 def measure(units, source, dataset, folder):
     """How well the units follow the phones of validation rows; the pictures beside. None if no phones are known."""
-    if "phones" not in dataset.column_names:
-        logger.info("The validation data has no column `phones`, so the units' quality is not measured.")
+    phones = dataset["phones"] if "phones" in dataset.column_names else []
+    aligned = [row for row, row_phones in enumerate(phones) if row_phones]
+    if not aligned:
+        logger.info("The validation data has no `phones`, so the units' quality is not measured.")
         return None
-    labelled = add_units(dataset, units, source=source)
+    labelled = add_units(dataset.select(aligned), units, source=source)
     hop_seconds = 1 / units.features.frames_per_second
-    window_seconds = units.features.window_samples / units.features.hop_samples * hop_seconds
+    window_seconds = units.features.window_samples / SAMPLE_RATE
     predictions = list(labelled["units"])
     references = [
         phones_to_frames(phones, len(row), hop_seconds, window_seconds)

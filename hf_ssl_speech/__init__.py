@@ -33,12 +33,16 @@ from hf_ssl_speech.training.arguments import (
     SpeechPreTrainingArguments,
 )
 from hf_ssl_speech.training.trainer import SpeechPreTrainer
+from hf_ssl_speech.units.kmeans_units import KMeansUnits
+from hf_ssl_speech.units.labelling import add_units
+from hf_ssl_speech.units.quality import UnitQuality
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DurationBatchSampler",
     "HubertPretrainingCollator",
+    "KMeansUnits",
     "SSLHubertConfig",
     "SSLHubertForCTC",
     "SSLHubertForPreTraining",
@@ -53,7 +57,9 @@ __all__ = [
     "SpeechModelArguments",
     "SpeechPreTrainer",
     "SpeechPreTrainingArguments",
+    "UnitQuality",
     "Wav2Vec2PretrainingCollator",
+    "add_units",
     "from_torchaudio",
     "from_transformers",
     "load_speech",

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.loading import row_waveform
@@ -96,7 +97,7 @@ class PretrainingCollator:
             mask = np.zeros(frames, dtype=bool)
             return Utterance(np.zeros(length, np.float32), mask, self.labels(row, 0, mask), generator)
         if self.normalize:
-            waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+            (waveform,) = Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm([waveform], attention_mask=None)
         waveform, first_frame = self.crop(waveform, generator)
         mask = draw_spans(
             num_frames(len(waveform), self.config.conv_layers),

@@ -129,8 +129,8 @@ class SpeechFeatures(ABC):
         if found != expected:
             raise ValueError(
                 f"Row {row['name']} should make {expected} frames by its num_samples ({row['num_samples']:,}), but its "
-                f"audio has {num_samples:,} samples and makes {found}. Prepare the dataset again with cache=True, which "
-                "decodes every row and counts what is there."
+                f"audio has {num_samples:,} samples and makes {found}. Prepare the dataset again with cache=True: then "
+                "every row is decoded and counted."
             )
         if expected < 1:
             raise ValueError(
@@ -140,7 +140,7 @@ class SpeechFeatures(ABC):
 
 
 class MfccFeatures(SpeechFeatures):
-    """The 39 MFCC values of HuBERT's first iteration (section IV-B).
+    """The 39 MFCC values, as in HuBERT's first iteration ("Unsupervised Unit Discovery").
 
     Args:
         every: One of so many 10 ms frames is taken, from the first on. 2 gives one every 20 ms, which are as many as
@@ -160,7 +160,7 @@ class MfccFeatures(SpeechFeatures):
 
 
 class HiddenFeatures(SpeechFeatures):
-    """A hidden layer of an encoder, ours or stock: what HuBERT's later iterations cluster (section IV-B).
+    """A hidden layer of an encoder, ours or stock, as in HuBERT's later iterations ("Unsupervised Unit Discovery").
 
     Args:
         model: The encoder, or a model with it inside, on the device to compute on. It is run in eval mode.
@@ -274,7 +274,7 @@ class HiddenFeatures(SpeechFeatures):
         if lengths.min() < lengths.max():
             mask = frame_mask(lengths, padded.shape[1]).long().to(self.device)
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            hidden = _hidden_state(self.model, self.layer, padded, mask).float()             # (batch, frames, width)
+            hidden = _hidden_state(self.model, self.layer, padded, mask).float()  # (batch, frames, width)
         frames = num_frames(lengths, self.conv_layers).tolist()
         return [row[:length] for row, length in zip(hidden, frames)]
 
@@ -295,8 +295,8 @@ def open_features(description: FeatureDescription, **settings) -> SpeechFeatures
     differences = description.differences(source.description)
     if differences:
         raise ValueError(
-            f"{source.description} is not what is needed: {'; '.join(differences)}. Put the encoder of that time there, "
-            "or build HiddenFeatures from a copy of it."
+            f"{source.description} is not what is needed: {'; '.join(differences)}. Put that encoder there again, or "
+            "build HiddenFeatures from a copy of it."
         )
     return source
 

@@ -155,8 +155,8 @@ class KMeansUnits:
         differences = self.features.differences(description)
         if differences:
             raise ValueError(
-                f"These units were fitted on {self.features}, but {description} came: {'; '.join(differences)}. Compute "
-                "the features as they were then (`units.open_features()` does), or fit other units."
+                f"These units were fitted on {self.features}, but {description} came: {'; '.join(differences)}. Take "
+                "the features that `units.open_features()` computes, or fit other units."
             )
 
     def check_encoder(self, model: PreTrainedModel):

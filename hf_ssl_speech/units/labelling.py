@@ -32,7 +32,8 @@ def add_units(
     """Labels a dataset with units: what HuBERT learns to predict.
 
     Labels are made once: a later call with the same rows and centroids finds them in the cache of `datasets`. Of a
-    streamed dataset they are made as the rows come by.
+    streamed dataset they are made as the rows come by. Of several processes, let the main one call this first
+    (`with args.main_process_first(): ...`), so that the others find its labels.
 
     Args:
         dataset: Prepared rows. They keep their columns and format.
@@ -64,9 +65,7 @@ def add_units(
     return _beside(dataset, labels, column)
 
 
-def _label_stream(
-    dataset: IterableDataset, units: KMeansUnits, source: SpeechFeatures, column: str
-) -> IterableDataset:
+def _label_stream(dataset: IterableDataset, units: KMeansUnits, source: SpeechFeatures, column: str) -> IterableDataset:
     def label(batch: Mapping[str, Sequence]) -> dict[str, list[np.ndarray]]:
         return {column: units.predict_rows(rows_of(batch), source)}
 
@@ -75,11 +74,12 @@ def _label_stream(
     return labelled.filter(len, input_columns=column)
 
 
-def _labels(
-    dataset: Dataset, units: KMeansUnits, source: SpeechFeatures, column: str, num_proc: int | None
-) -> Dataset:
+def _labels(dataset: Dataset, units: KMeansUnits, source: SpeechFeatures, column: str, num_proc: int | None) -> Dataset:
     """A dataset of the units alone, row by row; empty where the audio is unusable."""
     audio = dataset.select_columns([name for name in NEEDED if name in dataset.column_names])
+    # Whatever format the rows have: samples as arrays, as lists they would take long, and the rest as it is.
+    arrays = [name for name in audio.column_names if name == "samples"]
+    audio = audio.with_format("numpy", arrays, output_all_columns=True, dtype="int16")
 
     def label(indices: list[int]) -> dict[str, list[np.ndarray]]:
         if num_proc:
@@ -87,15 +87,15 @@ def _labels(
             torch.set_num_threads(1)
         return {column: units.predict_rows(rows_of(audio[indices]), source)}
 
-    # `map` gives indices only: its batches have the dataset's format in all columns, so that where samples come as
-    # int16 their number would too.
-    return audio.select_columns("name").map(
+    # `map` gives indices only: in its batches the format is that of all columns, and num_samples would be int16 too.
+    first = audio.column_names[:1]
+    return audio.select_columns(first).map(
         label,
         input_columns=[],
         with_indices=True,
         batched=True,
         batch_size=ROWS_AT_ONCE,
-        remove_columns="name",
+        remove_columns=first,
         features=Features({column: UNITS}),
         num_proc=num_proc,
         new_fingerprint=_fingerprint(dataset, units, source, column),
@@ -117,5 +117,7 @@ def _beside(dataset: Dataset, labels: Dataset, column: str) -> Dataset:
     usable = np.flatnonzero(pyarrow.compute.list_value_length(labels.data.column(column)).to_numpy())
     if len(usable) < len(labels):
         labelled = labelled.select(usable)
-    columns = form["columns"] if form["output_all_columns"] else [*form["columns"], column]
+    columns = None
+    if form["columns"] != dataset.column_names:  # else all, those to come as well
+        columns = form["columns"] if form["output_all_columns"] else [*form["columns"], column]
     return labelled.with_format(form["type"], columns, form["output_all_columns"], **form["format_kwargs"])
