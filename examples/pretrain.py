@@ -2,6 +2,7 @@
 
     accelerate launch examples/pretrain.py examples/configs/wav2vec2_base.yaml
     accelerate launch examples/pretrain.py examples/configs/wav2vec2_tiny.yaml --max_steps 300     (CPU, minutes)
+    accelerate launch examples/pretrain.py examples/configs/hubert_base.yaml --units runs/units-mfcc
 
 The YAML holds any argument of this script; `--help` lists them all, and the command line wins. Started again, the run
 goes on from its last checkpoint.
@@ -15,6 +16,7 @@ from transformers import AutoFeatureExtractor, set_seed
 from hf_ssl_speech import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.pretraining import load_split, make_model, pretrain
+from hf_ssl_speech.training.unit_labels import UnitLabels
 
 
 def main(argv):
@@ -26,12 +28,15 @@ def main(argv):
     logging.basicConfig(level=log_level, format="%(message)s", stream=sys.stdout)
     set_seed(args.seed)
 
+    units = UnitLabels.load(model_args, data_args)
     train = load_split("train", data_args, args)
     validation = load_split("validation", data_args, args)
-    model = make_model(model_args)
+    if units:  # what HuBERT predicts
+        train, validation = units.label(train, args), units.label(validation, args)
+    model = make_model(model_args, **(units.config_fields if units else {}))
     start = model_args.model_name_or_path
     feature_extractor = AutoFeatureExtractor.from_pretrained(start) if start else None
-    pretrain(model, args, train, validation, processing_class=feature_extractor)
+    pretrain(model, args, train, validation, processing_class=feature_extractor, units=units)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ def test_wav2vec2_learns_to_pick_the_true_frame_on_real_speech(speech, tmp_path)
     """The short version of `examples/configs/wav2vec2_tiny.yaml`."""
     torch.manual_seed(0)
     train, validation = speech
-    model = SSLWav2Vec2ForPreTraining(SSLWav2Vec2Config.preset("tiny"))
+    smaller = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=3, conv_dim=[64] * 7)
+    model = SSLWav2Vec2ForPreTraining(SSLWav2Vec2Config.preset("tiny", **smaller))
     arguments = SpeechPreTrainingArguments(
-        output_dir=str(tmp_path), batch_seconds=12, max_seconds=3, min_seconds=1, max_steps=300, learning_rate=2e-3,
-        lr_scheduler_type="constant_with_warmup", warmup_steps=50, max_grad_norm=1, logging_steps=50, use_cpu=True,
+        output_dir=str(tmp_path), batch_seconds=16, max_seconds=4, min_seconds=1, max_steps=500, learning_rate=2e-3,
+        lr_scheduler_type="constant_with_warmup", warmup_steps=100, max_grad_norm=1, logging_steps=50, use_cpu=True,
         save_strategy="no", disable_tqdm=True, dataloader_num_workers=0,
     )  # fmt: skip
     trainer = SpeechPreTrainer(model, arguments, train_dataset=train, eval_dataset=validation.select(range(60)))

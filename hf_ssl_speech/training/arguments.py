@@ -123,6 +123,14 @@ class SpeechDataArguments:
         metadata={"help": "Decode everything once into a memory-mapped int16 cache instead of anew in every epoch."},
     )
     prepare_workers: int | None = field(default=None, metadata={"help": "Processes that prepare the dataset."})
+    units: list[str] | None = field(
+        default=None,
+        metadata={"help": "HuBERT: unit sets (folders or Hub repositories of KMeansUnits) to label the audio with."},
+    )
+    unit_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "HuBERT: columns of the data that hold the units already; say how many with num_units."},
+    )
 
 
 def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset, IterableDataset
-from transformers import Wav2Vec2FeatureExtractor
+from transformers import TrainerCallback, Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.data.loading import load_speech, prepare_speech, prepare_stream
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
@@ -20,6 +20,7 @@ from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArg
 from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
 from hf_ssl_speech.training.record import RecordKeeper, split_facts, stream_facts
 from hf_ssl_speech.training.trainer import SpeechPreTrainer
+from hf_ssl_speech.training.unit_labels import UnitLabels
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +28,17 @@ OBJECTIVES = {
     "wav2vec2": (SSLWav2Vec2Config, SSLWav2Vec2ForPreTraining),
     "hubert": (SSLHubertConfig, SSLHubertForPreTraining),
 }
+# Rows and what the run's record says of them; both None for a validation set that is not asked for.
+Split = tuple[Dataset | IterableDataset | None, dict[str, Any] | None]
 
 
 def load_split(
     split: str, data_args: SpeechDataArguments, args: SpeechPreTrainingArguments, keep: Sequence[str] = ()
-) -> tuple[Dataset | IterableDataset | None, dict[str, Any] | None]:
+) -> Split:
     """Loads and prepares `train` or `validation`; rows that can't be used are named, counted and left out.
 
+    Args:
+        keep: Columns to keep if the data has them; those of `data_args.unit_columns` must be there.
     Returns:
         The rows and what the run's record says of them; both None for a validation set that is not asked for.
     """
@@ -49,14 +54,15 @@ def load_split(
             streaming=streaming,
             audio_column=data_args.audio_column,
         )
+        kept = [*(data_args.unit_columns or ()), *(column for column in keep if column in dataset.column_names)]
         if streaming:
-            return prepare_stream(dataset, min_seconds=args.min_seconds, keep=keep), stream_facts(source)
+            return prepare_stream(dataset, min_seconds=args.min_seconds, keep=kept), stream_facts(source)
         dataset, report = prepare_speech(
             dataset,
             min_seconds=args.min_seconds,
             cache=data_args.cache_audio,
             num_proc=data_args.prepare_workers,
-            keep=keep,
+            keep=kept,
         )
     facts = split_facts(source, dataset, report)
     logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
@@ -80,36 +86,69 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
     return model
 
 
+def identify(
+    model: SSLSpeechForPreTraining,
+    args: SpeechPreTrainingArguments,
+    train: Split,
+    validation: Split = (None, None),
+    units: UnitLabels | None = None,
+) -> dict[str, Any]:
+    """What makes a run this run: model, data, units and recipe."""
+    fingerprints = {"train": train[1]["fingerprint"]}
+    if validation[1]:
+        fingerprints["validation"] = validation[1]["fingerprint"]
+    if units:
+        fingerprints["units"] = units.fingerprint
+    return run_identity(model.config, fingerprints, args)
+
+
 def pretrain(
     model: SSLSpeechForPreTraining,
     args: SpeechPreTrainingArguments,
-    train: tuple[Dataset | IterableDataset, dict[str, Any]],
-    validation: tuple[Dataset | None, dict[str, Any] | None] = (None, None),
+    train: Split,
+    validation: Split = (None, None),
     *,
     processing_class: Wav2Vec2FeatureExtractor | None = None,
-    collator_settings: dict[str, Any] | None = None,
+    units: UnitLabels | None = None,
 ) -> SpeechPreTrainer:
     """Checks, trains, going on where an earlier start of this run stopped, and saves model and record.
 
     Args:
-        train, validation: Rows and facts, as `load_split` gives them.
+        train, validation: Rows and facts, as `load_split` gives them; for HuBERT with their units, as
+            `UnitLabels.label` leaves them.
+        units: HuBERT: which units the rows have.
     Returns:
         The trainer, its work done.
     Raises:
-        ValueError: If the masks do not fit the audio, the disk is too full, or the output folder holds another run.
+        ValueError: If the masks or the units do not fit the audio, the disk is too full, or the output folder holds
+            another run.
         UnhealthyRun: If the loss is no number any more, or a codebook collapsed.
     """
     facts = {"train": train[1]} | ({"validation": validation[1]} if validation[1] else {})
     check_masks(model.config, args.min_seconds)
+    if units:
+        for rows, _ in (train, validation):
+            units.check(rows, model.config)
     check_disk(model, args)
-    identity = run_identity(model.config, {split: fact["fingerprint"] for split, fact in facts.items()}, args)
+    identity = identify(model, args, train, validation, units)
     checkpoint = find_checkpoint(identity, args)
     if checkpoint:
         logger.info(f"Going on from {checkpoint}")
 
+    collator_settings = {"unit_columns": units.columns} if units else None
     trainer = SpeechPreTrainer(model, args, train[0], validation[0], processing_class, collator_settings)
+    trainer.add_callback(SaveModel(trainer))
     trainer.add_callback(RecordKeeper(trainer, identity, facts))
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
     logger.info(f"The model, run.json and training.png are in {args.output_dir}")
     return trainer
+
+
+class SaveModel(TrainerCallback):
+    """Saves the final model, before the record says that the run is complete."""
+
+    def __init__(self, trainer: SpeechPreTrainer):
+        self.trainer = trainer
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trainer.save_model()

@@ -1,0 +1,38 @@
+"""HuBERT from raw audio in one command: MFCC units, a model, units of its best layer, a second model, ... and a report.
+
+    accelerate launch examples/hubert_iterations.py examples/configs/hubert_ladder_base.yaml
+    accelerate launch examples/hubert_iterations.py examples/configs/hubert_ladder.yaml     (CPU, half an hour)
+
+The YAML holds any argument of this script; `--help` lists them all, and the command line wins. Each stage has its own
+folder in `output_dir`. Started again, the ladder goes on where it stood; `report.md` shows how the units sharpen.
+"""
+
+import logging
+import sys
+
+from accelerate import PartialState
+
+from hf_ssl_speech import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
+from hf_ssl_speech.training.ladder import Ladder, LadderArguments
+from hf_ssl_speech.training.report import write_report
+
+
+def main(argv):
+    """All stages, then the report."""
+    model_args, data_args, args, ladder_args = parse_arguments(
+        argv, SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments, LadderArguments
+    )
+    model_args.objective = "hubert"
+    log_level = logging.INFO if args.process_index == 0 else logging.ERROR
+    logging.basicConfig(level=log_level, format="%(message)s", stream=sys.stdout)
+
+    Ladder(model_args, data_args, args, ladder_args).climb()
+    if PartialState().is_main_process:
+        path = write_report(args.output_dir)
+        logging.info(f"The report is {path}")
+
+
+if __name__ == "__main__":
+    with tidy_errors():
+        main(sys.argv[1:])

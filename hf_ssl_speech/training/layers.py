@@ -1,0 +1,222 @@
+"""Which layer of an encoder makes the best units: all layers in one pass, their units measured one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from datasets.distributed import split_dataset_by_node
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, SpeechFeatures, rows_of
+from hf_ssl_speech.data.loading import INT16_SCALE, row_waveform
+from hf_ssl_speech.units.kmeans_units import KMeansUnits
+from hf_ssl_speech.units.quality import UnitQuality, phones_to_frames, unit_agreement
+
+# How audio is disturbed to see which units stay: as another microphone and another room might.
+NOISE_DECIBELS, GAIN_DECIBELS = 15.0, 6.0
+
+
+class EveryLayer(HiddenFeatures):
+    """All layers of an encoder, from the first on, side by side: `(frames, layers * width)`."""
+
+    def __init__(self, model, **settings):
+        super().__init__(model, model.config.num_hidden_layers, **settings)
+
+    def _run(self, waveforms: list[Tensor]) -> list[Tensor]:
+        outputs: list[Tensor] = []
+
+        def keep(module, inputs, output):
+            outputs.append((output[0] if isinstance(output, tuple) else output).float())
+
+        hooks = [layer.register_forward_hook(keep) for layer in self.model.encoder.layers]
+        try:
+            last = super()._run(waveforms)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [row[: len(frames)] for row, frames in zip(torch.cat(outputs, dim=-1), last)]
+
+
+class Remembered(SpeechFeatures):
+    """The features of one dataset, computed once: kept until the memory for them is full, anew after that.
+
+    Args:
+        source: Computes them.
+        memory_bytes: Keep no more than this.
+    """
+
+    def __init__(self, source: SpeechFeatures, memory_bytes: float):
+        super().__init__(source.description, source.device)
+        self.source = source
+        self.free_bytes = memory_bytes
+        self.skipped = source.skipped
+        self.kept: dict[int, Tensor] = {}
+
+    def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
+        """As the source does, remembering nothing."""
+        return self.source.compute(waveforms)
+
+    def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """As the source gives them."""
+        new = [row for row in rows if row["sample_id"] not in self.kept]
+        found = {row["sample_id"]: frames for row, frames in zip(new, self.source.features(new))} if new else {}
+        answer = [self.kept.get(row["sample_id"], found.get(row["sample_id"])) for row in rows]
+        for sample_id, frames in found.items():
+            if frames.nbytes <= self.free_bytes:
+                self.kept[sample_id] = frames
+                self.free_bytes -= frames.nbytes
+        return answer
+
+
+class OneLayer(SpeechFeatures):
+    """One layer's part of what `EveryLayer` (remembered) gives."""
+
+    def __init__(self, every: SpeechFeatures, layer: int, width: int):
+        super().__init__(replace(every.description, layer=layer, width=width), every.device)
+        self.every = every
+        self.columns = slice((layer - 1) * width, layer * width)
+
+    def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
+        """Its columns of all layers."""
+        return [frames[:, self.columns] for frames in self.every.compute(waveforms)]
+
+    def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """Its columns of all layers, as they are remembered."""
+        return [frames[:, self.columns].contiguous() for frames in self.every.features(rows)]
+
+
+def disturb(row: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
+    """The row with white noise 15 dB below its speech, then louder or softer by up to 6 dB; drawn for each row.
+
+    Args:
+        row: A prepared row.
+        seed: Decides noise and gain, with the row's `sample_id`.
+    """
+    waveform = row_waveform(dict(row))
+    generator = np.random.default_rng((seed, row["sample_id"]))
+    noise = generator.normal(size=len(waveform)) * np.sqrt(np.square(waveform).mean()) * 10 ** (-NOISE_DECIBELS / 20)
+    gain = 10 ** (generator.uniform(-GAIN_DECIBELS, GAIN_DECIBELS) / 20)
+    samples = np.rint((waveform + noise) * gain * INT16_SCALE).clip(-INT16_SCALE, INT16_SCALE - 1)
+    return {name: value for name, value in row.items() if name != "audio"} | {"samples": samples.astype(np.int16)}
+
+
+class Disturbed(SpeechFeatures):
+    """The features of disturbed rows."""
+
+    def __init__(self, source: SpeechFeatures):
+        super().__init__(source.description, source.device)
+        self.source = source
+
+    def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
+        """As the source does; rows are disturbed before."""
+        return self.source.compute(waveforms)
+
+    def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """As the source gives them of the disturbed rows."""
+        return self.source.features([disturb(row) for row in rows])
+
+
+def measure_units(
+    units: KMeansUnits, source: SpeechFeatures, disturbed: SpeechFeatures, dataset: Dataset
+) -> dict[str, Any]:
+    """What a unit set is worth on validation rows, over all processes.
+
+    Two criteria can tell good units. `pnmi`, with the other figures of `UnitQuality`, asks how much the units tell of
+    the phones, on rows that have some. `agreement` needs no labels: units are made of every utterance twice, once
+    disturbed by noise and another loudness, which leave alone what is said; the normalised mutual information of both
+    says how much of a unit is about something that stays. Unlike the share of equal units it gives nothing for units
+    that hardly ever change: they tell little of each other.
+
+    Args:
+        units: Fitted on training rows.
+        source, disturbed: Give the features of `dataset`, and those of its disturbed rows.
+        dataset: Prepared rows; with the column `phones`, where phones are known.
+    Returns:
+        The figures; those that need phones only if rows have some.
+    """
+    rows = split_dataset_by_node(dataset, *_place())
+    found: list[dict[str, Any]] = []
+    for batch in rows.iter(ROWS_AT_ONCE):
+        batch = rows_of(batch)
+        for row, clean, other in zip(batch, units.predict_rows(batch, source), units.predict_rows(batch, disturbed)):
+            found.append({"clean": clean, "disturbed": other, "phones": frame_phones(row, clean, units)})
+    found = [row for row in gather_object(found) if len(row["clean"])]
+    if not found:
+        raise ValueError("None of the validation rows has usable audio: units can't be measured on them.")
+    clean, other = (np.concatenate([row[name] for row in found]) for name in ("clean", "disturbed"))
+    quality = {"agreement": unit_agreement(clean, other)}
+    aligned = [row for row in found if row["phones"]]
+    if aligned:
+        quality |= UnitQuality().compute(
+            predictions=[row["clean"] for row in aligned],
+            references=[row["phones"] for row in aligned],
+            num_clusters=units.num_units,
+        )
+    return quality
+
+
+def compare_layers(
+    model: PreTrainedModel,
+    train: Dataset,
+    validation: Dataset,
+    num_units: int,
+    *,
+    normalize: bool,
+    encoder: str,
+    seed: int,
+    memory_bytes: float,
+    **kmeans,
+) -> list[dict[str, Any]]:
+    """Fits units to each layer of an encoder and measures them, with one pass over the audio for all layers.
+
+    Args:
+        model: The encoder, or a model with it inside.
+        train: Prepared rows to fit on.
+        validation: Prepared rows to measure on.
+        num_units: Units in each set.
+        normalize, encoder: As `HiddenFeatures` takes them.
+        seed: Of k-means.
+        memory_bytes: Keep no more features than this in memory; others are computed again in each pass.
+        kmeans: More arguments of `KMeansUnits.fit`.
+    Returns:
+        For each layer from 1 on its number, the inertia, and what `measure_units` tells.
+    """
+    every = EveryLayer(model, normalize=normalize, encoder=encoder)
+    sources = [Remembered(source, memory_bytes / 3) for source in (every, every, Disturbed(every))]
+    layers = []
+    for layer in range(1, model.config.num_hidden_layers + 1):
+        fitting, clean, disturbed = (OneLayer(source, layer, model.config.hidden_size) for source in sources)
+        units = KMeansUnits.fit(train, fitting, num_units, seed=seed, share=1.0, **kmeans)
+        quality = measure_units(units, clean, disturbed, validation)
+        layers.append({"layer": layer, "inertia": units.facts["inertia"], **quality})
+    return layers
+
+
+def frame_phones(row: Mapping[str, Any], units: Sequence[int], made_by: KMeansUnits) -> list[str]:
+    """The phone of each unit's frame; nothing where the row has no phones."""
+    if not row.get("phones"):
+        return []
+    window_seconds = made_by.features.window_samples / SAMPLE_RATE
+    return phones_to_frames(row["phones"], len(units), 1 / made_by.features.frames_per_second, window_seconds)
+
+
+def _place() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def first_hours(dataset: Dataset, hours: float, seed: int) -> Dataset:
+    """Random rows that make up about so many hours; all if there are fewer."""
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    ends = np.cumsum(dataset.with_format("numpy")["num_samples"][:][order]) / SAMPLE_RATE / 3600
+    return dataset.select(np.sort(order[: 1 + np.searchsorted(ends, hours)]))
+

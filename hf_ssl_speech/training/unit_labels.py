@@ -1,0 +1,160 @@
+"""Which units HuBERT predicts: columns that the data has already, or made with unit sets."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import torch
+from datasets import Dataset, IterableDataset
+
+from hf_ssl_speech.models.configuration import SSLHubertConfig
+from hf_ssl_speech.models.frames import num_frames
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.units.kmeans_units import KMeansUnits
+from hf_ssl_speech.units.labelling import add_units
+
+ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class UnitLabels:
+    """The units of a run.
+
+    Attributes:
+        columns: Columns of the rows, one per unit set.
+        sets: The unit sets they are made with, in the same order; none if the data came with the columns.
+        sources: Where the sets were loaded from.
+    """
+
+    columns: tuple[str, ...]
+    sets: tuple[KMeansUnits, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, model_args: SpeechModelArguments, data_args: SpeechDataArguments) -> UnitLabels | None:
+        """The units that the arguments ask for; None for wav2vec 2.0, which needs none.
+
+        Raises:
+            ValueError: If HuBERT gets neither unit sets nor columns, or both, if a unit set is not found, or if nothing
+                tells how many units the columns have.
+        """
+        sets, columns = data_args.units, data_args.unit_columns
+        if model_args.objective != "hubert":
+            if sets or columns:
+                raise ValueError("wav2vec 2.0 learns without units: leave them out, or set `objective: hubert`.")
+            return None
+        if bool(sets) == bool(columns):
+            raise ValueError(
+                "HuBERT needs either `units` (unit sets to label the audio with, as examples/make_units.py makes them) "
+                f"or `unit_columns` (columns of units in the data), but {'both' if sets else 'neither'} came."
+            )
+        if sets:
+            return cls.from_sets(sets)
+        if "num_units" not in model_args.config and not model_args.model_name_or_path:
+            raise ValueError(
+                f"How many units have the columns {', '.join(columns)}? Say it in the model's config: "
+                '--config \'{"num_units": [100]}\', one number for each column.'
+            )
+        return cls(tuple(columns))
+
+    @classmethod
+    def from_sets(cls, sources: list[str]) -> UnitLabels:
+        """Labels made with the unit sets in these folders or Hub repositories."""
+        columns = ("units",) if len(sources) == 1 else tuple(f"units_{number}" for number, _ in enumerate(sources, 1))
+        try:
+            return cls(columns, tuple(map(KMeansUnits.from_pretrained, sources)), tuple(map(str, sources)))
+        except OSError as error:
+            raise ValueError(f"No unit set can be loaded: {error}") from error
+
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """What the model's config takes from the unit sets."""
+        return {"num_units": [units.num_units for units in self.sets]} if self.sets else {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all centroids and what they are centres of; the columns' names where there are no sets."""
+        digest = hashlib.sha256(" ".join(self.columns).encode())
+        for units in self.sets:
+            digest.update(units.centroids.numpy().tobytes())
+            digest.update(str(units.features.weights_hash).encode())
+        return digest.hexdigest()[:16]
+
+    def facts(self) -> dict[str, Any]:
+        """What the run's record says of the units."""
+        sets = [
+            {"source": source, "num_units": units.num_units, "features": str(units.features), **units.facts}
+            for source, units in zip(self.sources, self.sets)
+        ]
+        return {"columns": self.columns, "fingerprint": self.fingerprint, "sets": sets}
+
+    def label(self, split: tuple, args: SpeechPreTrainingArguments) -> tuple:
+        """Adds the units to the rows of a split and to its facts; of several processes, the main one makes them."""
+        dataset, facts = split
+        if dataset is None:
+            return split
+        before = dataset
+        with args.main_process_first(desc="making units"):
+            for column, units in zip(self.columns, self.sets):
+                # A stream is labelled where its rows are read: in worker processes, which have no GPU.
+                device = "cpu" if isinstance(dataset, IterableDataset) else args.device
+                dataset = add_units(dataset, units, column=column, source=units.open_features(device=device))
+        facts = facts | {"units": self.facts()}
+        if isinstance(dataset, Dataset) and len(dataset) < len(before):
+            lost = sorted(set(before["name"]) - set(dataset["name"]))
+            facts |= {"rows": len(dataset), "skipped_while_labelling": lost}
+        return dataset, facts
+
+    def check(self, dataset: Dataset | IterableDataset | None, config: SSLHubertConfig):
+        """Checks that the model can learn these units; rows of a stream are checked as they come by.
+
+        Raises:
+            ValueError: If the config names other numbers of units, or a row's units are of another frame rate than the
+                model or beyond the config's number.
+        """
+        for units in self.sets:
+            frame = (units.features.hop_samples, units.features.window_samples)
+            if frame != (config.inputs_to_logits_ratio, config.window_samples):
+                raise ValueError(
+                    f"{units.features} makes a unit every {frame[0]} samples from {frame[1]}, but the model makes a "
+                    f"frame every {config.inputs_to_logits_ratio} from {config.window_samples}. Fit units at the "
+                    "model's rate: of MFCC take every second frame."
+                )
+        if len(config.num_units) != len(self.columns):
+            raise ValueError(
+                f"config.num_units names {len(config.num_units)} unit sets, but there are {len(self.columns)} "
+                f"({', '.join(self.columns)}): give one number for each."
+            )
+        if isinstance(dataset, Dataset):
+            columns = dataset.select_columns(["name", "num_samples", *self.columns]).with_format("arrow")
+            for batch in columns.iter(ROWS_AT_ONCE):
+                lengths = torch.from_numpy(batch["num_samples"].to_numpy().copy())
+                frames = num_frames(lengths, config.conv_layers).numpy()
+                for column, number in zip(self.columns, config.num_units):
+                    check_column(batch, column, frames, number)
+
+
+def check_column(rows: pyarrow.Table, column: str, frames: np.ndarray, num_units: int):
+    """Raises a ValueError, naming the row, if its units are not one for each frame, or are not below `num_units`."""
+    units = rows[column]
+    lengths = pyarrow.compute.list_value_length(units).to_numpy()
+    wrong = np.flatnonzero(lengths != frames)
+    if wrong.size:
+        row = wrong[0]
+        raise ValueError(
+            f"Row {rows['name'][row]} has {lengths[row]} units in {column!r}, but its audio makes {frames[row]} frames: "
+            "make the units at the model's frame rate. Units from MFCC come every 10 ms: keep every second one."
+        )
+    flat = pyarrow.compute.list_flatten(units).to_numpy()
+    beyond = (flat < 0) | (flat >= num_units)
+    if beyond.any():
+        row = np.repeat(np.arange(len(lengths)), lengths)[beyond.argmax()]
+        raise ValueError(
+            f"Row {rows['name'][row]} has the unit {flat[beyond.argmax()]} in {column!r}, but the model predicts "
+            f"{num_units}: 0 to {num_units - 1}. Set num_units in `config` to the size of the unit set."
+        )
