@@ -10,16 +10,13 @@ folder in `output_dir`. Started again, the ladder goes on where it stood; `repor
 import logging
 import sys
 
-from accelerate import PartialState
-
 from hf_ssl_speech import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.ladder import Ladder, LadderArguments
-from hf_ssl_speech.training.report import write_report
 
 
 def main(argv):
-    """All stages, then the report."""
+    """All stages; those that are complete are left as they are."""
     model_args, data_args, args, ladder_args = parse_arguments(
         argv, SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments, LadderArguments
     )
@@ -28,9 +25,6 @@ def main(argv):
     logging.basicConfig(level=log_level, format="%(message)s", stream=sys.stdout)
 
     Ladder(model_args, data_args, args, ladder_args).climb()
-    if PartialState().is_main_process:
-        path = write_report(args.output_dir)
-        logging.info(f"The report is {path}")
 
 
 if __name__ == "__main__":

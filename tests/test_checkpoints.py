@@ -162,7 +162,7 @@ def test_a_preset_takes_overrides_and_an_unknown_one_is_refused_in_words():
         (dict(num_attention_heads=7), "does not split into 7 heads"),
         (dict(num_conv_pos_embedding_groups=7), "groups of the positional conv"),
         (dict(mask_time_length=0), "at least one frame"),
-        (dict(codevector_dim=255), "codebook groups"),
+        (dict(codevector_dim=255), "does not split into 2 groups"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -170,7 +170,7 @@ def test_another_conv_stack_changes_the_frame_rate_and_masks_and_labels_follow(m
     assert output.loss.isfinite()
     with pytest.raises(ValueError, match="another conv stack"):
         model(waveforms, attention_mask, mask, positions, labels[:, :24])
-    with pytest.raises(ValueError, match="Give the collator this model's config"):
+    with pytest.raises(ValueError, match="Give it this model's config"):
         model(waveforms, attention_mask, mask[:, :24], positions, labels)
 
 

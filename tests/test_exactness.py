@@ -67,7 +67,7 @@ def test_ranks_times_accumulation_may_be_shared_out_in_any_way(save_rows, tmp_pa
     config = {"layerdrop": 0.4}
     train(rows, str(tmp_path / "one"), {"gradient_accumulation_steps": 2}, config)
     train_in_processes(2, rows, tmp_path / "two", {"gradient_accumulation_steps": 1}, config)
-    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-5  # a hundredth of one update
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-6
 
 
 def test_padding_changes_no_weight(save_rows, tmp_path):

@@ -12,6 +12,11 @@ import pytest
 import soundfile
 import yaml
 
+from hf_ssl_speech import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.arguments import parse_arguments
+from hf_ssl_speech.training.ladder import LadderArguments
+from hf_ssl_speech.training.pretraining import OBJECTIVES
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
 SMALL = (
@@ -95,18 +100,25 @@ def test_two_nodes_train_one_model(audio_folder, tmp_path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_is_understood(path, tmp_path, monkeypatch):
-    from hf_ssl_speech import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments, SSLWav2Vec2Config
-    from hf_ssl_speech.training.arguments import parse_arguments
-
+def test_every_config_is_understood(path, tmp_path):
     kinds = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
-    model, data, arguments = parse_arguments(
+    kinds += (LadderArguments,) if "ladder" in path.stem else ()
+    model, data, arguments, *_ = parse_arguments(
         [str(path), "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"], *kinds
     )
     assert data.train_data
     assert arguments.max_steps > arguments.warmup_steps
-    if model.objective == "wav2vec2":
-        SSLWav2Vec2Config.preset(model.preset, **model.config)
-    if model.preset in ("base", "large"):
-        hours = arguments.batch_seconds * arguments.batches_per_update / 3600
-        assert hours == pytest.approx({"base": 1.5556, "large": 2.6667}[model.preset], rel=1e-3)
+    config_class, _ = OBJECTIVES["hubert" if "hubert" in path.stem else model.objective]
+    config_class.preset(model.preset, **model.config)
+
+
+@pytest.mark.parametrize(
+    ("name", "hours"),
+    [("wav2vec2_base", 1.5556), ("wav2vec2_large", 2.6667), ("hubert_base", 0.7778), ("hubert_large", 1.9911)],
+)
+def test_updates_of_published_size_have_the_published_hours(name, hours, tmp_path):
+    path = ROOT / "examples" / "configs" / f"{name}.yaml"
+    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
+    overrides = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
+    _, _, arguments = parse_arguments([str(path), *overrides], *kinds)
+    assert arguments.batch_seconds * arguments.batches_per_update / 3600 == pytest.approx(hours, rel=1e-3)

@@ -15,27 +15,26 @@ from typing import Any
 
 import numpy as np
 import soundfile
-import torch
 from accelerate import PartialState
-from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel, set_seed
+from transformers import set_seed
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures, SpeechFeatures, weights_hash
+from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures, SpeechFeatures
 from hf_ssl_speech.data.loading import row_waveform
 from hf_ssl_speech.models.configuration import SSLHubertConfig
 from hf_ssl_speech.models.encoder import SSLHubertModel
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.layers import Disturbed, Remembered, compare_layers, first_hours, measure_units
-from hf_ssl_speech.training.pretraining import Split, identify, load_split, make_model, pretrain
+from hf_ssl_speech.training.pretraining import identify, load_split, make_model, pretrain
 from hf_ssl_speech.training.record import now, read_record, write_record
+from hf_ssl_speech.training.report import EXAMPLE_FILE, write_report
 from hf_ssl_speech.training.unit_labels import UnitLabels
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 
 logger = logging.getLogger(__name__)
 
 CRITERIA = {"phones": "pnmi", "agreement": "agreement"}
-EXAMPLE_FILE = "example.flac"
 
 
 @dataclass
@@ -49,6 +48,10 @@ class LadderArguments:
     )
     updates: list[int] | None = field(
         default=None, metadata={"help": "max_steps of each iteration, the last number for all that follow."}
+    )
+    layers: list[int] | None = field(
+        default=None,
+        metadata={"help": "The layer of each iteration's model to make units of, instead of choosing the best."},
     )
     choose_by: str | None = field(
         default=None,
@@ -79,12 +82,20 @@ class LadderArguments:
             raise ValueError(
                 f"iterations is {self.iterations} and num_units {self.num_units}: a ladder needs at least one of each."
             )
+        if self.layers and len(self.layers) != self.iterations:
+            raise ValueError(f"layers names {len(self.layers)} layers: name one for each of {self.iterations} models.")
         if self.teacher_layer is not None and self.teacher is None:
             raise ValueError(f"teacher_layer is {self.teacher_layer}, but of which teacher? Name it too.")
 
-    def num_units_of(self, stage: int) -> int:
-        """Units in the set that iteration `stage` leaves; 0 for the first set."""
-        return self.num_units[min(stage, len(self.num_units) - 1)]
+    def num_units_of(self, iteration: int) -> int:
+        """Units in the set that an iteration leaves; 0 for the first set."""
+        return self.num_units[min(iteration, len(self.num_units) - 1)]
+
+    def layer_of(self, iteration: int) -> int | None:
+        """The layer that the units of an iteration are made of, 0 for the teacher; None if it is to be chosen."""
+        if iteration == 0:
+            return self.teacher_layer
+        return self.layers[iteration - 1] if self.layers else None
 
 
 class Ladder:
@@ -128,11 +139,13 @@ class Ladder:
         self.criterion = self.find_criterion()
 
     def climb(self):
-        """Does what is left to do."""
-        self.make_units(0)
-        for iteration in range(1, self.ladder_args.iterations + 1):
-            self.train_model(iteration)
+        """Does what is left to do; the report tells of the stages so far."""
+        for iteration in range(self.ladder_args.iterations + 1):
+            if iteration:
+                self.train_model(iteration)
             self.make_units(iteration)
+            if PartialState().is_main_process:
+                logger.info(f"The report is {write_report(self.folder)}")
 
     def find_criterion(self) -> str:
         """The measure that the best layer has most of."""
@@ -150,20 +163,20 @@ class Ladder:
         if encoder is None:
             self.fit_units(iteration, MfccFeatures(device=self.args.device))
             return
-        model = AutoModel.from_pretrained(encoder, dtype=torch.float32).to(self.args.device)
-        normalize = AutoFeatureExtractor.from_pretrained(encoder).do_normalize
-        layer = None if iteration else self.ladder_args.teacher_layer
+        layer = self.ladder_args.layer_of(iteration)
+        source = HiddenFeatures.from_pretrained(encoder, layer or 1, device=self.args.device)
         if layer is None:
-            layer = self.choose_layer(iteration, model, normalize, encoder)
-        self.fit_units(iteration, HiddenFeatures(model, layer, normalize=normalize, encoder=encoder))
+            layer = self.choose_layer(iteration, source)
+            source = HiddenFeatures(source.model, layer, normalize=source.normalize, encoder=encoder)
+        self.fit_units(iteration, source)
 
-    def choose_layer(self, iteration: int, model: PreTrainedModel, normalize: bool, encoder: str) -> int:
-        """The layer with the best units, by a stage of its own."""
+    def choose_layer(self, iteration: int, encoder: HiddenFeatures) -> int:
+        """The layer of an encoder (whichever layer is opened) with the best units, as a stage."""
         ladder, seed = self.ladder_args, self.args.seed
         num_units = ladder.num_units_of(iteration)
         identity = {
             "stage": "layers",
-            "weights_hash": weights_hash(model),
+            "weights_hash": encoder.description.weights_hash,
             "num_units": num_units,
             "choice_hours": ladder.choice_hours,
             "criterion": self.criterion,
@@ -173,12 +186,10 @@ class Ladder:
 
         def work(folder: Path) -> dict[str, Any]:
             layers = compare_layers(
-                model,
+                encoder,
                 first_hours(self.train[0], ladder.choice_hours, seed),
                 self.measured,
                 num_units,
-                normalize=normalize,
-                encoder=encoder,
                 seed=seed,
                 memory_bytes=ladder.memory_gb * 1e9,
                 progress=not self.args.disable_tqdm,
@@ -221,7 +232,9 @@ class Ladder:
             return {"units": facts, "quality": quality, "example": self.label_example(units, source)}
 
         record = self.stage(f"{iteration}-units", identity, work)
-        shown = "  ".join(f"{name} {record['quality'][name]:.3f}" for name in CRITERIA.values() if name in record["quality"])
+        shown = "  ".join(
+            f"{name} {record['quality'][name]:.3f}" for name in CRITERIA.values() if name in record["quality"]
+        )
         logger.info(f"{record['units']['num_units']} units of {record['units']['features']}: {shown}")
 
     def train_model(self, iteration: int):

@@ -12,7 +12,6 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, SpeechFeatures, rows_of
@@ -164,13 +163,11 @@ def measure_units(
 
 
 def compare_layers(
-    model: PreTrainedModel,
+    encoder: HiddenFeatures,
     train: Dataset,
     validation: Dataset,
     num_units: int,
     *,
-    normalize: bool,
-    encoder: str,
     seed: int,
     memory_bytes: float,
     **kmeans,
@@ -178,22 +175,22 @@ def compare_layers(
     """Fits units to each layer of an encoder and measures them, with one pass over the audio for all layers.
 
     Args:
-        model: The encoder, or a model with it inside.
+        encoder: Whichever layer of it is opened.
         train: Prepared rows to fit on.
         validation: Prepared rows to measure on.
         num_units: Units in each set.
-        normalize, encoder: As `HiddenFeatures` takes them.
         seed: Of k-means.
         memory_bytes: Keep no more features than this in memory; others are computed again in each pass.
         kmeans: More arguments of `KMeansUnits.fit`.
     Returns:
         For each layer from 1 on its number, the inertia, and what `measure_units` tells.
     """
-    every = EveryLayer(model, normalize=normalize, encoder=encoder)
+    every = EveryLayer(encoder.model, normalize=encoder.normalize, encoder=encoder.description.encoder)
+    config = encoder.model.config
     sources = [Remembered(source, memory_bytes / 3) for source in (every, every, Disturbed(every))]
     layers = []
-    for layer in range(1, model.config.num_hidden_layers + 1):
-        fitting, clean, disturbed = (OneLayer(source, layer, model.config.hidden_size) for source in sources)
+    for layer in range(1, config.num_hidden_layers + 1):
+        fitting, clean, disturbed = (OneLayer(source, layer, config.hidden_size) for source in sources)
         units = KMeansUnits.fit(train, fitting, num_units, seed=seed, share=1.0, **kmeans)
         quality = measure_units(units, clean, disturbed, validation)
         layers.append({"layer": layer, "inertia": units.facts["inertia"], **quality})
@@ -219,4 +216,3 @@ def first_hours(dataset: Dataset, hours: float, seed: int) -> Dataset:
     order = np.random.default_rng(seed).permutation(len(dataset))
     ends = np.cumsum(dataset.with_format("numpy")["num_samples"][:][order]) / SAMPLE_RATE / 3600
     return dataset.select(np.sort(order[: 1 + np.searchsorted(ends, hours)]))
-

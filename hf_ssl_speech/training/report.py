@@ -1,4 +1,172 @@
-"""x"""
-def write_report(folder):
-    """x"""
-    return folder
+"""The report of a HuBERT ladder, `report.md` with pictures, made from what its stages saved and from nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import soundfile
+from matplotlib.ticker import MaxNLocator
+
+from hf_ssl_speech.training.record import read_record
+from hf_ssl_speech.units.pictures import draw_units
+
+REPORT_FILE, EXAMPLE_FILE = "report.md", "example.flac"
+LAYERS_PICTURE, TRAINING_PICTURE, UNITS_PICTURE = "layers.png", "training.png", "units.png"
+# Figures of unit quality: what the record calls them, what the table does, and how they are printed.
+QUALITY = (
+    ("pnmi", "PNMI", ".3f"),
+    ("phone_purity", "phone purity", ".3f"),
+    ("cluster_purity", "cluster purity", ".3f"),
+    ("agreement", "agreement", ".3f"),
+    ("unit_perplexity", "perplexity", ".1f"),
+    ("dead_clusters", "dead", "d"),
+    ("mean_run_length", "mean run, frames", ".2f"),
+)
+GLOSSARY = """\
+PNMI: share of the phones' entropy that the units take away. Phone purity: frames labelled rightly if every unit \
+stood for its most frequent phone; cluster purity: the other way round. Agreement: normalised mutual information of \
+the units of clean and of disturbed audio (noise, loudness). Perplexity: units in use, were they used evenly. Dead: \
+units never used. All on validation audio that no unit and no model was fitted on."""
+
+
+def write_report(folder: str | os.PathLike) -> Path:
+    """Writes `report.md` and its pictures from the records of a ladder's complete stages.
+
+    Args:
+        folder: The ladder's `output_dir`.
+    Returns:
+        The path of the report.
+    Raises:
+        ValueError: If no stage is complete there.
+    """
+    folder = Path(folder)
+    units, models, layers = (read_stages(folder, kind) for kind in ("units", "model", "layers"))
+    if not units:
+        raise ValueError(f"There is no complete unit set in {folder}; expected the output_dir of a ladder.")
+    parts = ["# The HuBERT ladder", "## Units", units_table(units), GLOSSARY]
+    draw_example(units, folder)
+    parts += ["The same utterance in each set's units, and its phones:", f"![Units]({UNITS_PICTURE})"]
+    if models:
+        draw_curves(models, folder / TRAINING_PICTURE)
+        parts += ["## Models", models_table(models), f"![Training]({TRAINING_PICTURE})"]
+    if layers:
+        draw_layers(layers, units, folder / LAYERS_PICTURE)
+        parts += ["## Layers", *(layers_table(number, layers[number]) for number in layers)]
+        parts += [f"![Layers]({LAYERS_PICTURE})"]
+    path = folder / REPORT_FILE
+    path.write_text("\n\n".join(parts) + "\n")
+    return path
+
+
+def read_stages(folder: Path, kind: str) -> dict[int, dict[str, Any]]:
+    """The records of the complete stages of a kind, by iteration."""
+    found = {int(path.name.split("-")[0]): read_record(path) for path in folder.glob(f"*-{kind}")}
+    return {number: found[number] for number in sorted(found) if (found[number] or {}).get("status") == "complete"}
+
+
+def units_table(stages: dict[int, dict[str, Any]]) -> str:
+    """A row for each unit set."""
+    columns = [figure for figure in QUALITY if any(figure[0] in stage["quality"] for stage in stages.values())]
+    rows = []
+    for number, stage in stages.items():
+        facts, quality = stage["units"], stage["quality"]
+        measured = [format(quality[name], form) if name in quality else "" for name, _, form in columns]
+        effort = [f"{facts['hours']:.2f}", f"{stage['seconds']:.0f}"]
+        rows.append([f"{number}", f"{facts['num_units']}", facts["features"], *measured, *effort])
+    names = [name for _, name, _ in columns]
+    return table(["iteration", "units", "made from", *names, "hours fitted on", "seconds"], rows)
+
+
+def models_table(stages: dict[int, dict[str, Any]]) -> str:
+    """A row for each model: accuracies of the last evaluation, or of the last training log."""
+    rows = []
+    for number, stage in stages.items():
+        measured = [last_value(stage["curves"], name) for name in ("masked_accuracy", "unmasked_accuracy", "loss")]
+        rows.append(
+            [f"{number}", f"{number - 1}", f"{stage['identity']['config']['num_units'][0]}"]
+            + ["" if value is None else f"{value:.3f}" for value in measured]
+            + [f"{stage['updates']:,}", f"{stage['hours_seen']:.2f}", f"{stage['train_seconds']:.0f}"]
+        )
+    head = ["iteration", "units of", "of", "masked accuracy", "unmasked accuracy", "loss", "updates", "hours seen"]
+    return table([*head, "seconds"], rows)
+
+
+def layers_table(iteration: int, stage: dict[str, Any]) -> str:
+    """A row for each layer of an iteration's model."""
+    columns = [figure for figure in QUALITY if figure[0] in stage["layers"][0]]
+    rows = [
+        [f"**{layer['layer']}**" if layer["layer"] == stage["layer"] else f"{layer['layer']}"]
+        + [format(layer[name], form) for name, _, form in columns]
+        for layer in stage["layers"]
+    ]
+    title = f"Iteration {iteration}: layer {stage['layer']} has most {stage['criterion']}" if iteration else "Teacher"
+    return f"{title}\n\n" + table(["layer", *(name for _, name, _ in columns)], rows)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def last_value(curves: Sequence[dict[str, float]], name: str) -> float | None:
+    """The last value of a metric, in evaluation if there was one."""
+    for key in (f"eval_{name}", name):
+        values = [point[key] for point in curves if key in point]
+        if values:
+            return values[-1]
+    return None
+
+
+def draw_example(stages: dict[int, dict[str, Any]], folder: Path):
+    """Draws the example utterance with the units of every set under each other."""
+    waveform, _ = soundfile.read(folder / EXAMPLE_FILE, dtype="int16")
+    example = stages[min(stages)]["example"]
+    units = {f"units {number}": stage["example"]["units"] for number, stage in stages.items()}
+    row = {"name": example["name"], "samples": waveform, "num_samples": len(waveform)}
+    draw_units(row, units, example["phones"], folder / UNITS_PICTURE)
+
+
+def draw_layers(layers: dict[int, dict[str, Any]], units: dict[int, dict[str, Any]], path: Path):
+    """Draws what each layer's units are worth, a line for each iteration, against the first unit set."""
+    shown = [figure for figure in QUALITY if figure[0] in ("pnmi", "agreement")]
+    shown = [(key, name) for key, name, _ in shown if all(key in stage["layers"][0] for stage in layers.values())]
+    figure, axes = plt.subplots(1, len(shown), figsize=(6 * len(shown), 4), squeeze=False, layout="constrained")
+    for axis, (key, name) in zip(axes.flat, shown):
+        for number, stage in layers.items():
+            numbers = [layer["layer"] for layer in stage["layers"]]
+            values = [layer[key] for layer in stage["layers"]]
+            axis.plot(numbers, values, "o-", label=f"iteration {number}" if number else "teacher")
+        first = units.get(0, {}).get("quality", {}).get(key)
+        if first is not None:
+            axis.axhline(first, color="0.5", ls="--", label="units 0")
+        axis.set(title=name, xlabel="layer")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def draw_curves(stages: dict[int, dict[str, Any]], path: Path):
+    """Draws loss and accuracies of all iterations over updates: training thin, evaluation with dots."""
+    names = ("masked_loss", "masked_accuracy", "unmasked_accuracy")
+    names = [name for name in names if any(name in point for stage in stages.values() for point in stage["curves"])]
+    figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 4), squeeze=False, layout="constrained")
+    for axis, name in zip(axes.flat, names):
+        for color, (number, stage) in enumerate(stages.items()):
+            for key, style in ((name, "-"), (f"eval_{name}", "o-")):
+                points = np.array([(point["step"], point[key]) for point in stage["curves"] if key in point])
+                if len(points):
+                    label = f"iteration {number}" + (", evaluation" if key != name else "")
+                    axis.plot(*points.T, style, color=f"C{color}", label=label, lw=1, markersize=3)
+        axis.set(title=name.replace("_", " "), xlabel="update")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

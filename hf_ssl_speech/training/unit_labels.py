@@ -58,7 +58,7 @@ class UnitLabels:
         if "num_units" not in model_args.config and not model_args.model_name_or_path:
             raise ValueError(
                 f"How many units have the columns {', '.join(columns)}? Say it in the model's config: "
-                '--config \'{"num_units": [100]}\', one number for each column.'
+                "--config '{\"num_units\": [100]}', one number for each column."
             )
         return cls(tuple(columns))
 
@@ -147,8 +147,8 @@ def check_column(rows: pyarrow.Table, column: str, frames: np.ndarray, num_units
     if wrong.size:
         row = wrong[0]
         raise ValueError(
-            f"Row {rows['name'][row]} has {lengths[row]} units in {column!r}, but its audio makes {frames[row]} frames: "
-            "make the units at the model's frame rate. Units from MFCC come every 10 ms: keep every second one."
+            f"Row {rows['name'][row]} has {lengths[row]} units in {column!r}, but its audio makes {frames[row]} "
+            "frames: make the units at the model's rate. Units from MFCC come every 10 ms: keep every second one."
         )
     flat = pyarrow.compute.list_flatten(units).to_numpy()
     beyond = (flat < 0) | (flat >= num_units)

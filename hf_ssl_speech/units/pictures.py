@@ -28,7 +28,7 @@ CHARACTER_SHARE = 0.0065
 
 def draw_units(
     row: Mapping[str, Any],
-    units: ArrayLike,
+    units: ArrayLike | Mapping[str, ArrayLike],
     phones: Sequence[Mapping[str, Any]],
     path: str | os.PathLike,
     *,
@@ -40,23 +40,29 @@ def draw_units(
 
     Args:
         row: A prepared row; `name` goes into the title.
-        units: Its units, `(frames,)`.
+        units: Its units, `(frames,)`; of several unit sets by their names, which are drawn one under the other.
         phones: `{"phone", "start", "end"}` in seconds; empty where there are none.
         path: Of the PNG.
         start: Where the picture begins, in seconds.
         seconds: How much of the utterance is drawn.
         hop_seconds: Time from one unit to the next.
     """
-    waveform, units = row_waveform(row), np.asarray(units)
+    waveform = row_waveform(row)
+    sets = units if isinstance(units, Mapping) else {"units": units}
     end = min(start + seconds, len(waveform) / SAMPLE_RATE)
-    figure, (top, middle, bottom) = plt.subplots(
-        3, 1, figsize=(14, 5), sharex=True, layout="constrained", gridspec_kw={"height_ratios": [8, 1, 1]}
+    heights = [8, *[1] * len(sets), 1]
+    figure, (top, *strips, bottom) = plt.subplots(
+        len(heights), 1, figsize=(14, sum(heights) / 2), sharex=True, layout="constrained", height_ratios=heights
     )
-    top.set(xlim=(start, end), title=f"{row['name']}: {len(np.unique(units))} different units in {len(units):,} frames")
+    num_different = ", ".join(str(len(np.unique(each))) for each in sets.values())
+    num_frames = len(next(iter(sets.values())))
+    top.set(xlim=(start, end), title=f"{row['name']}: {num_different} different units in {num_frames:,} frames")
     _draw_spectrogram(top, waveform)
-    changes = np.flatnonzero(np.diff(units, prepend=-1, append=-1)).tolist()
-    runs = [(left * hop_seconds, right * hop_seconds, int(units[left])) for left, right in pairwise(changes)]
-    _draw_strip(middle, "units", [(*run, _unit_color(run[-1])) for run in runs])
+    for strip, (name, each) in zip(strips, sets.items()):
+        each = np.asarray(each)
+        changes = np.flatnonzero(np.diff(each, prepend=-1, append=-1)).tolist()
+        runs = [(left * hop_seconds, right * hop_seconds, int(each[left])) for left, right in pairwise(changes)]
+        _draw_strip(strip, name, [(*run, _unit_color(run[-1])) for run in runs])
     phone_runs = [(phone["start"], phone["end"], phone["phone"]) for phone in phones]
     _draw_strip(bottom, "phones", [(*run, "0.95" if run[-1] == SILENCE else "0.8") for run in phone_runs])
     bottom.set_xlabel("seconds")

@@ -1,0 +1,414 @@
+"""The HuBERT ladder: stages, interruptions, choice of layers, report."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import TINY, tiny_model
+from datasets import Dataset
+from safetensors.torch import load_file
+
+import hf_ssl_speech
+from hf_ssl_speech import KMeansUnits, SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
+from hf_ssl_speech.data.loading import prepare_speech, row_waveform
+from hf_ssl_speech.training import ladder as ladder_module
+from hf_ssl_speech.training import pretraining
+from hf_ssl_speech.training.arguments import parse_arguments
+from hf_ssl_speech.training.ladder import Ladder, LadderArguments
+from hf_ssl_speech.training.layers import (
+    Disturbed,
+    EveryLayer,
+    OneLayer,
+    Remembered,
+    compare_layers,
+    disturb,
+    first_hours,
+    measure_units,
+)
+from hf_ssl_speech.training.report import write_report
+from hf_ssl_speech.training.trainer import SpeechPreTrainer
+
+ROOT = Path(__file__).parents[1]
+MODEL = dict(TINY, num_hidden_layers=2, mask_time_length=3)
+PITCHES = {"AA": 400.0, "IY": 900.0, "UW": 2000.0, "SIL": 0.0}
+
+
+def tone_rows(num_rows: int, seed: int, phones: bool = True) -> Dataset:
+    """Utterances of tones, one for each phone, with some noise."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for index in range(num_rows):
+        names = generator.choice(list(PITCHES), size=12)
+        times = np.arange(1600) / 16_000
+        wave = np.concatenate([np.sin(2 * np.pi * PITCHES[name] * times) / 4 for name in names])
+        wave += generator.normal(size=len(wave)) / 100
+        file = io.BytesIO()
+        soundfile.write(file, wave, 16_000, format="wav")
+        row = {"id": f"{seed}-{index}", "audio": {"bytes": file.getvalue(), "path": None}}
+        if phones:
+            row["phones"] = [
+                {"phone": name, "start": 0.1 * i, "end": 0.1 * (i + 1)} for i, name in enumerate(map(str, names))
+            ]
+        rows.append(row)
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    """Folders of training and validation rows."""
+    folder = tmp_path_factory.mktemp("speech")
+    tone_rows(10, seed=0, phones=False).save_to_disk(folder / "train")
+    tone_rows(4, seed=1).save_to_disk(folder / "validation")
+    return folder
+
+
+@pytest.fixture
+def make_ladder(speech):
+    """`make_ladder(folder, model=None, data=None, **settings)`: settings of the ladder and the training."""
+    return partial(build_ladder, speech)
+
+
+def build_ladder(speech, folder, model=None, data=None, **settings):
+    names = LadderArguments.__dataclass_fields__
+    ladder = dict(num_units=[6, 8], choice_hours=1.0)
+    training = dict(
+        batch_seconds=4, max_seconds=2, min_seconds=1, max_steps=4, learning_rate=1e-3, warmup_steps=0,
+        logging_steps=2, save_steps=2, eval_strategy="steps", eval_steps=2, use_cpu=True, disable_tqdm=True,
+        dataloader_num_workers=0, seed=1,
+    )  # fmt: skip
+    ladder |= {name: value for name, value in settings.items() if name in names}
+    training |= {name: value for name, value in settings.items() if name not in names}
+    return Ladder(
+        SpeechModelArguments("hubert", **{"config": MODEL, **(model or {})}),
+        SpeechDataArguments([f"{speech}/train"], [f"{speech}/validation"], cache_audio=True, **(data or {})),
+        SpeechPreTrainingArguments(output_dir=str(folder), **training),
+        LadderArguments(**ladder),
+    )
+
+
+@pytest.fixture(scope="module")
+def climbed(speech, tmp_path_factory):
+    """The folder of a ladder that was never interrupted."""
+    folder = tmp_path_factory.mktemp("ladder") / "run"
+    build_ladder(speech, folder).climb()
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    files = sorted(path for path in folder.glob("*-*/*.safetensors"))
+    return {f"{path.parent.name} {name}": tensor for path in files for name, tensor in load_file(path).items()}
+
+
+def record(folder: Path, stage: str) -> dict:
+    return json.loads((folder / stage / "run.json").read_text())
+
+
+def test_each_iteration_learns_the_units_of_the_one_before(climbed):
+    stages = ["0-units", "1-layers", "1-model", "1-units", "2-layers", "2-model", "2-units"]
+    assert sorted(path.name for path in climbed.iterdir() if path.is_dir()) == stages
+    assert record(climbed, "1-model")["identity"]["config"]["num_units"] == [6]
+    assert record(climbed, "2-model")["identity"]["config"]["num_units"] == [8]
+    for iteration in (1, 2):
+        units = KMeansUnits.from_pretrained(climbed / f"{iteration}-units")
+        model = hf_ssl_speech.SSLHubertForPreTraining.from_pretrained(climbed / f"{iteration}-model")
+        units.check_encoder(model)
+        assert units.features.layer == record(climbed, f"{iteration}-layers")["layer"]
+        labels = record(climbed, f"{iteration}-model")["data"]["train"]["units"]
+        assert labels["sets"][0]["source"] == str(climbed / f"{iteration - 1}-units")
+
+
+class Killed(BaseException):
+    """As little caught as a real kill."""
+
+
+def kill_at_call(monkeypatch, owner, name: str, call: int, after: bool = False):
+    """Raises at the beginning (or the end) of a function's call number `call`, once."""
+    original, calls = getattr(owner, name), []
+
+    def wrapper(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == call and not after:
+            raise Killed
+        result = original(*args, **kwargs)
+        if len(calls) == call and after:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(owner, name, wrapper)
+
+
+def test_a_ladder_killed_in_and_between_its_stages_ends_with_the_same_weights(
+    climbed, make_ladder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ladder_module, "write_report", str)  # pictures take time
+    trainer = SpeechPreTrainer
+    kills = [
+        (ladder_module, "measure_units", 1, False),  # units saved, no record yet
+        (ladder_module, "write_record", 1, True),  # between stages
+        (trainer, "training_step", 2, False),  # before the first checkpoint
+        (trainer, "training_step", 4, False),  # after a checkpoint
+        (pretraining.SaveModel, "on_train_end", 1, False),  # all updates done, no model saved
+        (pretraining.SaveModel, "on_train_end", 1, True),  # model saved, the record still says running
+        (ladder_module, "compare_layers", 1, True),
+        (ladder_module, "write_record", 2, False),  # units of iteration 1 saved, no record
+        (trainer, "_save_checkpoint", 1, False),
+        (trainer, "evaluate", 1, True),
+    ]
+    for owner, name, call, after in kills:
+        with monkeypatch.context() as patch:
+            kill_at_call(patch, owner, name, call, after)
+            with pytest.raises(Killed):
+                make_ladder(tmp_path / "run").climb()
+    make_ladder(tmp_path / "run").climb()
+    there, here = weights(climbed), weights(tmp_path / "run")
+    assert there.keys() == here.keys()
+    assert [name for name in there if not torch.equal(there[name], here[name])] == []
+
+
+def test_a_complete_ladder_is_left_as_it_is(climbed, make_ladder, monkeypatch):
+    monkeypatch.setattr(ladder_module, "write_report", str)
+    for name in ("pretrain", "compare_layers", "measure_units"):
+        kill_at_call(monkeypatch, ladder_module, name, 1)
+    before = weights(climbed)
+    make_ladder(climbed).climb()
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(climbed).items())
+
+
+@pytest.mark.parametrize(
+    "changed, named",
+    [
+        (dict(num_units=[5, 8]), "num_units: 6 there, 5 here"),
+        (dict(num_units=[6, 9]), "num_units: 8 there, 9 here"),
+        (dict(learning_rate=2e-3), "recipe.learning_rate: 0.001 there, 0.002 here"),
+        (dict(choose_by="agreement"), "criterion: 'pnmi' there, 'agreement' here"),
+    ],
+)
+def test_another_setting_is_an_error_that_names_it(climbed, make_ladder, changed, named):
+    with pytest.raises(ValueError, match=named):
+        make_ladder(climbed, **changed).climb()
+
+
+def test_more_iterations_go_on_from_the_last(climbed, make_ladder, tmp_path, monkeypatch):
+    kill_at_call(monkeypatch, ladder_module, "pretrain", 1)
+    monkeypatch.setattr(ladder_module, "write_report", str)
+    with pytest.raises(Killed):
+        make_ladder(climbed, iterations=3).climb()
+    assert not (climbed / "3-model").exists()
+
+
+def test_a_teacher_gives_the_first_units_and_layers_can_be_named(climbed, make_ladder, tmp_path):
+    teacher = str(climbed / "1-model")
+    make_ladder(tmp_path / "run", teacher=teacher, teacher_layer=2, layers=[1], iterations=1, max_steps=1).climb()
+    units = [KMeansUnits.from_pretrained(tmp_path / "run" / f"{iteration}-units") for iteration in (0, 1)]
+    assert (units[0].features.encoder, units[0].features.layer, units[0].num_units) == (teacher, 2, 6)
+    assert (units[1].features.layer, units[1].num_units) == (1, 8)
+    assert not list((tmp_path / "run").glob("*-layers"))
+
+
+def test_start_weights_fill_the_encoder_and_leave_the_head_fresh(climbed, make_ladder, tmp_path):
+    start = climbed / "1-model"
+    ladder = make_ladder(tmp_path / "run", model={"model_name_or_path": str(start), "config": {}})
+    model = ladder.new_model(pretraining.UnitLabels.from_sets([str(climbed / "1-units")]))
+    saved = load_file(start / "model.safetensors")
+    assert model.config.num_units == [8]
+    assert torch.equal(
+        model.state_dict()["hubert.encoder.layer_norm.weight"], saved["hubert.encoder.layer_norm.weight"]
+    )
+    assert not torch.equal(model.to_unit_space[0].weight, saved["to_unit_space.0.weight"])
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(data={"units": ["somewhere"]}), "makes its own units"),
+        (dict(data={"streaming": True}), "makes its own units"),
+        (dict(iterations=0), "at least one of each"),
+        (dict(teacher_layer=3), "of which teacher"),
+        (dict(layers=[1]), "one for each of 2 models"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_errors(make_ladder, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_ladder(tmp_path, **settings)
+
+
+# Layers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Prepared rows to fit on and to measure on."""
+    return [
+        prepare_speech(tone_rows(count, seed), min_seconds=1, cache=True, keep=["phones"])[0]
+        for count, seed in ((8, 2), (4, 3))
+    ]
+
+
+@pytest.mark.parametrize("prenorm", [False, True])
+def test_all_layers_at_once_are_the_layers_one_by_one(rows, prenorm):
+    model = tiny_model(hf_ssl_speech.SSLHubertModel, do_stable_layer_norm=prenorm)
+    every = EveryLayer(model, normalize=True, batch_seconds=4)
+    batch = list(rows[0])
+    for layer in range(1, model.config.num_hidden_layers + 1):
+        one = OneLayer(every, layer, model.config.hidden_size)
+        alone = HiddenFeatures(model, layer, normalize=True, batch_seconds=4)
+        assert one.description == alone.description
+        for ours, theirs in zip(one.features(batch), alone.features(batch)):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 20_000, 1e9])
+def test_features_are_the_same_however_much_is_remembered(rows, memory_bytes, monkeypatch):
+    source = MfccFeatures()
+    remembered = Remembered(source, memory_bytes)
+    expected = source.features(list(rows[0]))
+    for _ in range(2):
+        for ours, theirs in zip(remembered.features(list(rows[0])), expected):
+            assert torch.equal(ours, theirs)
+    kept = sum(frames.nbytes for frames in remembered.kept.values())
+    assert kept <= memory_bytes
+    if memory_bytes == 1e9:
+        monkeypatch.setattr(source, "features", None)  # not called any more
+        remembered.features(list(rows[0]))
+
+
+def test_noise_lies_15_decibels_below_the_speech_and_belongs_to_the_row(rows):
+    row = rows[0][0]
+    clean, noisy = row_waveform(row), row_waveform(disturb(row))
+    gain = (noisy @ clean) / (clean @ clean)
+    noise = noisy / gain - clean
+    assert 10 * np.log10(np.square(clean).mean() / np.square(noise).mean()) == pytest.approx(15, abs=0.3)
+    assert abs(20 * np.log10(gain)) < 6.1
+    assert np.array_equal(disturb(row)["samples"], disturb(row)["samples"])
+    assert not np.array_equal(disturb(row)["samples"], disturb(row, seed=1)["samples"])
+
+
+def test_units_of_tones_tell_the_tone_and_units_of_chance_agree_on_nothing(rows):
+    source = MfccFeatures()
+    units = KMeansUnits.fit(rows[0], source, 8, progress=False)
+    quality = measure_units(units, source, Disturbed(source), rows[1])
+    assert quality["pnmi"] > 0.5
+    assert 0.1 < quality["agreement"] < 1
+    blind = measure_units(units, source, Chance(source), rows[1])
+    assert blind["agreement"] < 0.15
+    without = measure_units(units, source, Disturbed(source), rows[1].remove_columns("phones"))
+    assert without == {"agreement": quality["agreement"]}
+
+
+class Chance(Disturbed):
+    """Features that tell nothing of the audio."""
+
+    def features(self, rows):
+        generator = torch.Generator().manual_seed(0)
+        return [frames[torch.randperm(len(frames), generator=generator)] for frames in self.source.features(rows)]
+
+
+def test_each_layer_is_measured_and_the_memory_changes_nothing(rows):
+    model = tiny_model(hf_ssl_speech.SSLHubertModel)
+    encoder = HiddenFeatures(model, 1, normalize=True)
+    settings = dict(seed=0, progress=False)
+    layers = compare_layers(encoder, *rows, 6, memory_bytes=1e9, **settings)
+    assert [layer["layer"] for layer in layers] == [1, 2, 3]
+    assert layers == compare_layers(encoder, *rows, 6, memory_bytes=0, **settings)
+    alone = HiddenFeatures(model, 2, normalize=True)
+    units = KMeansUnits.fit(rows[0], alone, 6, share=1.0, **settings)
+    assert layers[1]["pnmi"] == measure_units(units, alone, Disturbed(alone), rows[1])["pnmi"]
+
+
+def test_first_hours_draws_whole_rows_up_to_the_hours(rows):
+    seconds = rows[0][0]["num_samples"] / 16_000  # all are equally long
+    assert len(first_hours(rows[0], 2.5 * seconds / 3600, seed=0)) == 3
+    assert len(first_hours(rows[0], 1.0, seed=0)) == len(rows[0])
+    drawn = {tuple(first_hours(rows[0], seconds / 3600, seed=seed)["name"]) for seed in range(20)}
+    assert len(drawn) > 3
+
+
+# Report ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_is_made_from_the_records_alone(climbed, tmp_path):
+    for stage in ("0-units", "1-layers", "1-model", "1-units", "2-layers", "2-model", "2-units"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "run.json").write_text((climbed / stage / "run.json").read_text())
+    (tmp_path / "example.flac").write_bytes((climbed / "example.flac").read_bytes())
+    text = write_report(tmp_path).read_text()
+    assert text == (climbed / "report.md").read_text()
+    for picture in ("units.png", "layers.png", "training.png"):
+        assert f"({picture})" in text
+        assert (tmp_path / picture).stat().st_size > 10_000
+    quality = record(climbed, "2-units")["quality"]
+    assert f"{quality['pnmi']:.3f} | {quality['phone_purity']:.3f}" in text
+
+
+def test_without_phones_the_label_free_criterion_chooses_and_the_report_does_without(
+    speech, make_ladder, climbed, tmp_path
+):
+    tone_rows(4, seed=1, phones=False).save_to_disk(tmp_path / "validation")
+    ladder = make_ladder(tmp_path / "run", iterations=1, max_steps=1)
+    ladder.validation = (ladder.validation[0].remove_columns("phones"), ladder.validation[1])
+    ladder.measured = ladder.measured.remove_columns("phones")
+    ladder.criterion = ladder.find_criterion()
+    ladder.climb()
+    layers = record(tmp_path / "run", "1-layers")
+    best = max(layers["layers"], key=lambda layer: layer["agreement"])
+    assert (layers["criterion"], layers["layer"]) == ("agreement", best["layer"])
+    assert "agreement" in (tmp_path / "run" / "report.md").read_text()
+
+
+# Several processes, real speech ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_climb_as_one_does(climbed, speech, tmp_path):
+    """The units of MFCC are the same; then half the batch in each process gives nearly the same model."""
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        str(ROOT / "examples" / "hubert_iterations.py"), "--preset", "base", "--config", json.dumps(MODEL),
+        "--train_data", f"{speech}/train", "--validation_data", f"{speech}/validation", "--cache_audio",
+        "--num_units", "6", "8", "--choice_hours", "1", "--output_dir", str(tmp_path / "run"), "--batch_seconds", "2",
+        "--max_seconds", "2", "--min_seconds", "1", "--max_steps", "4", "--learning_rate", "1e-3", "--warmup_steps",
+        "0", "--save_steps", "2", "--use_cpu", "--disable_tqdm", "true", "--dataloader_num_workers", "0", "--seed", "1",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for _ in range(2):  # the second time, all is complete
+        done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-4000:]
+    there, here = weights(climbed), weights(tmp_path / "run")
+    assert there.keys() == here.keys()
+    torch.testing.assert_close(here["0-units centroids"], there["0-units centroids"])
+    assert torch.equal(here["0-units counts"], there["0-units counts"])
+    assert record(tmp_path / "run", "2-units")["processes"] == 2
+    for name in ("pnmi", "agreement"):
+        ours, theirs = (record(folder, "0-units")["quality"][name] for folder in (tmp_path / "run", climbed))
+        assert ours == pytest.approx(theirs)
+
+
+@pytest.mark.slow
+def test_on_real_speech_the_label_free_choice_is_nearly_as_good_as_the_phones(corpora, tmp_path):
+    """The short version of `examples/configs/hubert_ladder.yaml`."""
+    torch.set_num_threads(2)
+    folder = corpora / "librispeech-mini"
+    arguments = parse_arguments(
+        [
+            str(ROOT / "examples" / "configs" / "hubert_ladder.yaml"), "--train_data", f"{folder}/train*.parquet",
+            "--validation_data", f"{folder}/validation*.parquet", "--output_dir", str(tmp_path), "--iterations", "1",
+            "--batch_seconds", "12", "--max_seconds", "4", "--max_steps", "800", "--eval_steps", "800",
+            "--warmup_steps", "80", "--choice_hours", "0.2", "--disable_tqdm", "true",
+        ],
+        SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments, LadderArguments,
+    )  # fmt: skip
+    arguments[0].objective = "hubert"
+    Ladder(*arguments).climb()
+    layers = record(tmp_path, "1-layers")["layers"]
+    by_phones, by_agreement = (max(layers, key=lambda layer: layer[name]) for name in ("pnmi", "agreement"))
+    assert by_agreement["pnmi"] > 0.95 * by_phones["pnmi"]
+    assert by_phones["pnmi"] > 0.25
