@@ -61,6 +61,8 @@ def launch(*launcher, folder, output, steps=3, arguments=()):
 def test_accelerate_launch_trains_names_what_it_skipped_and_leaves_a_record_and_a_picture(audio_folder, tmp_path):
     output = finish(launch("--num_processes", "1", folder=audio_folder, output=tmp_path / "run"))
     assert "1 of 13 rows skipped" in output and "broken" in output
+    assert "Left out beforehand: 1 of 13 train rows. While training: none." in output
+    assert "% padding" in output
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["status"], record["updates"]) == ("complete", 3)
     assert "broken" in json.dumps(record["data"]["train"]["skipped"])

@@ -140,8 +140,17 @@ def pretrain(
     trainer.add_callback(SaveModel(trainer))
     trainer.add_callback(RecordKeeper(trainer, identity, facts))
     trainer.train(resume_from_checkpoint=checkpoint)
+    logger.info(left_out(facts, trainer.skipped_rows))
     logger.info(f"The model, run.json and training.png are in {args.output_dir}")
     return trainer
+
+
+def left_out(facts: dict[str, dict[str, Any]], skipped_rows: dict[str, str]) -> str:
+    """The closing line on audio that could not be used: beforehand by the record's facts, and while training."""
+    reports = {split: fact["skipped"] for split, fact in facts.items() if "skipped" in fact}
+    counts = [f"{report['num_skipped']:,} of {report['total']:,} {split} rows" for split, report in reports.items()]
+    while_training = "; ".join(f"{name} ({reason})" for name, reason in sorted(skipped_rows.items()))
+    return f"Left out beforehand: {', '.join(counts) or 'not counted'}. While training: {while_training or 'none'}."
 
 
 class SaveModel(TrainerCallback):

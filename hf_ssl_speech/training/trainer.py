@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -21,6 +22,8 @@ from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.training.callbacks import HealthCheck, ProgressLine, Schedules, Tally
+
+logger = logging.getLogger(__name__)
 
 
 def feature_extractor_for(config: SSLSpeechConfig) -> Wav2Vec2FeatureExtractor:
@@ -102,6 +105,7 @@ class SpeechPreTrainer(Trainer):
             )
             return self.dataloader(stream, self.data_collator, batch_size=None)
         sampler = self.sampler(self.train_dataset, shuffle=True, batches_per_update=self.args.batches_per_update)
+        logger.info(f"Training batches: {sampler}")
         return self.dataloader(self.train_dataset, self.data_collator, batch_sampler=sampler)
 
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
