@@ -395,14 +395,13 @@ def test_two_processes_climb_as_one_does(climbed, speech, tmp_path):
 @pytest.mark.slow
 def test_on_real_speech_the_label_free_choice_is_nearly_as_good_as_the_phones(corpora, tmp_path):
     """The short version of `examples/configs/hubert_ladder.yaml`."""
-    torch.set_num_threads(2)
     folder = corpora / "librispeech-mini"
     arguments = parse_arguments(
         [
             str(ROOT / "examples" / "configs" / "hubert_ladder.yaml"), "--train_data", f"{folder}/train*.parquet",
             "--validation_data", f"{folder}/validation*.parquet", "--output_dir", str(tmp_path), "--iterations", "1",
-            "--batch_seconds", "12", "--max_seconds", "4", "--max_steps", "800", "--eval_steps", "800",
-            "--warmup_steps", "80", "--choice_hours", "0.2", "--disable_tqdm", "true",
+            "--batch_seconds", "12", "--max_seconds", "4", "--max_steps", "500", "--eval_steps", "500",
+            "--warmup_steps", "60", "--choice_hours", "0.15", "--disable_tqdm", "true",
         ],
         SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments, LadderArguments,
     )  # fmt: skip
