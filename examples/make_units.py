@@ -45,7 +45,9 @@ class UnitArguments:
     restarts: int = field(default=3, metadata={"help": "Starts of k-means, of which the best is kept."})
     seed: int = field(default=0, metadata={"help": "Decides the utterances and the starts."})
     min_seconds: float = field(default=1.0, metadata={"help": "Shorter audio is skipped, named and counted."})
-    batch_seconds: float = field(default=120.0, metadata={"help": "Audio that the encoder gets at a time."})
+    batch_seconds: float | None = field(
+        default=None, metadata={"help": "Audio that the encoder gets at a time; by default what suits the device."}
+    )
 
 
 def main(argv):
