@@ -7,7 +7,7 @@ BIN = $(abspath $(VENV))/bin
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/make_speech.py runs/speech --minutes 30
-	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(shell nproc) \
+	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
 		examples/pretrain.py examples/configs/demo.yaml
 
 test: $(VENV)/installed lint

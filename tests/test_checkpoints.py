@@ -226,3 +226,9 @@ def test_freezing_the_conv_encoder_stops_its_gradients_only(tiny_hubert):
     tiny_hubert.freeze_feature_encoder()
     frozen = {name for name, weight in tiny_hubert.named_parameters() if not weight.requires_grad}
     assert frozen == {name for name, _ in tiny_hubert.named_parameters() if "feature_extractor" in name}
+
+
+def test_a_checkpoint_of_the_other_objective_is_refused_in_words(make_tiny, tmp_path):
+    make_tiny(hf_ssl_speech.SSLHubertModel).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is of type 'ssl-hubert', but SSLWav2Vec2Config reads"):
+        hf_ssl_speech.SSLWav2Vec2Model.from_pretrained(tmp_path)

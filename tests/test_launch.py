@@ -76,6 +76,12 @@ def test_accelerate_launch_trains_names_what_it_skipped_and_leaves_a_record_and_
     assert "SSLWav2Vec2Model 1 49 32" in finish(start([sys.executable, "-c", load]))
 
 
+def test_two_processes_on_one_host_train_one_model(audio_folder, tmp_path):
+    finish(launch("--multi_gpu", "--num_processes", "2", folder=audio_folder, output=tmp_path / "run"))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["status"], record["machine"]["processes"]) == ("complete", 2)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -21,6 +21,7 @@ from hf_ssl_speech import (
 from hf_ssl_speech.training.arguments import parse_arguments
 from hf_ssl_speech.training.callbacks import HealthCheck, UnhealthyRun
 from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
+from hf_ssl_speech.training.pretraining import pretrain
 from hf_ssl_speech.training.record import RecordKeeper, read_record, split_facts
 
 SETTINGS = dict(
@@ -155,7 +156,7 @@ def test_an_output_folder_with_another_run_is_an_error_that_names_the_difference
         find_checkpoint(other, trainer.args)
 
 
-def test_a_folder_with_the_beginning_of_this_run_is_gone_on_from(make_trainer, rows):
+def test_a_folder_with_the_beginning_of_this_run_is_gone_on_from(make_trainer, rows, tmp_path):
     trainer = make_trainer(max_steps=4, save_strategy="steps", save_steps=2)
     facts = split_facts("noise", *rows)
     identity = run_identity(trainer.model.config, {"train": facts["fingerprint"]}, trainer.args)
@@ -164,6 +165,42 @@ def test_a_folder_with_the_beginning_of_this_run_is_gone_on_from(make_trainer, r
     trainer.train()
     keeper.keep("running")  # as if it had been killed
     assert find_checkpoint(identity, trainer.args).endswith("checkpoint-4")
+
+    weights = tmp_path / "run" / "checkpoint-4" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])  # as if it had been killed while writing
+    assert find_checkpoint(identity, trainer.args).endswith("checkpoint-2")
+    trainer.args.resume_from_checkpoint = str(weights.parent)
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        find_checkpoint(identity, trainer.args)
+
+
+def test_an_output_folder_with_something_else_is_an_error(make_trainer, tmp_path):
+    trainer = make_trainer()
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "run.json").write_text('{"format": 1}')
+    identity = run_identity(trainer.model.config, {"train": "0"}, trainer.args)
+    with pytest.raises(ValueError, match="something else than a pretraining run"):
+        find_checkpoint(identity, trainer.args)
+
+
+def test_a_run_that_fails_says_why_in_its_record(make_trainer, rows, tmp_path):
+    trainer = make_trainer(learning_rate=1e30, max_steps=5)
+    facts = split_facts("noise", *rows)
+    with pytest.raises(UnhealthyRun):
+        pretrain(trainer.model, trainer.args, (rows[0], facts))
+    record = read_record(tmp_path / "run")
+    assert record["status"] == "failed" and "diverged" in record["cause"]
+
+
+def test_bfloat16_trains_and_a_bfloat16_checkpoint_runs(make_trainer, rows):
+    trainer = make_trainer(bf16=True)
+    trainer.train()
+    assert np.isfinite(trainer.state.log_history[0]["loss"])
+    half = trainer.model.to(torch.bfloat16).train()
+    batch = trainer.data_collator([rows[0][0], rows[0][1]])
+    batch.pop("skipped_rows")
+    batch["input_values"] = batch["input_values"].to(torch.bfloat16)
+    assert half(**batch).loss.isfinite()
 
 
 def test_the_record_tells_what_was_done_and_a_picture_shows_it(make_trainer, rows, tmp_path):
@@ -200,12 +237,12 @@ def test_a_full_disk_is_an_error_before_the_first_step(make_trainer, monkeypatch
 
 
 def test_hours_per_update_stay_the_same_on_any_number_of_devices(monkeypatch, tmp_path):
-    for devices in (1, 8, 64):
+    for devices, accumulation in ((1, 64), (8, 8), (64, 1), (48, 2)):
         monkeypatch.setattr(SpeechPreTrainingArguments, "world_size", devices)
         arguments = SpeechPreTrainingArguments(output_dir=str(tmp_path), hours_per_update=1.5556, use_cpu=True)
-        hours = arguments.batch_seconds * arguments.batches_per_update / 3600
-        assert hours == pytest.approx(1.5556)
-        assert arguments.batch_seconds <= 87.51
+        assert arguments.gradient_accumulation_steps == accumulation
+        assert arguments.batch_seconds * arguments.batches_per_update / 3600 == pytest.approx(1.5556)
+        assert arguments.batch_seconds <= 87.6
 
 
 def test_the_command_line_wins_over_the_yaml_and_unknown_names_are_errors(tmp_path):

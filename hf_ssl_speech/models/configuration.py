@@ -140,9 +140,14 @@ class SSLSpeechConfig(PreTrainedConfig):
         """Reads a `config.json`, ours or that of a stock checkpoint of the same objective.
 
         Raises:
-            ValueError: If a stock checkpoint has modules that this encoder does not have.
+            ValueError: If it is of another objective, or a stock one with modules that this encoder does not have.
         """
         fields, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if fields.get("model_type", cls.model_type) not in (cls.model_type, cls.stock_model_type):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is of type {fields['model_type']!r}, but {cls.__name__} reads "
+                f"{cls.model_type!r} and {cls.stock_model_type!r}: load it with its own class or with AutoModel."
+            )
         if fields.get("model_type") == cls.stock_model_type:
             foreign = [name for name in ("add_adapter", "adapter_attn_dim", "conv_pos_batch_norm") if fields.get(name)]
             if foreign:
@@ -198,7 +203,7 @@ class SSLSpeechConfig(PreTrainedConfig):
 class SSLWav2Vec2Config(SSLSpeechConfig):
     """wav2vec 2.0 (Baevski et al. 2020): contrastive prediction of quantised frames.
 
-    Gumbel temperature at update `n` is `max(start * decay ** n, end)`; see `recipes` in the README for the sizes.
+    Gumbel temperature at update `n` is `max(start * decay ** n, end)`.
     """
 
     model_type = "ssl-wav2vec2"

@@ -48,7 +48,9 @@ class GumbelQuantizer(nn.Module):
                 generator. Out of training there is no noise.
         """
         with torch.autocast(frames.device.type, enabled=False):
-            logits = self.weight_proj(frames.float()).unflatten(-1, (self.num_groups, self.num_entries))
+            projection = self.weight_proj  # in float32 even where the model is not
+            logits = nn.functional.linear(frames.float(), projection.weight.float(), projection.bias.float())
+            logits = logits.unflatten(-1, (self.num_groups, self.num_entries))  # (batch, masked, groups, entries)
             probabilities = logits.softmax(-1)
             if self.training:
                 noisy = ((logits + gumbel_noise(logits, seeds)) / self.temperature).softmax(-1)
@@ -59,7 +61,7 @@ class GumbelQuantizer(nn.Module):
                 chosen = nn.functional.one_hot(codes, self.num_entries).to(logits.dtype)
             codebook = self.codevectors.float().view(self.num_groups, self.num_entries, -1)
             vectors = torch.einsum("bmgv,gvd->bmgd", chosen, codebook).flatten(2)  # (batch, masked, dim)
-        return Quantized(vectors, codes, probabilities)
+        return Quantized(vectors.to(self.codevectors.dtype), codes, probabilities)
 
 
 def gumbel_noise(like: Tensor, seeds: Tensor | None = None) -> Tensor:

@@ -74,7 +74,8 @@ class SpeechPreTrainingArguments(TrainingArguments):
                     f"{self.world_size} devices, less than one utterance of {self.max_seconds:g} s: use fewer devices, "
                     "more hours per update, or crop shorter."
                 )
-            self.gradient_accumulation_steps = math.ceil(seconds_per_rank / self.batch_seconds)
+            # Published hours are rounded: a thousandth too much shall not halve the batches.
+            self.gradient_accumulation_steps = math.ceil(0.999 * seconds_per_rank / self.batch_seconds)
             self.batch_seconds = max(seconds_per_rank / self.gradient_accumulation_steps, self.max_seconds)
         if self.dataloader_num_workers == 0:
             self.dataloader_persistent_workers = False
@@ -142,7 +143,10 @@ def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:
     parser = HfArgumentParser(kinds, description="[CONFIG.yaml] [--name value ...]; the command line wins.")
     tokens = list(argv)
     if tokens and tokens[0].endswith((".yaml", ".yml")):
-        fields = yaml.safe_load(Path(tokens.pop(0)).read_text()) or {}
+        path = Path(tokens.pop(0))
+        if not path.exists():
+            raise ValueError(f"There is no configuration {path}.")
+        fields = yaml.safe_load(path.read_text()) or {}
         tokens = [token for name, value in fields.items() for token in as_tokens(name, value)] + tokens
     known = parser._option_string_actions
     for token in tokens:

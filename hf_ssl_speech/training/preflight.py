@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -16,6 +19,19 @@ from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.training.record import RECORD_FILE, read_record
 
+IDENTITY = (
+    "max_steps",
+    "num_train_epochs",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "min_seconds",
+    "max_seconds",
+    "seed",
+    "data_seed",
+)
+
 
 def run_identity(
     config: SSLSpeechConfig, fingerprints: dict[str, str], args: SpeechPreTrainingArguments
@@ -23,28 +39,37 @@ def run_identity(
     """What must agree for a run to be continued: model, data and recipe; devices and logging may change."""
     ours = {field.name for field in fields(config)} - {field.name for field in fields(PreTrainedConfig)}
     architecture = {name: getattr(config, name) for name in sorted(ours)}
-    recipe = ("max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "seed")
+    recipe = {name: getattr(args, name) for name in IDENTITY}
+    recipe["seconds_per_update"] = round(args.batch_seconds * args.batches_per_update, 1)
     return {
         "model_type": config.model_type,
         "config": {name: list(value) if isinstance(value, tuple) else value for name, value in architecture.items()},
         "data": fingerprints,
-        "recipe": {name: getattr(args, name) for name in recipe},
+        "recipe": recipe,
     }
 
 
 def find_checkpoint(identity: dict[str, Any], args: SpeechPreTrainingArguments) -> str | None:
     """The checkpoint to go on from, None for a new run.
 
-    A folder that holds the beginning of this very run is continued; give `resume_from_checkpoint` to name a checkpoint.
+    A folder that holds the beginning of this very run is continued from its newest whole checkpoint; give
+    `resume_from_checkpoint` to name one.
 
     Raises:
-        ValueError: If the output folder holds another run (what differs is named) or this one, complete.
+        ValueError: If the output folder holds something else, another run (what differs is named) or this one,
+            complete; or if the checkpoint named is damaged.
     """
-    record = read_record(args.output_dir)
     if args.resume_from_checkpoint:
+        if not is_whole(args.resume_from_checkpoint):
+            raise ValueError(
+                f"{args.resume_from_checkpoint} is no whole checkpoint: its weights are missing or damaged."
+            )
         return args.resume_from_checkpoint
-    if record is None:
+    record = read_record(args.output_dir)
+    if record is None and get_last_checkpoint(args.output_dir) is None:
         return None
+    if not {"identity", "status"} <= set(record or {}):
+        raise ValueError(f"{args.output_dir} holds something else than a pretraining run: use another output_dir.")
     different = [
         f"{part}.{name}: {theirs!r} there, {ours!r} here"
         for part in ("config", "data", "recipe")
@@ -63,7 +88,22 @@ def find_checkpoint(identity: dict[str, Any], args: SpeechPreTrainingArguments) 
             f"The run in {args.output_dir} is complete ({record['updates']:,} updates). Raise max_steps in a new "
             "output_dir to train longer."
         )
-    return get_last_checkpoint(args.output_dir)
+    checkpoints = sorted(Path(args.output_dir).glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[-1]))
+    return next((str(path) for path in checkpoints if is_whole(path)), None)
+
+
+def is_whole(checkpoint: str | os.PathLike) -> bool:
+    """Whether a checkpoint was written to its end: its weights open, and the trainer's state is there."""
+    folder = Path(checkpoint)
+    weights = list(folder.glob("model*.safetensors"))
+    try:
+        for path in weights:
+            with safe_open(path, framework="pt"):
+                pass
+        json.loads((folder / "trainer_state.json").read_text())
+    except (SafetensorError, OSError, json.JSONDecodeError):
+        return False
+    return bool(weights)
 
 
 def check_masks(config: SSLSpeechConfig, shortest_seconds: float):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback, Wav2Vec2FeatureExtractor
 
@@ -17,6 +18,7 @@ from hf_ssl_speech.models.pretraining import (
     SSLWav2Vec2ForPreTraining,
 )
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.callbacks import UnhealthyRun
 from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
 from hf_ssl_speech.training.record import RecordKeeper, split_facts, stream_facts
 from hf_ssl_speech.training.trainer import SpeechPreTrainer
@@ -56,6 +58,8 @@ def load_split(
         )
         kept = [*(data_args.unit_columns or ()), *(column for column in keep if column in dataset.column_names)]
         if streaming:
+            # Only the order of the shards: rows are shuffled after they are decoded, in the buffer that batches them.
+            dataset = dataset.shuffle(seed=args.seed, buffer_size=1)
             return prepare_stream(dataset, min_seconds=args.min_seconds, keep=kept), stream_facts(source)
         dataset, report = prepare_speech(
             dataset,
@@ -79,7 +83,9 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
     fields |= model_args.config
     attention = {"attn_implementation": model_args.attn_implementation}
     if model_args.model_name_or_path:
-        model = model_class.from_pretrained(model_args.model_name_or_path, **attention, **fields)
+        # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
+        source = model_args.model_name_or_path
+        model = model_class.from_pretrained(source, dtype=torch.float32, **attention, **fields)
     else:
         model = model_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
     logger.info(f"{model_class.__name__}, {model.num_parameters():,} parameters")
@@ -138,8 +144,13 @@ def pretrain(
     collator_settings = {"unit_columns": units.columns} if units else None
     trainer = SpeechPreTrainer(model, args, train[0], validation[0], processing_class, collator_settings)
     trainer.add_callback(SaveModel(trainer))
-    trainer.add_callback(RecordKeeper(trainer, identity, facts))
-    trainer.train(resume_from_checkpoint=checkpoint)
+    keeper = RecordKeeper(trainer, identity, facts)
+    trainer.add_callback(keeper)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except UnhealthyRun as cause:
+        keeper.keep("failed", str(cause))
+        raise
     logger.info(left_out(facts, trainer.skipped_rows))
     logger.info(f"The model, run.json and training.png are in {args.output_dir}")
     return trainer

@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 from hf_ssl_speech.audio import SAMPLE_RATE
@@ -125,10 +125,10 @@ class RecordKeeper(TrainerCallback):
             "curves": state.log_history,
         }
 
-    def keep(self, status: str):
-        """Writes record and picture, on the main process."""
+    def keep(self, status: str, cause: str | None = None):
+        """Writes record and picture, on the main process; `cause` is why the run failed."""
         if self.trainer.is_world_process_zero():
-            record = self.record(status)
+            record = self.record(status) | ({"cause": cause} if cause else {})
             write_record(record, self.trainer.args.output_dir)
             draw_training(record, Path(self.trainer.args.output_dir, PICTURE_FILE))
 
@@ -142,6 +142,7 @@ class RecordKeeper(TrainerCallback):
         self.keep("running")
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.trainer.collect()
         self.keep("complete" if state.global_step >= state.max_steps else "stopped")
 
 
@@ -152,11 +153,10 @@ def now() -> str:
 
 def split_facts(source: str, dataset, report) -> dict[str, Any]:
     """What the record says of one split: where from, how much, what was left out."""
-    columns = dataset.with_format("numpy")
-    samples, ids = columns["num_samples"][:], columns["sample_id"][:]
+    samples = dataset.with_format("numpy")["num_samples"][:]
     return {
         "source": source,
-        "fingerprint": hashlib.sha256(samples.tobytes() + ids.tobytes()).hexdigest()[:16],
+        "fingerprint": hashlib.sha256(samples.tobytes() + "\n".join(dataset["name"]).encode()).hexdigest()[:16],
         "rows": len(dataset),
         "hours": float(samples.sum()) / SAMPLE_RATE / 3600,
         "skipped": report.to_dict(),
@@ -190,7 +190,8 @@ def draw_training(record: dict[str, Any], path: str | os.PathLike):
     if not panels:
         return
     rows = -(-len(panels) // 3)
-    figure, axes = plt.subplots(rows, 3, figsize=(15, 4 * rows), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(15, 4 * rows), layout="constrained")
+    axes = figure.subplots(rows, 3, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (title, names) in zip(axes.flat, panels.items()):
@@ -208,4 +209,3 @@ def draw_training(record: dict[str, Any], path: str | os.PathLike):
         f"{record['hours_seen']:.2f} hours of audio seen"
     )
     figure.savefig(path, dpi=100)
-    plt.close(figure)
