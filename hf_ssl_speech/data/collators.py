@@ -57,7 +57,7 @@ class PretrainingCollator:
     ):
         self.config = config
         self.normalize = normalize
-        self.max_samples = None if max_seconds is None else int(max_seconds * SAMPLE_RATE)
+        self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
         self.seed = seed
         self.evaluation = evaluation
         # In shared memory: persistent worker processes see a new epoch too.
