@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from hf_ssl_speech import SpeechDataArguments, load_speech, prepare_speech, prepare_stream
+from hf_ssl_speech import SpeechDataArguments
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
-from hf_ssl_speech.training.record import now, split_facts, stream_facts, write_record
+from hf_ssl_speech.training.pretraining import load_split
+from hf_ssl_speech.training.record import now, write_record
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
 from hf_ssl_speech.units.pictures import draw_phone_unit_matrix, draw_units
@@ -59,9 +60,9 @@ def main(argv):
 
     # Data: rows that can't be used are named, counted and left out.
     data, facts = {}, {}
-    for split in ("train", "validation"):
+    for split, keep in (("train", ()), ("validation", ["phones"])):
         if getattr(data_args, f"{split}_data"):
-            data[split], facts[split] = load_split(split, data_args, args, state)
+            data[split], facts[split] = load_split(split, data_args, args, keep)
 
     # Units: every process computes the features of its share of the rows.
     if args.encoder:
@@ -93,32 +94,6 @@ def main(argv):
         describe(units, quality)
         logger.info(f"The units, run.json and pictures are in {args.output_dir}")
     state.destroy_process_group()
-
-
-def load_split(split, data_args, args, state):
-    """The prepared rows of a split, and what the record says of them."""
-    source = getattr(data_args, f"{split}_data")
-    streaming = data_args.streaming and split == "train"
-    with state.main_process_first():
-        dataset = load_speech(
-            source,
-            split=getattr(data_args, f"{split}_split"),
-            name=data_args.dataset_config,
-            streaming=streaming,
-            audio_column=data_args.audio_column,
-        )
-        if streaming:
-            return prepare_stream(dataset, min_seconds=args.min_seconds), stream_facts(source)
-        dataset, report = prepare_speech(
-            dataset,
-            min_seconds=args.min_seconds,
-            cache=data_args.cache_audio,
-            num_proc=data_args.prepare_workers,
-            keep=[column for column in ("phones",) if split == "validation" and column in dataset.column_names],
-        )
-    facts = split_facts(source, dataset, report)
-    logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
-    return dataset, facts
 
 
 def measure(units, source, dataset, folder):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import shlex
 import sys
@@ -26,6 +25,7 @@ from hf_ssl_speech.models.encoder import SSLHubertModel
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.layers import Disturbed, Remembered, compare_layers, first_hours, measure_units
+from hf_ssl_speech.training.preflight import differences
 from hf_ssl_speech.training.pretraining import identify, load_split, make_model, pretrain
 from hf_ssl_speech.training.record import now, read_record, write_record
 from hf_ssl_speech.training.report import EXAMPLE_FILE, write_report
@@ -315,23 +315,10 @@ def is_complete(folder: Path, identity: dict[str, Any]) -> bool:
     record = read_record(folder)
     if record is None:
         return False
-    theirs, ours = flat(record["identity"]), flat(json.loads(json.dumps(identity, default=str)))
-    different = [
-        f"{name}: {theirs.get(name)!r} there, {ours.get(name)!r} here"
-        for name in sorted({*theirs, *ours})
-        if theirs.get(name) != ours.get(name)
-    ]
+    different = differences(record["identity"], identity)
     if different:
         raise ValueError(
             f"The stage in {folder} was made with other settings ({'; '.join(different)}). Use another output_dir, or "
             "delete that stage and all after it."
         )
     return record["status"] == "complete"
-
-
-def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    entries: dict[str, Any] = {}
-    for name, value in nested.items():
-        entries |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return entries

@@ -49,6 +49,24 @@ def run_identity(
     }
 
 
+def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """In words, where a recorded identity and the one of this start disagree."""
+    theirs, ours = flat(theirs), flat(json.loads(json.dumps(ours, default=str)))
+    return [
+        f"{name}: {theirs.get(name)!r} there, {ours.get(name)!r} here"
+        for name in sorted({*theirs, *ours})
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    entries: dict[str, Any] = {}
+    for name, value in nested.items():
+        entries |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return entries
+
+
 def find_checkpoint(identity: dict[str, Any], args: SpeechPreTrainingArguments) -> str | None:
     """The checkpoint to go on from, None for a new run.
 
@@ -70,14 +88,7 @@ def find_checkpoint(identity: dict[str, Any], args: SpeechPreTrainingArguments) 
         return None
     if not {"identity", "status"} <= set(record or {}):
         raise ValueError(f"{args.output_dir} holds something else than a pretraining run: use another output_dir.")
-    different = [
-        f"{part}.{name}: {theirs!r} there, {ours!r} here"
-        for part in ("config", "data", "recipe")
-        for name in sorted({*record["identity"][part], *identity[part]})
-        if (theirs := record["identity"][part].get(name)) != (ours := identity[part].get(name))
-    ]
-    if record["identity"]["model_type"] != identity["model_type"]:
-        different.insert(0, f"model_type: {record['identity']['model_type']} there, {identity['model_type']} here")
+    different = differences(record["identity"], identity)
     if different:
         raise ValueError(
             f"{Path(args.output_dir, RECORD_FILE)} is of another run ({'; '.join(different)}). Use another output_dir, "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback, Wav2Vec2FeatureExtractor
 
@@ -34,12 +35,11 @@ OBJECTIVES = {
 Split = tuple[Dataset | IterableDataset | None, dict[str, Any] | None]
 
 
-def load_split(
-    split: str, data_args: SpeechDataArguments, args: SpeechPreTrainingArguments, keep: Sequence[str] = ()
-) -> Split:
+def load_split(split: str, data_args: SpeechDataArguments, args: Any, keep: Sequence[str] = ()) -> Split:
     """Loads and prepares `train` or `validation`; rows that can't be used are named, counted and left out.
 
     Args:
+        args: Whose `min_seconds` and `seed` hold: the settings of a training, or of a script.
         keep: Columns to keep if the data has them; those of `data_args.unit_columns` must be there.
     Returns:
         The rows and what the run's record says of them; both None for a validation set that is not asked for.
@@ -48,7 +48,7 @@ def load_split(
     if not source:
         return None, None
     streaming = data_args.streaming and split == "train"
-    with args.main_process_first(desc=f"preparing {split} data"):
+    with PartialState().local_main_process_first():
         dataset = load_speech(
             source,
             split=getattr(data_args, f"{split}_split"),
