@@ -39,6 +39,9 @@ class UnitArguments:
     output_dir: str = field(metadata={"help": "Folder for the unit set, its record and pictures."})
     encoder: str | None = field(default=None, metadata={"help": "Folder or Hub id of an encoder, instead of MFCC."})
     layer: int = field(default=6, metadata={"help": "The encoder's layer, counted from 1."})
+    center: bool = field(
+        default=False, metadata={"help": "Take each utterance's mean off its features: less of speaker and channel."}
+    )
     num_units: int = field(default=100, metadata={"help": "Clusters; the paper takes 500 for a layer."})
     share: float | None = field(
         default=None, metadata={"help": "Share of the utterances to fit on; by default 0.1, but all of little data."}
@@ -67,10 +70,10 @@ def main(argv):
     # Units: every process computes the features of its share of the rows.
     if args.encoder:
         source = HiddenFeatures.from_pretrained(
-            args.encoder, args.layer, device=state.device, batch_seconds=args.batch_seconds
+            args.encoder, args.layer, center=args.center, device=state.device, batch_seconds=args.batch_seconds
         )
     else:
-        source = MfccFeatures(device=state.device)
+        source = MfccFeatures(center=args.center, device=state.device)
     units = KMeansUnits.fit(
         data["train"], source, args.num_units, seed=args.seed, share=args.share, restarts=args.restarts
     )

@@ -36,9 +36,11 @@ def save_rows(tmp_path_factory):
     return save
 
 
-def train_in_processes(ranks: int, rows: str, output: Path, settings: dict, config: dict | None = None):
+def train_in_processes(
+    ranks: int, rows: str, output: Path, settings: dict, config: dict | None = None, script: str = "train_tiny.py"
+):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    command += [str(TESTS / "train_tiny.py"), rows, str(output), json.dumps(settings), json.dumps(config or {})]
+    command += [str(TESTS / script), rows, str(output), json.dumps(settings), json.dumps(config or {})]
     environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
 

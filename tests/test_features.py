@@ -201,3 +201,17 @@ def test_a_stream_of_features_starts_anew_and_counts_its_utterances(corpora):
     assert torch.equal(first, again)
     assert stream.utterances == len(dataset)
     assert len(first) == sum(num_frames(length, CONV_LAYERS) for length in dataset["num_samples"])
+
+
+@pytest.mark.parametrize("kind", ["mfcc", "hidden"])
+def test_centred_features_leave_each_utterances_mean_out(kind, make_tiny):
+    def source(**settings):
+        if kind == "mfcc":
+            return MfccFeatures(**settings)
+        return HiddenFeatures(make_tiny(SSLHubertModel), 2, normalize=False, **settings)
+
+    rows = [prepared_row(length, length) for length in (9_000, 5_000)]
+    for plain, centred in zip(source().features(rows), source(center=True).features(rows)):
+        torch.testing.assert_close(plain - plain.mean(0), centred)
+        assert plain.mean(0).abs().max() > 0.1
+    assert source().description.differences(source(center=True).description) == ["center True instead of False"]

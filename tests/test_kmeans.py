@@ -1,6 +1,7 @@
 """k-means: against naive formulas and scikit-learn, over streams, in several processes, and its errors."""
 
-from itertools import pairwise
+from datetime import timedelta
+from itertools import count, pairwise
 
 import pytest
 import torch
@@ -208,25 +209,47 @@ def test_features_of_another_width_than_the_centroids_are_an_error():
         assign(torch.zeros(4, 6), torch.zeros(8, 5))
 
 
+def failing_in_pass(number, frames, problem):
+    """A stream that can be read so often, and then breaks after its first batch."""
+    passes = count(1)
+
+    def stream():
+        yield frames[:100]
+        if next(passes) == number:
+            raise problem
+        yield from frames[100:].split(500)
+
+    return stream
+
+
 def fit_in_two_processes(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
     frames = overlapping()
     part = frames[::3] if rank == 0 else torch.cat([frames[1::3], frames[2::3]])  # uneven parts
     results = {
         "full": fit(lambda: part.split(500), sample_frames=1_000, iterations=6, tolerance=0.0),
         "mini-batch": fit(part, sample_frames=1_000, iterations=2, mini_batch=300),
     }
-    try:
-        fit(part if rank == 0 else part * torch.nan)
-    except ValueError as error:
-        results["error"] = str(error)
+    few = dict(sample_frames=1_000, iterations=6, tolerance=0.0)
+    for name, breaking_rank, batches, options in [
+        ("first pass", 1, part * torch.nan, {}),
+        ("third pass", 0, failing_in_pass(3, part, ValueError("silence")), few),
+        ("last mini-batch", 1, failing_in_pass(2, part, OSError("no such file")), few | {"mini_batch": 300}),
+    ]:
+        try:
+            fit(batches if rank == breaking_rank else part, **options)
+        except (ValueError, RuntimeError) as error:
+            results[name] = f"{type(error).__name__}: {error}"
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_two_processes_find_what_one_does_and_fail_together(tmp_path):
-    torch.multiprocessing.spawn(fit_in_two_processes, args=(str(tmp_path),), nprocs=2)
+    # Forked, since new processes would load all libraries anew.
+    torch.multiprocessing.start_processes(fit_in_two_processes, (str(tmp_path),), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
     alone = fit(overlapping(), sample_frames=1_000, iterations=6, tolerance=0.0)
     assert torch.allclose(first["full"].centroids, alone.centroids, rtol=0, atol=1e-4)
@@ -235,5 +258,10 @@ def test_two_processes_find_what_one_does_and_fail_together(tmp_path):
     for kind in ("full", "mini-batch"):
         assert torch.equal(first[kind].centroids, second[kind].centroids)
         assert first[kind].counts.sum() == 6_000
-    assert first["error"] == second["error"]
-    assert "In process 1: Batch 0 has NaN" in first["error"]
+    for name, message in [
+        ("first pass", "ValueError: In process 1: Batch 0 has NaN"),
+        ("third pass", "ValueError: In process 0: silence"),
+        ("last mini-batch", "RuntimeError: In process 1: OSError: no such file"),
+    ]:
+        assert first[name] == second[name]
+        assert first[name].startswith(message)

@@ -12,7 +12,12 @@ import pytest
 import soundfile
 import yaml
 
-from hf_ssl_speech import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech import (
+    SpeechCTCTrainingArguments,
+    SpeechDataArguments,
+    SpeechModelArguments,
+    SpeechPreTrainingArguments,
+)
 from hf_ssl_speech.training.arguments import parse_arguments
 from hf_ssl_speech.training.ladder import LadderArguments
 from hf_ssl_speech.training.pretraining import OBJECTIVES
@@ -109,7 +114,8 @@ def test_two_nodes_train_one_model(audio_folder, tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_understood(path, tmp_path):
-    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
+    kinds = (SpeechModelArguments, SpeechDataArguments)
+    kinds += (SpeechCTCTrainingArguments,) if "ctc" in path.stem else (SpeechPreTrainingArguments,)
     kinds += (LadderArguments,) if "ladder" in path.stem else ()
     model, data, arguments, *_ = parse_arguments(
         [str(path), "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"], *kinds
@@ -122,11 +128,13 @@ def test_every_config_is_understood(path, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "hours"),
-    [("wav2vec2_base", 1.5556), ("wav2vec2_large", 2.6667), ("hubert_base", 0.7778), ("hubert_large", 1.9911)],
+    [("wav2vec2_base", 1.5556), ("wav2vec2_large", 2.6667), ("hubert_base", 0.7778), ("hubert_large", 1.9911)]
+    + [(f"ctc_{labels}", 0.4444) for labels in ("10min", "1h", "10h", "100h", "960h")],
 )
 def test_updates_of_published_size_have_the_published_hours(name, hours, tmp_path):
     path = ROOT / "examples" / "configs" / f"{name}.yaml"
-    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
+    training = SpeechCTCTrainingArguments if "ctc" in name else SpeechPreTrainingArguments
+    kinds = (SpeechModelArguments, SpeechDataArguments, training)
     overrides = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
     _, _, arguments = parse_arguments([str(path), *overrides], *kinds)
     assert arguments.batch_seconds * arguments.batches_per_update / 3600 == pytest.approx(hours, rel=1e-3)

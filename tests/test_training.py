@@ -179,7 +179,7 @@ def test_an_output_folder_with_something_else_is_an_error(make_trainer, tmp_path
     (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "run.json").write_text('{"format": 1}')
     identity = run_identity(trainer.model.config, {"train": "0"}, trainer.args)
-    with pytest.raises(ValueError, match="something else than a pretraining run"):
+    with pytest.raises(ValueError, match="something else than a training run"):
         find_checkpoint(identity, trainer.args)
 
 

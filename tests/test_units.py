@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -250,6 +251,22 @@ def test_labels_keep_to_the_format_of_the_rows(dataset, mfcc_units):
     assert arrays["units"].tolist() == plain[0]["units"]
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_choice_of_rows_is_labelled_where_it_lies(cached, tmp_path, mfcc_units):
+    """Neither is its audio copied, nor do the numbers beside it change."""
+    generator = np.random.default_rng(0)
+    audio = [encode(generator.normal(0, 0.1, length)) for length in (16_000, 1_000, 50_000, 20_000)]
+    Dataset.from_dict({"audio": [{"bytes": each, "path": None} for each in audio]}).to_parquet(
+        tmp_path / "some.parquet"
+    )
+    dataset = prepare_speech(load_speech(str(tmp_path / "some.parquet")), min_seconds=0.1, cache=cached)[0]
+    dataset = dataset.select([2, 0, 1])
+    labelled = add_units(dataset, mfcc_units)
+    assert labelled["num_samples"][:] == [20_000, 16_000, 50_000]
+    assert [row["units"] for row in labelled] == [naive_units(row, MfccFeatures(), mfcc_units) for row in dataset]
+    assert {file["filename"] for file in dataset.cache_files} <= {file["filename"] for file in labelled.cache_files}
+
+
 def test_rows_that_are_not_prepared_are_refused(speech_file, mfcc_units):
     with pytest.raises(ValueError, match="pass them through prepare_speech"):
         add_units(load_speech(speech_file), mfcc_units)
@@ -288,6 +305,51 @@ def test_two_unit_sets_side_by_side_are_what_the_collator_takes(dataset, mfcc_un
     expected = torch.tensor([row["units"], row["hidden_units"]]).T
     assert torch.equal(batch["labels"][1, : len(expected)], expected)
     assert (batch["labels"][1, len(expected) :] == -100).all()
+
+
+class Nearly(MfccFeatures):
+    """MFCC that count the audio they are made of, and fail where they are told to."""
+
+    def __init__(self, fails: bool):
+        super().__init__()
+        self.fails, self.computed = fails, 0
+
+    def compute(self, waveforms):
+        self.computed += len(waveforms)
+        if self.fails:
+            raise OSError("the disk is gone")
+        return super().compute(waveforms)
+
+
+def label_in_two_processes(rank, folder):
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    rows, units = datasets.load_from_disk(f"{folder}/rows"), KMeansUnits.from_pretrained(folder)
+    source = Nearly(fails=False)
+    labelled = add_units(rows, units, source=source, together=True)
+    few = add_units(rows.select([5]), units, together=True)  # fewer rows than processes
+    try:
+        add_units(rows, units, column="more", source=Nearly(fails=rank == 1), together=True)
+    except RuntimeError as error:
+        Path(folder, f"{rank}.json").write_text(
+            json.dumps([labelled["units"][:], labelled["name"][:], few["units"][:], source.computed, str(error)])
+        )
+    dist.destroy_process_group()
+
+
+def test_two_processes_share_the_labelling_get_what_one_gets_and_fail_together(tmp_path, dataset, mfcc_units):
+    dataset.save_to_disk(tmp_path / "rows")
+    mfcc_units.save_pretrained(tmp_path)
+    torch.multiprocessing.start_processes(label_in_two_processes, (str(tmp_path),), nprocs=2, start_method="fork")
+    alone = add_units(dataset, mfcc_units, together=True)["units"][:]
+    for rank in range(2):
+        units, names, few, computed, error = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert units == alone
+        assert names == dataset["name"][:]
+        assert few == [alone[5]]
+        assert computed == NUM_ROWS // 2, "the other half comes from the other process"
+        assert error == "In process 1: OSError: the disk is gone"
 
 
 def fit_in_two_processes(rank, folder):

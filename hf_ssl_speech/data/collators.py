@@ -31,33 +31,19 @@ class Utterance(NamedTuple):
     generator: np.random.Generator
 
 
-class PretrainingCollator:
-    """What the collators of both objectives share.
+class SpeechCollator:
+    """What all collators share: decoding, normalisation, padding, and a generator for each utterance.
 
     Args:
         config: Of the model the batches are for: conv stack and masks.
         normalize: Whether each utterance gets zero mean and unit variance, as the feature extractor's `do_normalize`.
-        max_seconds: Longer utterances are cropped, at a random place (from the start in `evaluation`).
-        seed: With the epoch and the row's `sample_id` it decides crops, masks and negatives.
-        evaluation: Masks do not change with the epoch.
-
-    A batch holds `input_values` `(batch, samples)`, `attention_mask` (only if a row is padded), `mask_time_indices`
-    `(batch, frames)`, `masked_positions` `(batch, masked)` filled up with -1, and `labels`. A row whose audio turns out
-    unusable becomes silence in which nothing is predicted; `skipped_rows` names it with the reason.
+        seed: With the epoch and the row's `sample_id` it decides all that is random.
+        evaluation: Nothing changes with the epoch.
     """
 
-    def __init__(
-        self,
-        config: SSLSpeechConfig,
-        *,
-        normalize: bool,
-        max_seconds: float | None = None,
-        seed: int = 0,
-        evaluation: bool = False,
-    ):
+    def __init__(self, config: SSLSpeechConfig, *, normalize: bool, seed: int = 0, evaluation: bool = False):
         self.config = config
         self.normalize = normalize
-        self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
         self.seed = seed
         self.evaluation = evaluation
         # In shared memory: persistent worker processes see a new epoch too.
@@ -68,36 +54,72 @@ class PretrainingCollator:
         if not self.evaluation:
             self.epoch.fill_(epoch)
 
+    def generator(self, row: Mapping[str, Any]) -> np.random.Generator:
+        """Of a row in this epoch."""
+        epoch = row.get("epoch", int(self.epoch))  # a stream counts its epochs itself
+        return np.random.default_rng((self.seed, epoch, row["sample_id"]))
+
+    def waveform(self, row: Mapping[str, Any]) -> np.ndarray:
+        """The normalised waveform of a row, `(samples,)` float32.
+
+        Raises:
+            BadAudio: If it turns out to be unusable.
+        """
+        waveform = row_waveform(row)
+        if self.normalize:
+            (waveform,) = Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm([waveform], attention_mask=None)
+        return waveform
+
+    @staticmethod
+    def pad_waveforms(waveforms: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """`input_values` `(batch, samples)`, and `attention_mask` if a row is padded."""
+        batch = {"input_values": pad_sequence([torch.from_numpy(waveform) for waveform in waveforms], True)}
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        if lengths.min() < lengths.max():
+            batch["attention_mask"] = torch.arange(int(lengths.max())) < lengths[:, None]
+        return batch
+
+
+class PretrainingCollator(SpeechCollator):
+    """What the collators of both objectives share.
+
+    Args:
+        max_seconds: Longer utterances are cropped, at a random place (from the start in `evaluation`).
+        settings: As every `SpeechCollator` takes them.
+
+    A batch holds `input_values` `(batch, samples)`, `attention_mask` (only if a row is padded), `mask_time_indices`
+    `(batch, frames)`, `masked_positions` `(batch, masked)` filled up with -1, and `labels`. A row whose audio turns out
+    unusable becomes silence in which nothing is predicted; `skipped_rows` names it with the reason.
+    """
+
+    def __init__(self, config: SSLSpeechConfig, *, max_seconds: float | None = None, **settings):
+        super().__init__(config, **settings)
+        self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
+
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         skipped: list[tuple[str, str]] = []
         utterances = [self.utterance(row, skipped) for row in rows]
-        lengths = torch.tensor([len(utterance.waveform) for utterance in utterances])
         masks = [torch.from_numpy(utterance.mask) for utterance in utterances]
         batch: dict[str, Any] = {
-            "input_values": pad_sequence([torch.from_numpy(utterance.waveform) for utterance in utterances], True),
+            **self.pad_waveforms([utterance.waveform for utterance in utterances]),
             "mask_time_indices": pad_sequence(masks, True),
             "masked_positions": pad_sequence([mask.nonzero()[:, 0] for mask in masks], True, -1),
             "labels": pad_sequence([torch.from_numpy(utterance.labels) for utterance in utterances], True, -100),
             "skipped_rows": skipped,
         }
-        if lengths.min() < lengths.max():
-            batch["attention_mask"] = torch.arange(int(lengths.max())) < lengths[:, None]
         return batch | self.objective_inputs(utterances)
 
     def utterance(self, row: Mapping[str, Any], skipped: list[tuple[str, str]]) -> Utterance:
         """Decodes, crops, masks and labels a row."""
-        epoch = row.get("epoch", int(self.epoch))  # a stream counts its epochs itself
-        generator = np.random.default_rng((self.seed, epoch, row["sample_id"]))
+        generator = self.generator(row)
         try:
-            waveform = row_waveform(row)
+            waveform = self.waveform(row)
         except BadAudio as reason:
             skipped.append((row["name"], str(reason)))
             length = min(row["num_samples"], self.max_samples or row["num_samples"])
             frames = num_frames(length, self.config.conv_layers)
             mask = np.zeros(frames, dtype=bool)
             return Utterance(np.zeros(length, np.float32), mask, self.labels(row, 0, mask), generator)
-        if self.normalize:
-            (waveform,) = Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm([waveform], attention_mask=None)
         waveform, first_frame = self.crop(waveform, generator)
         mask = draw_spans(
             num_frames(len(waveform), self.config.conv_layers),

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel, Wav2V
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.loading import row_waveform
 from hf_ssl_speech.data.mfcc import HOP_SAMPLES, MFCC_FEATURES, WINDOW_SAMPLES, mfcc_features
+from hf_ssl_speech.data.processes import rank_and_size
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import ConvLayer, frame_mask, hop_samples, num_frames, window_samples
 
@@ -45,6 +45,8 @@ class FeatureDescription:
         weights_hash: `weights_hash` of the encoder.
         encoder: Folder or Hub id of the encoder. The same weights may lie in several places, so this makes no
             difference.
+        center: Whether each utterance's mean is taken off its frames (cepstral mean normalisation): what is left tells
+            less of speaker, channel and loudness.
     """
 
     kind: Literal["mfcc", "hidden"]
@@ -55,6 +57,7 @@ class FeatureDescription:
     normalize: bool = False
     weights_hash: str | None = None
     encoder: str | None = field(default=None, compare=False)
+    center: bool = False
 
     @property
     def frames_per_second(self) -> float:
@@ -73,7 +76,7 @@ class FeatureDescription:
         return [text.replace("weights_hash", "made with other weights, hash") for text in unlike]
 
     def __str__(self) -> str:
-        every = f"{self.width} values every {1000 / self.frames_per_second:g} ms"
+        every = f"{self.width} values every {1000 / self.frames_per_second:g} ms{', centred' if self.center else ''}"
         return f"MFCC ({every})" if self.kind == "mfcc" else f"layer {self.layer} of {self.encoder} ({every})"
 
 
@@ -118,7 +121,10 @@ class SpeechFeatures(ABC):
                 continue
             self._check_length(row, len(waveform))
             waveforms[place] = torch.from_numpy(waveform)
-        found = dict(zip(waveforms, self.compute(list(waveforms.values()))))
+        computed = self.compute(list(waveforms.values()))
+        if self.description.center:
+            computed = [frames - frames.mean(0) for frames in computed]
+        found = dict(zip(waveforms, computed))
         nothing = torch.empty(0, self.description.width, device=self.device)
         return [found.get(place, nothing) for place in range(len(rows))]
 
@@ -145,14 +151,16 @@ class MfccFeatures(SpeechFeatures):
     Args:
         every: One of so many 10 ms frames is taken, from the first on. 2 gives one every 20 ms, which are as many as
             the encoder's for every length: 49 of the first second's 98.
+        center: Take each utterance's mean off its frames.
         device: Where to compute.
     """
 
-    def __init__(self, every: int = 2, device: torch.device | str = "cpu"):
+    def __init__(self, every: int = 2, *, center: bool = False, device: torch.device | str = "cpu"):
         if every < 1:
             raise ValueError(f"`every` is {every}; expected 1 (every 10 ms), 2 (every 20 ms), or more.")
         self.every = every
-        super().__init__(FeatureDescription("mfcc", MFCC_FEATURES, every * HOP_SAMPLES, WINDOW_SAMPLES), device)
+        hop = every * HOP_SAMPLES
+        super().__init__(FeatureDescription("mfcc", MFCC_FEATURES, hop, WINDOW_SAMPLES, center=center), device)
 
     def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
         """One waveform at a time, which is faster than batches."""
@@ -166,6 +174,7 @@ class HiddenFeatures(SpeechFeatures):
         model: The encoder, or a model with it inside, on the device to compute on. It is run in eval mode.
         layer: `hidden_states[layer]` are the features; 0 is the transformer's input.
         normalize: Whether waveforms get zero mean and unit variance, the feature extractor's `do_normalize`.
+        center: Take each utterance's mean off its frames.
         encoder: Where others find the encoder; by default where it was loaded from.
         batch_seconds: The most seconds in a batch, padding included (rows x longest row); a longer row goes alone.
             By default 120, and 12 on a CPU, whose cache holds no more: three times as fast.
@@ -180,6 +189,7 @@ class HiddenFeatures(SpeechFeatures):
         layer: int,
         *,
         normalize: bool,
+        center: bool = False,
         encoder: str | None = None,
         batch_seconds: float | None = None,
         autocast_dtype: torch.dtype | None = None,
@@ -213,6 +223,7 @@ class HiddenFeatures(SpeechFeatures):
             normalize,
             weights_hash(model),
             encoder or model.name_or_path or type(model).__name__,
+            center,
         )
         super().__init__(description, model.device)
 
@@ -291,6 +302,7 @@ def open_features(description: FeatureDescription, **settings) -> SpeechFeatures
     Raises:
         ValueError: If the encoder can't be loaded, or has other weights by now.
     """
+    settings["center"] = description.center
     if description.kind == "mfcc":
         source: SpeechFeatures = MfccFeatures(description.hop_samples // HOP_SAMPLES, **settings)
     else:
@@ -318,9 +330,7 @@ class FeatureStream:
     """
 
     def __init__(self, dataset: Dataset | IterableDataset, source: SpeechFeatures):
-        if dist.is_available() and dist.is_initialized():
-            dataset = split_dataset_by_node(dataset, dist.get_rank(), dist.get_world_size())
-        self.dataset = dataset
+        self.dataset = split_dataset_by_node(dataset, *rank_and_size())
         self.source = source
         self.utterances = 0
 

@@ -270,8 +270,17 @@ class SSLHubertConfig(SSLSpeechConfig):
     def presets(cls) -> dict[str, dict[str, Any]]:
         """Fields of each size that differ from BASE (table 1 and section IV-C)."""
         inherited = super().presets()
+        # Shorter spans, and a conv encoder that is held back neither by a penalty nor by a small gradient: a thousand
+        # updates are few.
+        tiny = dict(
+            mask_time_length=5,
+            mask_time_prob=0.65,
+            unit_embedding_dim=128,
+            feature_penalty_weight=0.1,
+            feature_gradient_scale=1.0,
+        )
         return {
             **inherited,
-            "tiny": inherited["tiny"] | dict(unit_embedding_dim=128),
+            "tiny": inherited["tiny"] | tiny,
             "large": inherited["large"] | dict(unit_embedding_dim=768),
         }

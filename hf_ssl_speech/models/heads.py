@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,18 +11,72 @@ from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutp
 
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLSpeechModel, SSLSpeechPreTrainedModel, SSLWav2Vec2Model
+from hf_ssl_speech.models.objectives import in_float32
+
+
+@dataclass
+class SSLSpeechCTCOutput(CausalLMOutput):
+    """What a CTC model gives.
+
+    Attributes:
+        loss: Sum over rows, divided by `num_items_in_batch` or by the tokens here.
+        logits: `(batch, frames, vocabulary)`; padded frames are certain blanks.
+        statistics: Detached sums over this batch, to be added up over batches and ranks and read by `metrics`.
+        hidden_states, attentions: As the encoder gives them.
+    """
+
+    statistics: dict[str, Tensor] | None = None
+
+
+def frames_needed(labels: Tensor) -> Tensor:
+    """Frames that CTC needs to spell the labels: one for each token, and a blank between two alike.
+
+    Args:
+        labels: Token ids `(..., tokens)`, filled up with -100.
+    Returns:
+        `(...,)`.
+    """
+    given = labels != -100
+    alike = (labels[..., 1:] == labels[..., :-1]) & given[..., 1:]
+    return given.sum(-1) + alike.sum(-1)
+
+
+@in_float32
+def ctc_loss(logits: Tensor, num_frames: Tensor, labels: Tensor, blank: int) -> Tensor:
+    """Negative log-likelihood of each row's labels (Graves et al. 2006, section 4.1).
+
+    Args:
+        logits: `(batch, frames, vocabulary)`.
+        num_frames: Real frames of each row, `(batch,)`.
+        labels: Token ids `(batch, tokens)`, filled up with -100.
+    Returns:
+        `(batch,)`; 0 where there are no labels, and where they need more frames than there are, whose loss is infinite.
+    """
+    lengths = (labels != -100).sum(-1)
+    log_probabilities = logits.log_softmax(-1).transpose(0, 1)  # (frames, batch, vocabulary)
+    with torch.backends.cudnn.flags(enabled=False):
+        losses = F.ctc_loss(
+            log_probabilities, labels.clamp(min=0), num_frames, lengths, blank, reduction="none", zero_infinity=True
+        )
+    return losses * (lengths > 0)
 
 
 class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
-    """An encoder with a linear layer that spells: frames to characters by CTC (wav2vec 2.0, section 3.3)."""
+    """An encoder with a linear layer that spells: frames to characters by CTC (wav2vec 2.0, section 3.3).
+
+    Set `thaw_update` to let the head learn alone, without a gradient in the encoder, until `set_update` gets there.
+    """
 
     encoder_class: type[SSLSpeechModel]
+    accepts_loss_kwargs = True  # Trainer would give num_items_in_batch only to a forward with **kwargs
 
     def __init__(self, config: SSLSpeechConfig):
         super().__init__(config)
         setattr(self, self.base_model_prefix, self.encoder_class(config))
         self.dropout = nn.Dropout(config.final_dropout)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.thaw_update = 0
+        self.encoder_learns = True
         self.post_init()
 
     def forward(
@@ -33,48 +89,66 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
         num_items_in_batch: Tensor | int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-    ) -> CausalLMOutput:
-        """Character logits `(batch, frames, vocabulary)`, and the loss if labels are given.
+    ) -> SSLSpeechCTCOutput:
+        """Character logits, and the loss if labels are given.
 
         Args:
+            input_values, attention_mask, mask_time_indices, mask_feature_indices: As the encoder takes them.
             labels: Token ids `(batch, tokens)`, filled up with -100; the blank is `config.pad_token_id`.
             num_items_in_batch: Tokens of the whole update, over accumulation and ranks.
+        Raises:
+            ValueError: If a label is beyond the head. Looked at on the CPU only: a GPU would have to wait for it, and
+                `CTCCollator` has checked.
         """
-        outputs = self.base_model(
-            input_values,
-            attention_mask,
-            mask_time_indices,
-            mask_feature_indices,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_learns):
+            outputs = self.base_model(
+                input_values,
+                attention_mask,
+                mask_time_indices,
+                mask_feature_indices,
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+                return_dict=True,
+            )
         logits = self.lm_head(self.dropout(outputs.last_hidden_state))  # (batch, frames, vocabulary)
-        loss = None
+        if outputs.frame_mask is not None:
+            # Whoever decodes all frames of a padded batch, as the ASR pipeline does, reads nothing into the padding.
+            nothing = torch.full_like(logits[0, 0], torch.finfo(logits.dtype).min)
+            nothing[self.config.pad_token_id] = 0
+            logits = torch.where(outputs.frame_mask[..., None], logits, nothing)
+        loss = statistics = None
         if labels is not None:
-            total = self.ctc_loss(logits, outputs.frame_mask, labels)
-            loss = total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
-        return CausalLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+            if labels.device.type == "cpu" and labels.numel():
+                check_labels(int(labels.max()), self.config)
+            mask = outputs.frame_mask
+            num_frames = labels.new_full(logits.shape[:1], logits.shape[1]) if mask is None else mask.sum(-1)
+            total = ctc_loss(logits, num_frames, labels, self.config.pad_token_id).sum()
+            tokens = (labels != -100).sum()
+            # No token at all where every audio of an update was unusable: then the loss is 0.
+            loss = total / torch.as_tensor(tokens if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+            infinite = (frames_needed(labels) > num_frames).sum()
+            statistics = {"total": total.detach(), "tokens": tokens, "infinite": infinite}
+        return SSLSpeechCTCOutput(loss, logits, outputs.hidden_states, outputs.attentions, statistics=statistics)
 
-    def ctc_loss(self, logits: Tensor, frame_mask: Tensor | None, labels: Tensor) -> Tensor:
-        """Negative log-likelihood of the labels, summed over rows; a row whose labels don't fit its frames is 0."""
-        if int(labels.max()) >= self.config.vocab_size:
-            raise ValueError(
-                f"A label is {int(labels.max())} but the head has {self.config.vocab_size} outputs: make the model "
-                "with `vocab_size=len(tokenizer)`."
-            )
-        log_probabilities = logits.float().log_softmax(-1).transpose(0, 1)  # (frames, batch, vocabulary)
-        num_frames = logits.new_full(logits.shape[:1], logits.shape[1]) if frame_mask is None else frame_mask.sum(-1)
-        with torch.backends.cudnn.flags(enabled=False):
-            return F.ctc_loss(
-                log_probabilities,
-                labels.clamp(min=0),
-                num_frames.long(),
-                (labels != -100).sum(-1),
-                blank=self.config.pad_token_id,
-                reduction="sum",
-                zero_infinity=True,
-            )
+    def set_update(self, update: int):
+        """Seeds layer drop, and lets the encoder learn from `thaw_update` on."""
+        super().set_update(update)
+        self.encoder_learns = update >= self.thaw_update
+
+    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """Loss per token of added-up `statistics`; and, if there are any, the rows whose labels did not fit."""
+        metrics = {"loss": float(statistics["total"] / statistics["tokens"].clamp(min=1))}
+        infinite = int(statistics["infinite"])
+        return metrics | ({"infinite_losses": infinite} if infinite else {})
+
+
+def check_labels(largest: int, config: SSLSpeechConfig):
+    """Raises a ValueError if the head has no output for a label."""
+    if largest >= config.vocab_size:
+        raise ValueError(
+            f"A label is {largest} but the head has {config.vocab_size} outputs: make the model with "
+            "`vocab_size=len(tokenizer)`."
+        )
 
 
 class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):

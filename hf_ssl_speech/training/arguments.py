@@ -1,4 +1,4 @@
-"""The settings of a pretraining run, with the papers' as defaults."""
+"""The settings of a run, with the papers' as defaults."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from hf_ssl_speech.training.callbacks import UnhealthyRun
 
 
 @dataclass
-class SpeechPreTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with batches counted in seconds, and the defaults of wav2vec 2.0 BASE.
+class SpeechTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments with batches counted in seconds.
 
     `per_device_train_batch_size` has no say: a device holds at most `batch_seconds` of (padded) audio at a time. Give
     `hours_per_update` to keep an update the same on any number of devices: accumulation follows from it.
@@ -36,17 +36,15 @@ class SpeechPreTrainingArguments(TrainingArguments):
         },
     )
     min_seconds: float = field(default=2.0, metadata={"help": "Shorter audio is skipped, named and counted."})
-    max_seconds: float = field(default=15.6, metadata={"help": "Longer audio is cropped at a random place."})
+    max_seconds: float = field(
+        default=15.6,
+        metadata={"help": "Longer audio is cropped at a random place; with transcripts it is skipped instead."},
+    )
     buffer_seconds: float = field(
         default=3600.0, metadata={"help": "Streaming: audio that is held back to be sorted by length and shuffled."}
     )
 
-    learning_rate: float = 5e-4
-    max_steps: int = 400_000
-    warmup_steps: float = 32_000
-    weight_decay: float = 0.01
     adam_beta2: float = 0.98
-    adam_epsilon: float = 1e-6
     max_grad_norm: float = 0.0
     logging_steps: float = 100
     logging_first_step: bool = True
@@ -62,7 +60,7 @@ class SpeechPreTrainingArguments(TrainingArguments):
         if self.max_seconds > self.batch_seconds:
             raise ValueError(
                 f"max_seconds is {self.max_seconds:g} but a batch holds {self.batch_seconds:g} s: raise batch_seconds, "
-                "or crop shorter."
+                "or lower max_seconds."
             )
         if self.min_seconds > self.max_seconds:
             raise ValueError(f"min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}.")
@@ -72,7 +70,7 @@ class SpeechPreTrainingArguments(TrainingArguments):
                 raise ValueError(
                     f"{self.hours_per_update:g} hours per update leave {seconds_per_rank:.1f} s for each of "
                     f"{self.world_size} devices, less than one utterance of {self.max_seconds:g} s: use fewer devices, "
-                    "more hours per update, or crop shorter."
+                    "more hours per update, or lower max_seconds."
                 )
             # Published hours are rounded: a thousandth too much shall not halve the batches.
             self.gradient_accumulation_steps = math.ceil(0.999 * seconds_per_rank / self.batch_seconds)
@@ -84,6 +82,74 @@ class SpeechPreTrainingArguments(TrainingArguments):
     def batches_per_update(self) -> int:
         """Batches in one optimizer update: ranks times accumulation."""
         return self.world_size * self.gradient_accumulation_steps
+
+    @property
+    def order_seed(self) -> int:
+        """What decides order, crops and masks: `data_seed` if there is one, else `seed`."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+
+@dataclass
+class SpeechPreTrainingArguments(SpeechTrainingArguments):
+    """Settings of a pretraining run; the defaults are those of wav2vec 2.0 BASE (section 4.2)."""
+
+    learning_rate: float = 5e-4
+    max_steps: int = 400_000
+    warmup_steps: float = 32_000
+    weight_decay: float = 0.01
+    adam_epsilon: float = 1e-6
+
+
+@dataclass
+class SpeechCTCTrainingArguments(SpeechTrainingArguments):
+    """Settings of fine-tuning with CTC; the defaults are those of BASE with 100 hours of transcripts (section 4.3).
+
+    With `lr_scheduler_type` `warmup_stable_decay` the learning rate has the paper's three stages: it rises, stays, and
+    falls exponentially, as `tri_stage` says.
+    """
+
+    tri_stage: list[float] = field(
+        default_factory=lambda: [0.1, 0.4, 0.5],
+        metadata={"help": "Updates to warm up, to hold and to decay; up to 1 as shares of max_steps."},
+    )
+    initial_share: float = field(default=0.01, metadata={"help": "Learning rate of the first update, of the peak's."})
+    final_share: float = field(default=0.05, metadata={"help": "Learning rate of the last update, of the peak's."})
+    freeze_conv_encoder: bool = field(default=True, metadata={"help": "Whether the conv encoder stays as pretrained."})
+    freeze_transformer_updates: int = field(
+        default=0, metadata={"help": "Updates in which only the new head learns, the whole encoder frozen."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop when so many evaluations in a row were no better than the best."}
+    )
+    examples_shown: int = field(default=3, metadata={"help": "Transcripts in the log after each evaluation."})
+
+    batch_seconds: float = 200.0
+    min_seconds: float = 0.1
+    max_seconds: float = 36.0
+    learning_rate: float = 3e-5
+    max_steps: int = 80_000
+    lr_scheduler_type: str = "warmup_stable_decay"
+    adam_epsilon: float = 1e-8
+    eval_strategy: str = "steps"
+    eval_steps: float = 1000
+    save_steps: float = 1000
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str = "wer"
+    greater_is_better: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.tri_stage) != 3 or min(self.tri_stage) < 0:
+            raise ValueError(f"tri_stage is {self.tri_stage}: give three stages, as shares or updates.")
+        if self.lr_scheduler_type == "warmup_stable_decay" and self.warmup_steps:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps:g}, but the first stage of tri_stage is the warm-up: set that, or "
+                "another lr_scheduler_type."
+            )
+
+    def stages(self, max_steps: int) -> tuple[int, int, int]:
+        """Updates of warm-up, hold and decay in a run of `max_steps` updates."""
+        return tuple(int(stage * max_steps if stage <= 1 else stage) for stage in self.tri_stage)
 
 
 @dataclass
@@ -131,6 +197,32 @@ class SpeechDataArguments:
     unit_columns: list[str] | None = field(
         default=None,
         metadata={"help": "HuBERT: columns of the data that hold the units already; say how many with num_units."},
+    )
+
+
+@dataclass
+class SpeechTextArguments:
+    """How transcripts are written and spelt."""
+
+    text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
+    processor: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id whose vocabulary is taken; by default that of the CTC model to start from, else "
+            "one is made of the characters of the training transcripts."
+        },
+    )
+    min_character_count: int = field(
+        default=1, metadata={"help": "New vocabulary: rarer characters are left out, and the rows that hold them."}
+    )
+    unicode_form: str = field(default="NFKC", metadata={"help": "NFC, NFD, NFKC or NFKD."})
+    case: str | None = field(
+        default=None, metadata={"help": "lower, upper or keep; by default as the processor spells, lower if new."}
+    )
+    punctuation: str = field(default="remove", metadata={"help": "remove or keep."})
+    keep_characters: str = field(default="'", metadata={"help": "Punctuation that is kept nevertheless."})
+    max_skipped_share: float = field(
+        default=0.05, metadata={"help": "The run stops if more rows than this can't be used, for whatever reason."}
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from transformers import ProgressCallback, TrainerCallback
-from transformers.trainer_callback import ExportableState
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback
+from transformers.trainer_callback import ExportableState, TrainerState
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.collators import PretrainingCollator
+from hf_ssl_speech.data.collators import SpeechCollator
 
 
 class UnhealthyRun(RuntimeError):
@@ -18,7 +18,7 @@ class UnhealthyRun(RuntimeError):
 class Schedules(TrainerCallback):
     """Tells the model which update comes next, and the collator and sampler which epoch."""
 
-    def __init__(self, collator: PretrainingCollator):
+    def __init__(self, collator: SpeechCollator):
         self.collator = collator
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
@@ -47,9 +47,27 @@ class Tally(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"samples_seen": self.samples_seen}}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        saved = state.stateful_callbacks.get(type(self).__name__)
-        if isinstance(saved, dict):
-            self.samples_seen = saved["attributes"]["samples_seen"]
+        self.samples_seen = saved_attributes(self, state).get("samples_seen", self.samples_seen)
+
+
+class Patience(EarlyStoppingCallback):
+    """Early stopping that remembers, across a resume, how many evaluations brought nothing better."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        for name, value in saved_attributes(self, state).items():
+            setattr(self, name, value)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the run was stopped for good."""
+        return self.early_stopping_patience_counter >= self.early_stopping_patience
+
+
+def saved_attributes(callback: TrainerCallback, state: TrainerState) -> dict:
+    """What the checkpoint that a run goes on from kept of a callback."""
+    saved = state.stateful_callbacks.get(type(callback).__name__)
+    return saved["attributes"] if isinstance(saved, dict) else {}
 
 
 class HealthCheck(TrainerCallback):

@@ -61,6 +61,14 @@ class LadderArguments:
             "choices": list(CRITERIA),
         },
     )
+    center_features: bool = field(
+        default=False,
+        metadata={
+            "help": "Take each utterance's mean off its features before they are clustered (cepstral mean "
+            "normalisation). The norm of the encoder's first layer hides loudness and channel, so that units which "
+            "tell of them can only be memorised; published models, on much more speech, did without."
+        },
+    )
     choice_hours: float = field(
         default=0.5, metadata={"help": "Training audio, and validation audio, that layers are compared on."}
     )
@@ -159,15 +167,16 @@ class Ladder:
 
     def make_units(self, iteration: int):
         """Units of the best layer of an iteration's model; for 0 of MFCC, or of the teacher."""
+        center = self.ladder_args.center_features
         encoder = str(self.folder / f"{iteration}-model") if iteration else self.ladder_args.teacher
         if encoder is None:
-            self.fit_units(iteration, MfccFeatures(device=self.args.device))
+            self.fit_units(iteration, MfccFeatures(center=center, device=self.args.device))
             return
         layer = self.ladder_args.layer_of(iteration)
-        source = HiddenFeatures.from_pretrained(encoder, layer or 1, device=self.args.device)
+        source = HiddenFeatures.from_pretrained(encoder, layer or 1, center=center, device=self.args.device)
         if layer is None:
             layer = self.choose_layer(iteration, source)
-            source = HiddenFeatures(source.model, layer, normalize=source.normalize, encoder=encoder)
+            source = HiddenFeatures(source.model, layer, normalize=source.normalize, center=center, encoder=encoder)
         self.fit_units(iteration, source)
 
     def choose_layer(self, iteration: int, encoder: HiddenFeatures) -> int:
@@ -178,6 +187,7 @@ class Ladder:
             "stage": "layers",
             "weights_hash": encoder.description.weights_hash,
             "num_units": num_units,
+            "center": ladder.center_features,
             "choice_hours": ladder.choice_hours,
             "criterion": self.criterion,
             "seed": seed,
@@ -208,7 +218,7 @@ class Ladder:
         features = source.description
         identity = {
             "stage": "units",
-            "features": {"kind": features.kind, "layer": features.layer, "weights_hash": features.weights_hash},
+            "features": {name: getattr(features, name) for name in ("kind", "layer", "center", "weights_hash")},
             "num_units": ladder.num_units_of(iteration),
             "kmeans_share": ladder.kmeans_share,
             "choice_hours": ladder.choice_hours,

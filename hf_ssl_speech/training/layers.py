@@ -16,6 +16,7 @@ from torch import Tensor
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, SpeechFeatures, rows_of
 from hf_ssl_speech.data.loading import INT16_SCALE, row_waveform
+from hf_ssl_speech.data.processes import rank_and_size
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.quality import UnitQuality, phones_to_frames, unit_agreement
 
@@ -141,7 +142,7 @@ def measure_units(
     Returns:
         The figures; those that need phones only if rows have some.
     """
-    rows = split_dataset_by_node(dataset, *_place())
+    rows = split_dataset_by_node(dataset, *rank_and_size())
     found: list[dict[str, Any]] = []
     for batch in rows.iter(ROWS_AT_ONCE):
         batch = rows_of(batch)
@@ -185,7 +186,10 @@ def compare_layers(
     Returns:
         For each layer from 1 on its number, the inertia, and what `measure_units` tells.
     """
-    every = EveryLayer(encoder.model, normalize=encoder.normalize, encoder=encoder.description.encoder)
+    description = encoder.description
+    every = EveryLayer(
+        encoder.model, normalize=encoder.normalize, center=description.center, encoder=description.encoder
+    )
     config = encoder.model.config
     sources = [Remembered(source, memory_bytes / 3) for source in (every, every, Disturbed(every))]
     layers = []
@@ -203,12 +207,6 @@ def frame_phones(row: Mapping[str, Any], units: Sequence[int], made_by: KMeansUn
         return []
     window_seconds = made_by.features.window_samples / SAMPLE_RATE
     return phones_to_frames(row["phones"], len(units), 1 / made_by.features.frames_per_second, window_seconds)
-
-
-def _place() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 def first_hours(dataset: Dataset, hours: float, seed: int) -> Dataset:

@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
-from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.record import RECORD_FILE, read_record
 
 IDENTITY = (
@@ -30,16 +30,21 @@ IDENTITY = (
     "max_seconds",
     "seed",
     "data_seed",
+    "tri_stage",
+    "initial_share",
+    "final_share",
+    "freeze_conv_encoder",
+    "freeze_transformer_updates",
 )
 
 
 def run_identity(
-    config: SSLSpeechConfig, fingerprints: dict[str, str], args: SpeechPreTrainingArguments
+    config: SSLSpeechConfig, fingerprints: dict[str, str], args: SpeechTrainingArguments
 ) -> dict[str, Any]:
     """What must agree for a run to be continued: model, data and recipe; devices and logging may change."""
     ours = {field.name for field in fields(config)} - {field.name for field in fields(PreTrainedConfig)}
     architecture = {name: getattr(config, name) for name in sorted(ours)}
-    recipe = {name: getattr(args, name) for name in IDENTITY}
+    recipe = {name: getattr(args, name) for name in IDENTITY if hasattr(args, name)}
     recipe["seconds_per_update"] = round(args.batch_seconds * args.batches_per_update, 1)
     return {
         "model_type": config.model_type,
@@ -67,7 +72,7 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return entries
 
 
-def find_checkpoint(identity: dict[str, Any], args: SpeechPreTrainingArguments) -> str | None:
+def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> str | None:
     """The checkpoint to go on from, None for a new run.
 
     A folder that holds the beginning of this very run is continued from its newest whole checkpoint; give
@@ -87,7 +92,7 @@ def find_checkpoint(identity: dict[str, Any], args: SpeechPreTrainingArguments) 
     if record is None and get_last_checkpoint(args.output_dir) is None:
         return None
     if not {"identity", "status"} <= set(record or {}):
-        raise ValueError(f"{args.output_dir} holds something else than a pretraining run: use another output_dir.")
+        raise ValueError(f"{args.output_dir} holds something else than a training run: use another output_dir.")
     different = differences(record["identity"], identity)
     if different:
         raise ValueError(
@@ -127,7 +132,7 @@ def check_masks(config: SSLSpeechConfig, shortest_seconds: float):
         )
 
 
-def check_disk(model: PreTrainedModel, args: SpeechPreTrainingArguments):
+def check_disk(model: PreTrainedModel, args: SpeechTrainingArguments):
     """Raises a ValueError if the checkpoints that are kept at one time do not fit the disk."""
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArg
 from hf_ssl_speech.training.callbacks import UnhealthyRun
 from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
 from hf_ssl_speech.training.record import RecordKeeper, split_facts, stream_facts
-from hf_ssl_speech.training.trainer import SpeechPreTrainer
+from hf_ssl_speech.training.trainer import SpeechPreTrainer, SpeechTrainer
 from hf_ssl_speech.training.unit_labels import UnitLabels
 
 logger = logging.getLogger(__name__)
@@ -35,12 +35,15 @@ OBJECTIVES = {
 Split = tuple[Dataset | IterableDataset | None, dict[str, Any] | None]
 
 
-def load_split(split: str, data_args: SpeechDataArguments, args: Any, keep: Sequence[str] = ()) -> Split:
+def load_split(
+    split: str, data_args: SpeechDataArguments, args: Any, keep: Sequence[str] = (), need: Sequence[str] = ()
+) -> Split:
     """Loads and prepares `train` or `validation`; rows that can't be used are named, counted and left out.
 
     Args:
         args: Whose `min_seconds` and `seed` hold: the settings of a training, or of a script.
-        keep: Columns to keep if the data has them; those of `data_args.unit_columns` must be there.
+        keep: Columns to keep if the data has them.
+        need: Columns that must be there, as those of `data_args.unit_columns` must.
     Returns:
         The rows and what the run's record says of them; both None for a validation set that is not asked for.
     """
@@ -56,7 +59,7 @@ def load_split(split: str, data_args: SpeechDataArguments, args: Any, keep: Sequ
             streaming=streaming,
             audio_column=data_args.audio_column,
         )
-        kept = [*(data_args.unit_columns or ()), *(column for column in keep if column in dataset.column_names)]
+        kept = [*need, *(data_args.unit_columns or ()), *(column for column in keep if column in dataset.column_names)]
         if streaming:
             # Only the order of the shards: rows are shuffled after they are decoded, in the buffer that batches them.
             dataset = dataset.shuffle(seed=args.seed, buffer_size=1)
@@ -138,22 +141,36 @@ def pretrain(
     check_disk(model, args)
     identity = identify(model, args, train, validation, units)
     checkpoint = find_checkpoint(identity, args)
-    if checkpoint:
-        logger.info(f"Going on from {checkpoint}")
-
     collator_settings = {"unit_columns": units.columns} if units else None
     trainer = SpeechPreTrainer(model, args, train[0], validation[0], processing_class, collator_settings)
+    train_and_record(trainer, checkpoint, identity, facts)
+    return trainer
+
+
+def train_and_record(
+    trainer: SpeechTrainer,
+    checkpoint: str | None,
+    identity: dict[str, Any],
+    facts: dict[str, dict[str, Any]],
+    more: dict[str, Any] | None = None,
+):
+    """Trains from a checkpoint or from the start, and saves model and record.
+
+    Args:
+        identity, facts, more: As `RecordKeeper` takes them; `facts` are those of the splits.
+    """
     trainer.add_callback(SaveModel(trainer))
-    keeper = RecordKeeper(trainer, identity, facts)
+    keeper = RecordKeeper(trainer, identity, facts, more)
     trainer.add_callback(keeper)
+    if checkpoint:
+        logger.info(f"Going on from {checkpoint}")
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except UnhealthyRun as cause:
         keeper.keep("failed", str(cause))
         raise
     logger.info(left_out(facts, trainer.skipped_rows))
-    logger.info(f"The model, run.json and training.png are in {args.output_dir}")
-    return trainer
+    logger.info(f"The model, run.json and training.png are in {trainer.args.output_dir}")
 
 
 def left_out(facts: dict[str, dict[str, Any]], skipped_rows: dict[str, str]) -> str:

@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from hf_ssl_speech.audio import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from hf_ssl_speech.training.trainer import SpeechPreTrainer
+    from hf_ssl_speech.training.trainer import SpeechTrainer
 
 RECORD_FILE, PICTURE_FILE = "run.json", "training.png"
 RECIPE = (
@@ -41,6 +41,12 @@ RECIPE = (
     "adam_epsilon",
     "max_grad_norm",
     "optim",
+    "tri_stage",
+    "initial_share",
+    "final_share",
+    "freeze_conv_encoder",
+    "freeze_transformer_updates",
+    "early_stopping_patience",
     "bf16",
     "fp16",
     "seed",
@@ -81,12 +87,20 @@ class RecordKeeper(TrainerCallback):
         trainer: Whose run it is.
         identity: What makes this run this run (see `preflight.run_identity`).
         data: Facts of each split: source, rows, hours, fingerprint, skipped rows.
+        more: What else the record says.
     """
 
-    def __init__(self, trainer: SpeechPreTrainer, identity: dict[str, Any], data: dict[str, Any]):
+    def __init__(
+        self,
+        trainer: SpeechTrainer,
+        identity: dict[str, Any],
+        data: dict[str, Any],
+        more: dict[str, Any] | None = None,
+    ):
         self.trainer = trainer
         self.identity = identity
         self.data = data
+        self.more = more or {}
         self.start = time.time()
         previous = read_record(trainer.args.output_dir) or {}
         self.earlier_seconds = previous.get("train_seconds", 0.0)
@@ -117,12 +131,13 @@ class RecordKeeper(TrainerCallback):
             "identity": self.identity,
             "parameters": trainer.model.num_parameters(),
             "data": self.data,
-            "recipe": {name: getattr(args, name) for name in RECIPE},
+            "recipe": {name: getattr(args, name) for name in RECIPE if hasattr(args, name)},
             "updates": state.global_step,
             "hours_seen": hours,
             "seconds_per_update": hours * 3600 / max(state.global_step, 1),
             "skipped_while_training": trainer.skipped_rows,
             "curves": state.log_history,
+            **self.more,
         }
 
     def keep(self, status: str, cause: str | None = None):
@@ -143,7 +158,7 @@ class RecordKeeper(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.collect()
-        self.keep("complete" if state.global_step >= state.max_steps else "stopped")
+        self.keep("complete" if self.trainer.is_complete else "stopped")
 
 
 def now() -> str:
@@ -169,6 +184,7 @@ def stream_facts(source) -> dict[str, Any]:
 
 
 PANELS = {
+    "Error rate": ("wer", "cer"),
     "Loss": ("loss", "contrastive_loss", "masked_loss", "unmasked_loss"),
     "Accuracy": ("accuracy", "chance", "masked_accuracy", "unmasked_accuracy"),
     "Codebook entries in use (perplexity)": tuple(
@@ -180,13 +196,17 @@ PANELS = {
 }
 
 
+def panels_of(curves: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The panels that curves fill, and of each what is drawn: from training, from evaluation, or both."""
+    known = {name.removeprefix("eval_") for point in curves for name in point}
+    panels = {title: [name for name in names if name in known] for title, names in PANELS.items()}
+    return {title: names for title, names in panels.items() if names}
+
+
 def draw_training(record: dict[str, Any], path: str | os.PathLike):
     """Draws the curves of a record over updates: training thin, evaluation with dots."""
     curves = record["curves"]
-    panels = {
-        title: [name for name in names if any(name in point for point in curves)] for title, names in PANELS.items()
-    }
-    panels = {title: names for title, names in panels.items() if names}
+    panels = panels_of(curves)
     if not panels:
         return
     rows = -(-len(panels) // 3)

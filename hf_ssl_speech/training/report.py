@@ -27,11 +27,16 @@ QUALITY = (
     ("dead_clusters", "dead", "d"),
     ("mean_run_length", "mean run, frames", ".2f"),
 )
-GLOSSARY = """\
+WORK = {"model": "training", "layers": "units of every layer, measured", "units": "k-means, and its units measured"}
+UNITS_GLOSSARY = """\
 PNMI: share of the phones' entropy that the units take away. Phone purity: frames labelled rightly if every unit \
 stood for its most frequent phone; cluster purity: the other way round. Agreement: normalised mutual information of \
 the units of clean and of disturbed audio (noise, loudness). Perplexity: units in use, were they used evenly. Dead: \
 units never used. All on validation audio that no unit and no model was fitted on."""
+MODELS_GLOSSARY = """\
+Accuracy: share of the frames, hidden from the model (masked) or seen by it, whose unit it predicts; guessing gives \
+about one over the perplexity of the units. Hours seen: audio trained on, repetitions counted."""
+TIMES_GLOSSARY = "By the clock, as the stages' records tell. Decoding and labelling the audio is not counted."
 
 
 def write_report(folder: str | os.PathLike) -> Path:
@@ -48,19 +53,30 @@ def write_report(folder: str | os.PathLike) -> Path:
     units, models, layers = (read_stages(folder, kind) for kind in ("units", "model", "layers"))
     if not units:
         raise ValueError(f"There is no complete unit set in {folder}; expected the output_dir of a ladder.")
-    parts = ["# The HuBERT ladder", "## Units", units_table(units), GLOSSARY]
+    parts = ["# The HuBERT ladder", introduction(models)]
+    parts += ["## Units", units_table(units), UNITS_GLOSSARY]
     draw_example(units, folder)
     parts += ["The same utterance in each set's units, and its phones:", f"![Units]({UNITS_PICTURE})"]
     if models:
         draw_curves(models, folder / TRAINING_PICTURE)
-        parts += ["## Models", models_table(models), f"![Training]({TRAINING_PICTURE})"]
+        parts += ["## Models", models_table(models), MODELS_GLOSSARY, f"![Training]({TRAINING_PICTURE})"]
     if layers:
         draw_layers(layers, units, folder / LAYERS_PICTURE)
         parts += ["## Layers", *(layers_table(number, layers[number]) for number in layers)]
         parts += [f"![Layers]({LAYERS_PICTURE})"]
+    parts += ["## Time", times_table(units, models, layers), TIMES_GLOSSARY]
     path = folder / REPORT_FILE
     path.write_text("\n\n".join(parts) + "\n")
     return path
+
+
+def introduction(models: dict[int, dict[str, Any]]) -> str:
+    """How to read the tables, and how much audio there is."""
+    text = "Each row of the tables is a stage of the ladder, named as its folder."
+    if models:
+        train, validation = (models[max(models)]["data"][split]["hours"] for split in ("train", "validation"))
+        text += f" {train:.2f} hours of audio are learnt from, {validation:.2f} others serve to measure."
+    return text
 
 
 def read_stages(folder: Path, kind: str) -> dict[int, dict[str, Any]]:
@@ -75,11 +91,13 @@ def units_table(stages: dict[int, dict[str, Any]]) -> str:
     rows = []
     for number, stage in stages.items():
         facts, quality = stage["units"], stage["quality"]
+        source = facts["features"]
+        if number:  # where the folder lay when the units were made says nothing
+            source = f"layer {facts['layer']} of {number}-model ({source.rpartition(' (')[2]}"
         measured = [format(quality[name], form) if name in quality else "" for name, _, form in columns]
-        effort = [f"{facts['hours']:.2f}", f"{stage['seconds']:.0f}"]
-        rows.append([f"{number}", f"{facts['num_units']}", facts["features"], *measured, *effort])
+        rows.append([f"{number}-units", f"{facts['num_units']}", source, *measured, f"{facts['hours']:.2f}"])
     names = [name for _, name, _ in columns]
-    return table(["iteration", "units", "made from", *names, "hours fitted on", "seconds"], rows)
+    return table(["stage", "units", "made from", *names, "hours fitted on"], rows)
 
 
 def models_table(stages: dict[int, dict[str, Any]]) -> str:
@@ -88,12 +106,12 @@ def models_table(stages: dict[int, dict[str, Any]]) -> str:
     for number, stage in stages.items():
         measured = [last_value(stage["curves"], name) for name in ("masked_accuracy", "unmasked_accuracy", "loss")]
         rows.append(
-            [f"{number}", f"{number - 1}", f"{stage['identity']['config']['num_units'][0]}"]
+            [f"{number}-model", f"{number - 1}-units"]
             + ["" if value is None else f"{value:.3f}" for value in measured]
-            + [f"{stage['updates']:,}", f"{stage['hours_seen']:.2f}", f"{stage['train_seconds']:.0f}"]
+            + [f"{stage['updates']:,}", f"{stage['hours_seen']:.2f}"]
         )
-    head = ["iteration", "units of", "of", "masked accuracy", "unmasked accuracy", "loss", "updates", "hours seen"]
-    return table([*head, "seconds"], rows)
+    head = ["stage", "predicts", "masked accuracy", "unmasked accuracy", "loss", "updates", "hours seen"]
+    return table(head, rows)
 
 
 def layers_table(iteration: int, stage: dict[str, Any]) -> str:
@@ -104,8 +122,36 @@ def layers_table(iteration: int, stage: dict[str, Any]) -> str:
         + [format(layer[name], form) for name, _, form in columns]
         for layer in stage["layers"]
     ]
-    title = f"Iteration {iteration}: layer {stage['layer']} has most {stage['criterion']}" if iteration else "Teacher"
+    criterion = next(name for key, name, _ in QUALITY if key == stage["criterion"])
+    model = f"{iteration}-model" if iteration else "the teacher"
+    title = f"Units made of each layer of {model}: those of layer {stage['layer']} have most {criterion}."
     return f"{title}\n\n" + table(["layer", *(name for _, name, _ in columns)], rows)
+
+
+def times_table(
+    units: dict[int, dict[str, Any]], models: dict[int, dict[str, Any]], layers: dict[int, dict[str, Any]]
+) -> str:
+    """A row for each stage in the order of work, and one for all."""
+    kinds = {"model": models, "layers": layers, "units": units}
+    rows, total = [], 0.0
+    for number in sorted({*units, *models, *layers}):
+        for kind, stages in kinds.items():
+            if number in stages:
+                stage = stages[number]
+                seconds = stage["train_seconds" if kind == "model" else "seconds"]
+                total += seconds
+                rows.append([f"{number}-{kind}", WORK[kind], f"{seconds / 60:.1f}", machine(stage)])
+    return table(["stage", "work", "minutes", "machine"], [*rows, ["all", "", f"{total / 60:.1f}", ""]])
+
+
+def machine(stage: dict[str, Any]) -> str:
+    """What a stage ran on, as far as its record tells."""
+    facts = stage.get("machine") or {"processes": stage["processes"]}
+    parts = [facts["device"]] if "device" in facts else []
+    parts += ["1 process" if facts["processes"] == 1 else f"{facts['processes']} processes"]
+    if "threads" in facts:
+        parts += ["1 thread" if facts["threads"] == 1 else f"{facts['threads']} threads"]
+    return ", ".join(parts)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -127,7 +173,7 @@ def draw_example(stages: dict[int, dict[str, Any]], folder: Path):
     """Draws the example utterance with the units of every set under each other."""
     waveform, _ = soundfile.read(folder / EXAMPLE_FILE, dtype="int16")
     example = stages[min(stages)]["example"]
-    units = {f"units {number}": stage["example"]["units"] for number, stage in stages.items()}
+    units = {f"{number}-units": stage["example"]["units"] for number, stage in stages.items()}
     row = {"name": example["name"], "samples": waveform, "num_samples": len(waveform)}
     draw_units(row, units, example["phones"], folder / UNITS_PICTURE)
 
@@ -141,11 +187,11 @@ def draw_layers(layers: dict[int, dict[str, Any]], units: dict[int, dict[str, An
         for number, stage in layers.items():
             numbers = [layer["layer"] for layer in stage["layers"]]
             values = [layer[key] for layer in stage["layers"]]
-            axis.plot(numbers, values, "o-", label=f"iteration {number}" if number else "teacher")
+            axis.plot(numbers, values, "o-", label=f"{number}-model" if number else "teacher")
         first = units.get(0, {}).get("quality", {}).get(key)
         if first is not None:
-            axis.axhline(first, color="0.5", ls="--", label="units 0")
-        axis.set(title=name, xlabel="layer")
+            axis.axhline(first, color="0.5", ls="--", label="0-units")
+        axis.set(title=f"{name} of the units made of each layer", xlabel="layer")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
@@ -163,7 +209,7 @@ def draw_curves(stages: dict[int, dict[str, Any]], path: Path):
             for key, style in ((name, "-"), (f"eval_{name}", "o-")):
                 points = np.array([(point["step"], point[key]) for point in stage["curves"] if key in point])
                 if len(points):
-                    label = f"iteration {number}" + (", evaluation" if key != name else "")
+                    label = f"{number}-model" + (", validation" if key != name else ", training")
                     axis.plot(*points.T, style, color=f"C{color}", label=label, lw=1, markersize=3)
         axis.set(title=name.replace("_", " "), xlabel="update")
         axis.grid(alpha=0.3)

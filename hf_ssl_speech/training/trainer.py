@@ -1,4 +1,4 @@
-"""Pretraining with transformers' Trainer: batches by duration, losses by masked frames, metrics over all ranks."""
+"""Training with transformers' Trainer: batches by duration, losses divided once, metrics over all ranks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import ProgressCallback, Trainer, Wav2Vec2FeatureExtractor
+from transformers import ProgressCallback, Trainer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
-from hf_ssl_speech.data.collators import PretrainingCollator, pretraining_collator
+from hf_ssl_speech.data.collators import SpeechCollator, pretraining_collator
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
-from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, SpeechTrainingArguments
 from hf_ssl_speech.training.callbacks import HealthCheck, ProgressLine, Schedules, Tally
 
 logger = logging.getLogger(__name__)
@@ -31,52 +32,44 @@ def feature_extractor_for(config: SSLSpeechConfig) -> Wav2Vec2FeatureExtractor:
     return Wav2Vec2FeatureExtractor(do_normalize=config.feat_extract_norm == "layer", return_attention_mask=True)
 
 
-class SpeechPreTrainer(Trainer):
-    """transformers' Trainer for both objectives.
+class SpeechTrainer(Trainer):
+    """transformers' Trainer with batches by duration and metrics over all ranks, for every model of the package.
 
     Args:
-        model: `SSLWav2Vec2ForPreTraining` or `SSLHubertForPreTraining`.
+        model: Gives `statistics`, sums over a batch, and reads added-up ones with `metrics`.
         args: Settings of the run.
+        data_collator, evaluation_collator: Make the batches of training and of evaluation.
         train_dataset: Rows from `prepare_speech` (or `prepare_stream`).
-        eval_dataset: Rows from `prepare_speech`; their masks never change.
-        processing_class: The feature extractor; by default the one that fits the config.
-        collator_settings: More arguments for the objective's collator, such as `unit_columns`.
+        eval_dataset: Rows from `prepare_speech`.
+        processing_class: What is saved with the model: the feature extractor or the processor.
 
-    The loss is divided once by the predicted frames of the whole update: over accumulation and ranks. Every log line
-    carries the objective's metrics over all frames since the last one.
+    A loss is divided once by what the whole update predicts, over accumulation and ranks. Every log line carries the
+    model's metrics over all that came since the last one.
     """
 
-    args: SpeechPreTrainingArguments
+    args: SpeechTrainingArguments
 
     def __init__(
         self,
-        model: SSLSpeechForPreTraining,
-        args: SpeechPreTrainingArguments,
+        model: SSLSpeechPreTrainedModel,
+        args: SpeechTrainingArguments,
+        data_collator: SpeechCollator,
+        evaluation_collator: SpeechCollator,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | None = None,
-        processing_class: Wav2Vec2FeatureExtractor | None = None,
-        collator_settings: dict[str, Any] | None = None,
+        processing_class: Wav2Vec2FeatureExtractor | Wav2Vec2Processor | None = None,
         **kwargs,
     ):
-        processing_class = processing_class or feature_extractor_for(model.config)
-        settings = {
-            "normalize": processing_class.do_normalize,
-            "max_seconds": args.max_seconds,
-            "seed": args.data_seed if args.data_seed is not None else args.seed,
-            **(collator_settings or {}),
-        }
-        if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = model.config.layerdrop > 0
         super().__init__(
             model,
             args,
-            data_collator=pretraining_collator(model.config, **settings),
+            data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             **kwargs,
         )
-        self.evaluation_collator = pretraining_collator(model.config, **settings, evaluation=True)
+        self.evaluation_collator = evaluation_collator
         self.statistics: dict[str, Tensor] = {}  # this rank's, since they were last collected
         self.samples = 0
         self.window: dict[str, Tensor] = {}  # all ranks', since the last log
@@ -89,6 +82,11 @@ class SpeechPreTrainer(Trainer):
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressLine)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.state.global_step >= self.state.max_steps
 
     # Data ----------------------------------------------------------------------------------------------------------
 
@@ -126,7 +124,7 @@ class SpeechPreTrainer(Trainer):
             **settings,
         )
 
-    def dataloader(self, dataset: Any, collator: PretrainingCollator, **batching) -> DataLoader:
+    def dataloader(self, dataset: Any, collator: SpeechCollator, **batching) -> DataLoader:
         """Workers as the arguments say. Not prepared by Accelerate: the sampler already shares batches among ranks."""
         args = self.args
         return DataLoader(
@@ -155,7 +153,7 @@ class SpeechPreTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the objective's metrics, throughput and hours seen, over all ranks, to a training log."""
+        """Adds the model's metrics, throughput and hours seen, over all ranks, to a training log."""
         if "loss" in logs and self.statistics:
             self.collect()
             logs |= self.model.metrics(self.window)
@@ -194,7 +192,7 @@ class SpeechPreTrainer(Trainer):
     def evaluation_loop(
         self, dataloader: DataLoader, description: str, *args, metric_key_prefix: str = "eval", **kwargs
     ) -> EvalLoopOutput:
-        """Metrics over all masked frames of a dataset, the same for any number of ranks."""
+        """Metrics over a whole dataset, the same for any number of ranks."""
         started = time.perf_counter()
         prepared = bool(self.accelerator._models)
         model = self.model if prepared else self.accelerator.prepare_model(self.model, evaluation_mode=True)
@@ -202,14 +200,67 @@ class SpeechPreTrainer(Trainer):
         statistics: dict[str, Tensor] = {}
         for inputs in dataloader:
             self.skipped_rows.update(inputs.pop("skipped_rows"))
-            with self.compute_loss_context_manager():
-                add_statistics(statistics, model(**self._prepare_inputs(inputs)).statistics)
+            add_statistics(statistics, self.evaluation_step(model, inputs))
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         statistics, _ = self.gather(statistics)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.model.metrics(statistics).items()}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.metrics(statistics).items()}
         # The time spent here is not the training's.
         self.window_start += time.perf_counter() - started
         return EvalLoopOutput(None, None, metrics, len(dataloader.dataset))
+
+    def evaluation_step(self, model, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """Statistics of one batch."""
+        with self.compute_loss_context_manager():
+            return model(**self._prepare_inputs(inputs)).statistics
+
+    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """What an evaluation's added-up statistics tell."""
+        return self.model.metrics(statistics)
+
+
+class SpeechPreTrainer(SpeechTrainer):
+    """The trainer of both objectives.
+
+    Args:
+        model: `SSLWav2Vec2ForPreTraining` or `SSLHubertForPreTraining`.
+        args: Settings of the run.
+        train_dataset: Rows from `prepare_speech` (or `prepare_stream`).
+        eval_dataset: Rows from `prepare_speech`; their masks never change.
+        processing_class: The feature extractor; by default the one that fits the config.
+        collator_settings: More arguments for the objective's collator, such as `unit_columns`.
+    """
+
+    args: SpeechPreTrainingArguments
+
+    def __init__(
+        self,
+        model: SSLSpeechForPreTraining,
+        args: SpeechPreTrainingArguments,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: Wav2Vec2FeatureExtractor | None = None,
+        collator_settings: dict[str, Any] | None = None,
+        **kwargs,
+    ):
+        processing_class = processing_class or feature_extractor_for(model.config)
+        settings = {
+            "normalize": processing_class.do_normalize,
+            "max_seconds": args.max_seconds,
+            "seed": args.order_seed,
+            **(collator_settings or {}),
+        }
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = model.config.layerdrop > 0
+        super().__init__(
+            model,
+            args,
+            pretraining_collator(model.config, **settings),
+            pretraining_collator(model.config, **settings, evaluation=True),
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            **kwargs,
+        )
 
 
 def add_statistics(total: dict[str, Tensor], more: dict[str, Tensor]):

@@ -94,16 +94,16 @@ class UnitLabels:
         return {"columns": self.columns, "fingerprint": self.fingerprint, "sets": sets}
 
     def label(self, split: tuple, args: SpeechPreTrainingArguments) -> tuple:
-        """Adds the units to the rows of a split and to its facts; of several processes, the main one makes them."""
+        """Adds the units to the rows of a split and to its facts; all processes call this and share the work."""
         dataset, facts = split
         if dataset is None:
             return split
         before = dataset
-        with args.main_process_first(desc="making units"):
-            for column, units in zip(self.columns, self.sets):
-                # A stream is labelled where its rows are read: in worker processes, which have no GPU.
-                device = "cpu" if isinstance(dataset, IterableDataset) else args.device
-                dataset = add_units(dataset, units, column=column, source=units.open_features(device=device))
+        for column, units in zip(self.columns, self.sets):
+            # A stream is labelled where its rows are read: in worker processes, which have no GPU.
+            device = "cpu" if isinstance(dataset, IterableDataset) else args.device
+            source = units.open_features(device=device)
+            dataset = add_units(dataset, units, column=column, source=source, together=True)
         facts = facts | {"units": self.facts()}
         if isinstance(dataset, Dataset) and len(dataset) < len(before):
             lost = sorted(set(before["name"]) - set(dataset["name"]))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Literal
 
 import torch
@@ -13,13 +13,13 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_ssl_speech.units.sampling import draw_sample, in_several_processes
+from hf_ssl_speech.data.processes import failing_together, in_several_processes, rank_and_size
+from hf_ssl_speech.units.nearest import assign, nearest_centroids, split_into_blocks
+from hf_ssl_speech.units.sampling import draw_sample
+from hf_ssl_speech.units.seeding import SEEDINGS
 
-# Frames x clusters worked on together: on a CPU what its cache holds, elsewhere 256 MB.
-_CPU_SCORES, _DEVICE_SCORES = 2**19, 2**26
-# Starts are compared after this many iterations, and k-means++ looks at this many frames for each cluster.
+# Starts are compared after this many iterations.
 _TRIAL_ITERATIONS = 5
-_SEEDING_FRAMES = 32
 
 Stream = Callable[[], Iterator[Tensor]]
 
@@ -93,78 +93,26 @@ def fit_kmeans(
         progress: Show a bar with pass and inertia, on the main process.
     Raises:
         ValueError: If there are fewer (different) frames than clusters, values that are not finite, or batches that
-            differ in width; or if the stream gives another number of frames the second time.
+            differ in width; or if the stream gives another number of frames the second time. What one process
+            raises in a pass is raised in all of them.
     """
     if sample_frames is None:
         sample_frames = max(32_768, 128 * num_clusters)
-    if not 1 <= num_clusters <= sample_frames:
-        raise ValueError(f"Expected 1 to {sample_frames:,} clusters (`sample_frames`), but got {num_clusters:,}.")
-    if seeding not in _SEEDINGS:
-        raise ValueError(f"Expected `seeding` to be one of {list(_SEEDINGS)}, but got {seeding!r}.")
-    is_main = not in_several_processes() or dist.get_rank() == 0
-
-    with tqdm(unit=" frames", unit_scale=True, disable=not (progress and is_main)) as bar:
-        bar.set_description("k-means, drawing a sample")
+    _check_options(num_clusters, sample_frames, seeding)
+    with tqdm(unit=" frames", unit_scale=True, disable=not progress or rank_and_size()[0] > 0) as bar:
         stream = _stream(batches, num_clusters, device, bar)
-        sample, num_frames = draw_sample(stream, sample_frames, seed)
-        if len(sample) < num_clusters:
-            raise ValueError(
-                f"{num_clusters:,} clusters need at least as many different frames, but {num_frames:,} frames came, "
-                f"{len(sample):,} of them different. Take fewer clusters or more audio, and look for constant features."
-            )
-
-        bar.set_description("k-means, choosing the start")
-        centroids = sample.new_zeros(num_clusters, sample.shape[1])
-        if is_main:
-            silent = tqdm(disable=True)
-            blocks = _stream(sample, num_clusters, device, silent)
-            on_sample = _Passes(blocks, len(sample), sample, distance_dtype, shared=False, bar=silent)
-            centroids = on_sample.best_start(num_clusters, seeding, restarts, iterations, tolerance, seed)
-        if in_several_processes():
-            dist.broadcast(centroids, 0)
-
-        passes = _Passes(stream, num_frames, sample, distance_dtype, shared=in_several_processes(), bar=bar)
+        passes = _Passes.with_sample(stream, num_clusters, sample_frames, seed, distance_dtype, bar)
+        centroids = passes.start(num_clusters, seeding, restarts, iterations, tolerance, seed)
         if mini_batch is None:
             return passes.lloyd(centroids, iterations, tolerance)
         return passes.mini_batch(centroids, mini_batch, iterations, tolerance)
 
 
-@torch.no_grad()
-def assign(features: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest centroid of every frame.
-
-    Args:
-        features: `(frames, dims)`.
-        centroids: `(clusters, dims)`; moved to the device of the features.
-    Returns:
-        Clusters `(frames,)` int64, and squared distances to their centroids `(frames,)` float32.
-    Raises:
-        ValueError: If features and centroids differ in width.
-    """
-    if features.dim() != 2 or features.shape[-1] != centroids.shape[-1]:
-        raise ValueError(
-            f"Features of shape {tuple(features.shape)} came, but centroids of shape {tuple(centroids.shape)} need "
-            f"(frames, {centroids.shape[-1]}). Take features of the kind and layer that the centroids were fitted on."
-        )
-    features, centroids = features.float(), centroids.to(features.device, torch.float32)
-    nearest = [_nearest(block, centroids) for block in _blocks(features, len(centroids))]
-    scores, labels = (torch.cat(parts) for parts in zip(*nearest))
-    return labels, (features.square().sum(1) + 2 * scores).clamp_min(0)
-
-
-def _blocks(frames: Tensor, num_clusters: int) -> tuple[Tensor, ...]:
-    scores = _CPU_SCORES if frames.device.type == "cpu" else _DEVICE_SCORES
-    return frames.split(max(1, scores // num_clusters))
-
-
-def _nearest(frames: Tensor, centroids: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Nearest centroid: half the squared distance to it less half the frame's squared norm, and which one it is."""
-    if dtype != torch.float32:  # what all frames share would use up the few digits
-        origin = centroids.mean(0)
-        frames, centroids = frames - origin, centroids - origin
-    with torch.autocast(frames.device.type, enabled=False):  # precision is chosen here, not by who calls
-        half_norms = centroids.square().sum(1) / 2
-        return torch.addmm(half_norms.to(dtype), frames.to(dtype), centroids.T.to(dtype), alpha=-1).min(dim=1)
+def _check_options(num_clusters: int, sample_frames: int, seeding: str) -> None:
+    if not 1 <= num_clusters <= sample_frames:
+        raise ValueError(f"Expected 1 to {sample_frames:,} clusters (`sample_frames`), but got {num_clusters:,}.")
+    if seeding not in SEEDINGS:
+        raise ValueError(f"Expected `seeding` to be one of {list(SEEDINGS)}, but got {seeding!r}.")
 
 
 class _ClusterSums:
@@ -178,7 +126,7 @@ class _ClusterSums:
         self.squares = self.sums.new_zeros(())
 
     def add(self, frames: Tensor) -> None:
-        labels = _nearest(frames, self.centroids, self.distance_dtype)[1]
+        labels = nearest_centroids(frames, self.centroids, self.distance_dtype)[1]
         self.sums.index_add_(0, labels, frames.double())
         self.counts += torch.bincount(labels, minlength=len(self.counts))
         self.squares += frames.square().sum(1).double().sum()
@@ -208,6 +156,43 @@ class _Passes:
     shared: bool
     bar: tqdm
 
+    @classmethod
+    def with_sample(
+        cls, stream: Stream, num_clusters: int, sample_frames: int, seed: int, distance_dtype: torch.dtype, bar: tqdm
+    ) -> _Passes:
+        """The first pass draws the sample and counts the frames."""
+        bar.set_description("k-means, drawing a sample")
+        sample, num_frames = draw_sample(stream, sample_frames, seed)
+        if len(sample) < num_clusters:
+            raise ValueError(
+                f"{num_clusters:,} clusters need at least as many different frames, but {num_frames:,} frames came, "
+                f"{len(sample):,} of them different. Take fewer clusters or more audio, and look for constant features."
+            )
+        return cls(stream, num_frames, sample, distance_dtype, in_several_processes(), bar)
+
+    def start(
+        self, num_clusters: int, seeding: str, restarts: int, iterations: int, tolerance: float, seed: int
+    ) -> Tensor:
+        """The best of several starts, refined on the sample: the main process tries them, all get it."""
+        self.bar.set_description("k-means, choosing the start")
+        centroids = self.sample.new_zeros(num_clusters, self.sample.shape[1])
+        with self._together():
+            if rank_and_size()[0] == 0:
+                blocks = split_into_blocks(self.sample, num_clusters)
+                silent = tqdm(disable=True)
+                on_sample = replace(
+                    self, stream=lambda: iter(blocks), num_frames=len(self.sample), shared=False, bar=silent
+                )
+                generator = torch.Generator(self.sample.device).manual_seed(seed)
+                starts = (SEEDINGS[seeding](self.sample, num_clusters, generator) for _ in range(restarts))
+                trials = (on_sample.lloyd(start, _TRIAL_ITERATIONS, tolerance) for start in starts)
+                best = min(trials, key=lambda trial: trial.inertia)
+                # Passes over the sample cost little beside those that they save over all frames.
+                centroids = on_sample.lloyd(best.centroids, iterations, tolerance / 10).centroids
+        if self.shared:
+            dist.broadcast(centroids, 0)
+        return centroids
+
     def lloyd(self, centroids: Tensor, iterations: int, tolerance: float) -> KMeansResult:
         """After each pass the centroids move to the means of their frames, until the inertia stays."""
         history: list[float] = []
@@ -230,8 +215,9 @@ class _Passes:
         while len(history) < iterations - 1 and not _settled(history, tolerance):
             squared_error, num_frames = 0.0, 0
             # A process that has run out goes on with empty mini-batches until all have.
-            for frames in chain(_regroup(self._pass(), size), repeat(centroids[:0])):
-                totals = self._totals([frames], centroids)
+            batches = chain(_regroup(self._pass(), size), repeat(centroids[:0]))
+            while True:
+                totals = self._totals(islice(batches, 1), centroids)
                 if not totals.counts.any():
                     break
                 squared_error += totals.squared_error()
@@ -243,17 +229,6 @@ class _Passes:
         measured = self.lloyd(centroids, 1, tolerance)
         return replace(measured, history=(*history, *measured.history))
 
-    def best_start(
-        self, num_clusters: int, seeding: str, restarts: int, iterations: int, tolerance: float, seed: int
-    ) -> Tensor:
-        """The best of several starts, refined; where the stream is the sample."""
-        generator = torch.Generator(self.sample.device).manual_seed(seed)
-        starts = (_SEEDINGS[seeding](self.sample, num_clusters, generator) for _ in range(restarts))
-        trials = (self.lloyd(start, _TRIAL_ITERATIONS, tolerance) for start in starts)
-        best = min(trials, key=lambda trial: trial.inertia)
-        # Passes over the sample cost little beside those that they save over all frames.
-        return self.lloyd(best.centroids, iterations, tolerance / 10).centroids
-
     def _pass(self) -> Iterator[Tensor]:
         self.bar.set_description("k-means")
         self.bar.reset(total=self.bar.n)  # a pass has as many frames as the one before
@@ -261,11 +236,15 @@ class _Passes:
 
     def _totals(self, stream: Iterable[Tensor], centroids: Tensor) -> _ClusterSums:
         totals = _ClusterSums(centroids, self.distance_dtype)
-        for frames in stream:
-            totals.add(frames)
+        with self._together():
+            for frames in stream:
+                totals.add(frames)
         if self.shared:
             totals.add_up_processes()
         return totals
+
+    def _together(self) -> AbstractContextManager:
+        return failing_together() if self.shared else nullcontext()
 
     def _record(self, history: list[float], squared_error: float, num_frames: int) -> None:
         if num_frames != self.num_frames:
@@ -286,55 +265,6 @@ class _Passes:
 
 def _settled(history: list[float], tolerance: float) -> bool:
     return len(history) > 1 and history[-2] - history[-1] < tolerance * history[-1]
-
-
-def _seed_one_by_one(
-    sample: Tensor, num_clusters: int, generator: torch.Generator, weights: Tensor | None = None
-) -> Tensor:
-    """Greedy k-means++ (Arthur and Vassilvitskii, 2007): each next centroid is a frame drawn by its squared distance
-    to those before, the best of a few such draws. `(frames, dims)`, in random order -> `(clusters, dims)`."""
-    if weights is None:
-        sample = sample[: _SEEDING_FRAMES * num_clusters]
-        weights = sample.new_ones(len(sample))
-    centred = sample - sample.mean(0)  # far from the origin, differences of norms would lose digits
-    norms = centred.square().sum(1)
-    num_draws = 2 + int(math.log(num_clusters))
-
-    chosen = torch.multinomial(weights, 1, generator=generator)
-    nearest = (centred - centred[chosen]).square().sum(1)  # (frames,)
-    for _ in range(1, num_clusters):
-        # The floor keeps the draw possible where rounding has made all distances zero.
-        chances = (weights * nearest).clamp_min(torch.finfo(torch.float32).tiny)
-        draws = torch.multinomial(chances, num_draws, replacement=True, generator=generator)
-        distances = torch.addmm(norms, centred[draws], centred.T, alpha=-2) + norms[draws, None]
-        distances = torch.minimum(distances.clamp_min(0), nearest)  # (draws, frames)
-        best = (distances @ weights).argmin()
-        nearest = distances[best]
-        chosen = torch.cat([chosen, draws[best, None]])
-    return sample[chosen]
-
-
-def _seed_in_rounds(sample: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """k-means|| (Bahmani et al., 2012): five rounds draw about two candidates a cluster each, by squared distance;
-    k-means++ then chooses among them, each weighted by the frames it is nearest to."""
-    tiny = torch.finfo(torch.float32).tiny
-    candidates = sample[torch.randint(len(sample), (1,), generator=generator, device=sample.device)]
-    owners, nearest = assign(sample, candidates)
-    for _ in range(5):
-        chances = 2 * num_clusters * nearest / nearest.sum().clamp_min(tiny)
-        drawn = sample[torch.rand(len(sample), generator=generator, device=sample.device) < chances]
-        if len(drawn):
-            new_owners, distances = assign(sample, drawn)
-            owners = torch.where(distances < nearest, len(candidates) + new_owners, owners)
-            nearest = torch.minimum(distances, nearest)
-            candidates = torch.cat([candidates, drawn])
-    if len(candidates) < num_clusters:  # so few frames that most of them are needed
-        return _seed_one_by_one(sample, num_clusters, generator)
-    weights = torch.bincount(owners, minlength=len(candidates)).float()
-    return _seed_one_by_one(candidates, num_clusters, generator, weights)
-
-
-_SEEDINGS = {"k-means++": _seed_one_by_one, "k-means||": _seed_in_rounds}
 
 
 def _stream(
@@ -363,7 +293,7 @@ def _stream(
                     f"Batch {index} has NaN or infinite values in {num_bad:,} of its {len(batch):,} frames. Look for "
                     "broken audio in it, or compute its features in float32."
                 )
-            for block in _blocks(batch, num_clusters):
+            for block in split_into_blocks(batch, num_clusters):
                 yield block
                 bar.update(len(block))
 

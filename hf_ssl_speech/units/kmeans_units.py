@@ -31,8 +31,8 @@ from hf_ssl_speech.data.features import (
     open_features,
     weights_hash,
 )
+from hf_ssl_speech.data.processes import in_several_processes
 from hf_ssl_speech.units.kmeans import assign, fit_kmeans
-from hf_ssl_speech.units.sampling import in_several_processes
 
 CENTROIDS_FILE, FACTS_FILE = "kmeans.safetensors", "kmeans.json"
 FORMAT = 1

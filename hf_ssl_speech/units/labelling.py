@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TypeVar
@@ -13,6 +14,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value, concatenat
 from datasets.fingerprint import Hasher
 
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, SpeechFeatures, rows_of
+from hf_ssl_speech.data.processes import failing_together, rank_and_size
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 
 AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
@@ -28,12 +30,12 @@ def add_units(
     column: str = "units",
     source: SpeechFeatures | None = None,
     num_proc: int | None = None,
+    together: bool = False,
 ) -> AnyDataset:
     """Labels a dataset with units: what HuBERT learns to predict.
 
     Labels are made once: a later call with the same rows and centroids finds them in the cache of `datasets`. Of a
-    streamed dataset they are made as the rows come by. Of several processes, let the main one call this first
-    (`with args.main_process_first(): ...`), so that the others find its labels.
+    streamed dataset they are made as the rows come by.
 
     Args:
         dataset: Prepared rows. They keep their columns and format.
@@ -42,11 +44,14 @@ def add_units(
         source: Computes the features; by default `units.open_features()`, on a GPU if there is one and an encoder
             to run.
         num_proc: Processes to label with, each on one thread of the CPU; not for streams.
+        together: Whether all processes of torch.distributed call this: those of a machine then share the work, each on
+            its own device, and find each other's labels in the cache. All get the same dataset.
     Returns:
         The dataset with units. A row whose audio turns out to be unusable is left out, and a warning names it.
     Raises:
         ValueError: If the source's features are others than the units were fitted on, the column is there already, or
-            the source is on a GPU and `num_proc` asks for several processes.
+            the source is on a GPU and `num_proc` asks for several processes. Together, what one process raises is
+            raised in all of them.
     """
     source = source or units.open_features()
     units.check_features(source.description)
@@ -61,7 +66,8 @@ def add_units(
 
     if isinstance(dataset, IterableDataset):
         return _label_stream(dataset, units, source, column)
-    labels = _labels(dataset, units, source, column, num_proc if several else None)
+    settings = (units, source, column, num_proc if several else None)
+    labels = _labels_together(dataset, *settings) if together else _labels(dataset, *settings)
     return _beside(dataset, labels, column)
 
 
@@ -103,6 +109,22 @@ def _labels(dataset: Dataset, units: KMeansUnits, source: SpeechFeatures, column
     )
 
 
+def _labels_together(dataset: Dataset, *settings) -> Dataset:
+    """The same, of which each process of this machine makes a part and then finds the others' in the cache."""
+    # Machines need not see each other's cache, so each makes all labels.
+    number = min(int(os.environ.get("LOCAL_WORLD_SIZE", rank_and_size()[1])), len(dataset))
+    if number < 2:
+        with failing_together():
+            return _labels(dataset, *settings)
+    parts = [dataset.shard(number, index, contiguous=True) for index in range(number)]
+    own = rank_and_size()[0] % number
+    with failing_together():
+        own_labels = _labels(parts[own], *settings)
+    return concatenate_datasets(
+        [own_labels if index == own else _labels(part, *settings) for index, part in enumerate(parts)]
+    )
+
+
 def _fingerprint(dataset: Dataset, units: KMeansUnits, source: SpeechFeatures, column: str) -> str:
     """Of all that decides the labels. Not of `units` itself: `datasets` can't hash models the same way twice."""
     kind = [getattr(units.features, each.name) for each in fields(units.features) if each.compare]
@@ -113,10 +135,21 @@ def _fingerprint(dataset: Dataset, units: KMeansUnits, source: SpeechFeatures, c
 def _beside(dataset: Dataset, labels: Dataset, column: str) -> Dataset:
     """The labels as a column of the dataset, in the dataset's format, without the rows that have none."""
     form = dataset.format
-    labelled = concatenate_datasets([dataset, labels], axis=1)
+    dataset = dataset.with_format(None)
     usable = np.flatnonzero(pyarrow.compute.list_value_length(labels.data.column(column)).to_numpy())
-    if len(usable) < len(labels):
-        labelled = labelled.select(usable)
+    if dataset._indices is None:
+        labelled = concatenate_datasets([dataset, labels], axis=1)
+        if len(usable) < len(labels):
+            labelled = labelled.select(usable)
+    else:
+        # Of a choice of rows, `datasets` would copy all audio to the disk: the labels go where the rows lie instead.
+        lie_at = dataset._indices.column(0).to_numpy()
+        whole = Dataset(dataset.data, info=dataset.info, split=dataset.split)
+        nowhere = Dataset.from_dict({column: [[]]}, features=labels.features)
+        label_of = np.full(len(whole), len(labels))
+        label_of[lie_at] = np.arange(len(labels))
+        labels = concatenate_datasets([labels, nowhere]).select(label_of)
+        labelled = concatenate_datasets([whole, labels.flatten_indices()], axis=1).select(lie_at[usable])
     columns = None
     if form["columns"] != dataset.column_names:  # else all, those to come as well
         columns = form["columns"] if form["output_all_columns"] else [*form["columns"], column]

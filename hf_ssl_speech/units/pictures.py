@@ -54,15 +54,15 @@ def draw_units(
     figure, (top, *strips, bottom) = plt.subplots(
         len(heights), 1, figsize=(14, sum(heights) / 2), sharex=True, layout="constrained", height_ratios=heights
     )
-    num_different = ", ".join(str(len(np.unique(each))) for each in sets.values())
     num_frames = len(next(iter(sets.values())))
-    top.set(xlim=(start, end), title=f"{row['name']}: {num_different} different units in {num_frames:,} frames")
+    top.set(xlim=(start, end), title=f"{row['name']}, {num_frames:,} frames in all")
     _draw_spectrogram(top, waveform)
     for strip, (name, each) in zip(strips, sets.items()):
         each = np.asarray(each)
         changes = np.flatnonzero(np.diff(each, prepend=-1, append=-1)).tolist()
         runs = [(left * hop_seconds, right * hop_seconds, int(each[left])) for left, right in pairwise(changes)]
-        _draw_strip(strip, name, [(*run, _unit_color(run[-1])) for run in runs])
+        label = f"{name}:\n{len(np.unique(each))} different"
+        _draw_strip(strip, label, [(*run, _unit_color(run[-1])) for run in runs])
     phone_runs = [(phone["start"], phone["end"], phone["phone"]) for phone in phones]
     _draw_strip(bottom, "phones", [(*run, "0.95" if run[-1] == SILENCE else "0.8") for run in phone_runs])
     bottom.set_xlabel("seconds")

@@ -9,10 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-def in_several_processes() -> bool:
-    """Whether torch.distributed is initialised with more than one process."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+from hf_ssl_speech.data.processes import failing_together, in_several_processes
 
 
 def draw_sample(stream: Callable[[], Iterable[Tensor]], size: int, seed: int) -> tuple[Tensor, int]:
@@ -28,22 +25,16 @@ def draw_sample(stream: Callable[[], Iterable[Tensor]], size: int, seed: int) ->
     Returns:
         The sample, `(frames, dims)`, and how many frames all processes have together.
     Raises:
-        ValueError: If a process has no frames, if the stream raised one, or if widths differ between processes. It is
-            raised in every process, so that none waits for another in vain.
+        ValueError: If a process has no frames, if the stream raised one, or if widths differ between processes. What
+            one process raises is raised in all of them.
     """
-    keys, frames, num_frames, problem = torch.empty(0), torch.empty(0, 0), 0, None
-    try:
+    with failing_together():
         keys, frames, num_frames = _smallest_keys(stream, size, seed)
-    except ValueError as error:
-        problem = error
-    reports = [(keys.cpu(), num_frames, frames.shape[1], str(problem) if problem else None)]
+    reports = [(keys.cpu(), num_frames, frames.shape[1])]
     if in_several_processes():
         report, reports = reports[0], [None] * dist.get_world_size()
         dist.all_gather_object(reports, report)
-    all_keys, nums_frames, widths, problems = zip(*reports)
-    for process, text in enumerate(problems):
-        if text:
-            raise ValueError(f"In process {process}: {text}" if in_several_processes() else text) from problem
+    all_keys, nums_frames, widths = zip(*reports)
     if len(set(widths)) > 1:
         raise ValueError(f"The processes have features of different widths: {widths}. They need the same `batches`.")
 

@@ -1,0 +1,74 @@
+"""Finds when each word and character of transcribed speech was said, by forced alignment.
+
+    python examples/align.py --model runs/ctc --data librispeech/test --output_dir runs/aligned --textgrids True
+
+Writes `aligned.parquet`, the data with the columns `words` and `characters` (lists of `text`, `start` and `end` in
+seconds), and with `--textgrids` one Praat file for each row. Rows that can't be aligned are named, counted and left
+out. Runs on a CPU too; `--limit 20` gives a first look.
+"""
+
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.loading import load_speech, prepare_speech
+from hf_ssl_speech.evaluation.alignment import add_alignment, write_textgrid
+from hf_ssl_speech.evaluation.transcription import load_normalization, load_recognizer
+from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
+
+logger = logging.getLogger("align")
+
+
+@dataclass
+class AlignmentArguments:
+    """What is aligned, and with which model."""
+
+    model: str = field(metadata={"help": "Folder or Hub id of a recogniser with a CTC head."})
+    data: list[str] = field(metadata={"help": "Speech with transcripts: Hub dataset, folder or Parquet files."})
+    output_dir: str = field(metadata={"help": "Folder for aligned.parquet and the TextGrid files."})
+    split: str = field(default="train", metadata={"help": "Split of the data."})
+    text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
+    limit: int | None = field(default=None, metadata={"help": "Align the first rows only, so many."})
+    textgrids: bool = field(default=False, metadata={"help": "Also write TextGrid files."})
+    batch_seconds: float = field(default=60.0, metadata={"help": "Audio that the model gets at a time."})
+
+
+def main(argv):
+    """Loads, aligns and writes."""
+    (args,) = parse_arguments(argv, AlignmentArguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    model, processor = load_recognizer(args.model)
+
+    dataset = load_speech(args.data, split=args.split)
+    if args.limit:
+        dataset = dataset.select(range(min(args.limit, len(dataset))))
+    others = [column for column in dataset.column_names if column not in ("audio", "name", "num_samples")]
+    rows, unusable = prepare_speech(dataset, min_seconds=0, keep=others)
+    aligned, report = add_alignment(
+        rows,
+        model,
+        processor,
+        text_column=args.text_column,
+        normalize=load_normalization(args.model, processor),
+        batch_seconds=args.batch_seconds,
+        progress=True,
+    )
+    logger.info(f"Audio: {unusable}\nAlignment: {report}")
+
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    aligned.to_parquet(folder / "aligned.parquet")
+    if args.textgrids:
+        (folder / "textgrids").mkdir(exist_ok=True)
+        for row in aligned.remove_columns("audio"):
+            tiers = {tier: row[tier] for tier in ("words", "characters")}
+            name = row["name"].replace("/", "_")
+            write_textgrid(tiers, row["num_samples"] / SAMPLE_RATE, folder / "textgrids" / f"{name}.TextGrid")
+    logger.info(f"{len(aligned):,} rows with their times are in {folder}")
+
+
+if __name__ == "__main__":
+    with tidy_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,118 @@
+"""Forced alignment: when each word and character of a known transcript was said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+from torch import Tensor
+from transformers import PreTrainedModel, Wav2Vec2Processor
+
+from hf_ssl_speech.data.loading import SkipReport
+from hf_ssl_speech.evaluation.decoding import align_tokens
+from hf_ssl_speech.evaluation.transcript import Alphabet, Transcript
+from hf_ssl_speech.evaluation.transcription import compute_logits
+
+SPANS = List({"text": Value("string"), "start": Value("float64"), "end": Value("float64")})
+ALIGNED = Features({"words": SPANS, "characters": SPANS})
+
+
+def align_text(text: str, logits: Tensor, alphabet: Alphabet) -> Transcript:
+    """When each word and character of a text was said.
+
+    Args:
+        text: What is said, normalised as the transcripts were for training.
+        logits: Of the audio, `(frames, vocabulary)`.
+        alphabet: Of the model.
+    Raises:
+        ValueError: If the text is empty, holds characters that the model can't write (they and their words are
+            named), or the audio has too few frames for it.
+    """
+    if not text.split():
+        raise ValueError("The text is empty.")
+    strange = [word for word in text.split() if alphabet.unknown(word)]
+    if strange:
+        raise ValueError(f"{', '.join(map(repr, strange))}: {alphabet.describe(alphabet.unknown(text))}.")
+    log_probabilities = logits.float().log_softmax(-1).cpu()
+    path = align_tokens(log_probabilities, alphabet.spell(text), alphabet.blank)
+    return alphabet.read(path, log_probabilities.gather(1, path[:, None].long()).sum().item())
+
+
+def add_alignment(
+    dataset: Dataset,
+    model: PreTrainedModel,
+    processor: Wav2Vec2Processor,
+    *,
+    text_column: str = "text",
+    normalize: Callable[[str], str] = str,
+    batch_seconds: float = 60.0,
+    progress: bool = False,
+) -> tuple[Dataset, SkipReport]:
+    """Adds to each row when its words and characters were said.
+
+    Args:
+        dataset: Prepared rows with their transcripts.
+        model: With a CTC head.
+        processor: Of the model.
+        text_column: Column with the transcripts.
+        normalize: Applied to the transcripts before they are spelt, as in training.
+        batch_seconds, progress: As for `transcribe`.
+    Returns:
+        The rows with the columns `words` and `characters`, lists of `text`, `start` and `end` in seconds; and the
+        report of the rows that could not be aligned and are left out.
+    Raises:
+        ValueError: If there is no such text column, the new columns are there already, or no row can be aligned.
+    """
+    taken = [column for column in ALIGNED if column in dataset.column_names]
+    if text_column not in dataset.column_names or taken:
+        raise ValueError(
+            f"The dataset has the columns {dataset.column_names}; expected {text_column!r} with the transcripts, and "
+            f"no {' or '.join(ALIGNED)} yet. Keep the text with prepare_speech(keep=[...])."
+        )
+    alphabet = Alphabet(processor.tokenizer, model.config)
+    texts, names = dataset[text_column], dataset["name"]
+    found: dict[int, Transcript] = {}
+    problems: dict[int, str] = {}
+    for places, logits, frames in compute_logits(model, processor, dataset, batch_seconds, progress):
+        for place, row, length in zip(places, logits, frames.tolist()):
+            try:
+                found[place] = align_text(normalize(texts[place] or ""), row[:length], alphabet)
+            except ValueError as error:
+                problems[place] = str(error)
+
+    report = SkipReport(len(dataset))
+    for place, name in enumerate(names):
+        if place not in found:
+            report.add(name, problems.get(place, "Nothing is heard in it."))
+    if not found:
+        raise ValueError(f"No row can be aligned: {report}")
+    places = sorted(found)
+    spans = Dataset.from_list([_columns(found[place]) for place in places], features=ALIGNED)
+    return concatenate_datasets([dataset.select(places), spans], axis=1), report
+
+
+def _columns(transcript: Transcript) -> dict[str, list[dict[str, Any]]]:
+    return {column: [span._asdict() for span in getattr(transcript, column)] for column in ALIGNED}
+
+
+def write_textgrid(tiers: Mapping[str, Sequence[Mapping[str, Any]]], seconds: float, path: str | os.PathLike):
+    """Writes spans as a Praat TextGrid.
+
+    Args:
+        tiers: For each tier its spans, such as the `words` and `characters` of an aligned row.
+        seconds: Length of the audio.
+        path: File to write.
+    Raises:
+        ImportError: If praatio is not installed.
+    """
+    try:
+        from praatio import textgrid
+    except ImportError as error:
+        raise ImportError("TextGrid files are written by praatio: pip install 'hf_ssl_speech[textgrid]'") from error
+    grid = textgrid.Textgrid(0, seconds)
+    for name, spans in tiers.items():
+        entries = [(span["start"], span["end"], span["text"]) for span in spans]
+        grid.addTier(textgrid.IntervalTier(name, entries, 0, seconds))
+    grid.save(str(path), format="long_textgrid", includeBlankSpaces=True)

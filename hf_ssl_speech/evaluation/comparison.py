@@ -1,0 +1,244 @@
+"""Recognisers side by side: the same rows, the same normalisation of texts, error rates, speed and records of both."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from hf_ssl_speech.data.loading import load_speech, prepare_speech
+from hf_ssl_speech.data.text import TextNormalization
+from hf_ssl_speech.evaluation.metrics import (
+    EditCounts,
+    count_edits,
+    group_edits,
+    percentile_interval,
+    resample_rates,
+    summarize_edits,
+)
+from hf_ssl_speech.evaluation.recognizers import Recognizer
+from hf_ssl_speech.training.record import now, split_facts
+
+logger = logging.getLogger(__name__)
+
+SCORES_FILE = "scores.json"
+# What makes a score another one rather than a newer one of the same. (A model's own folder names no model.)
+SCORE_KEYS = ("model", "data", "normalization", "decoder")
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Rows with their true texts, the same for all recognisers.
+
+    Attributes:
+        rows: Prepared rows, decoded, with the columns to break scores down by.
+        references: Their texts, normalised.
+        groups: Values of each of these columns, a text for each row.
+        normalization: What makes texts comparable.
+        facts: For records: source, split, rows, hours, fingerprint, and what was left out.
+    """
+
+    rows: Dataset
+    references: list[str]
+    groups: dict[str, list[str]]
+    normalization: TextNormalization
+    facts: dict[str, Any]
+
+
+def load_evaluation_set(
+    source: Sequence[str],
+    normalization: TextNormalization,
+    *,
+    split: str = "test",
+    text_column: str = "text",
+    by: Sequence[str] = (),
+    limit: int | None = None,
+    num_proc: int | None = None,
+    **settings: Any,
+) -> EvaluationSet:
+    """Loads speech with transcripts; rows without text and unusable audio are named, counted and left out.
+
+    Args:
+        source: See `load_speech`, which also takes `settings`.
+        normalization: For references and recognised texts alike.
+        split: The split to take.
+        text_column: The column with the transcripts.
+        by: Columns to break scores down by.
+        limit: Only so many rows, from the first on.
+        num_proc: Processes that decode the audio.
+    Raises:
+        ValueError: If a column is missing, or no row has both audio and text.
+    """
+    dataset = load_speech(source, split=split, **settings)
+    if limit:
+        dataset = dataset.select(range(min(limit, len(dataset))))
+    # Decoded beforehand: damage shows before any model is scored, and decoding counts in nobody's speed.
+    kept = list(dict.fromkeys([text_column, *by]))
+    rows, report = prepare_speech(dataset, min_seconds=0, cache=True, num_proc=num_proc, keep=kept)
+    texts = [normalization(text) if text else None for text in rows[text_column]]
+    for name, text in zip(rows["name"], texts):
+        if not text:
+            report.add(name, "without text" if text is None else "with nothing left of its text once normalised")
+    usable = [place for place, text in enumerate(texts) if text]
+    if not usable:
+        raise ValueError(f"No row can be scored: {report}. Check `text_column` and the normalisation.")
+    rows = rows.select(usable)
+    facts = split_facts(" ".join(source), rows, report)
+    logger.info("%s rows, %.2f hours. %s", f"{len(rows):,}", facts["hours"], report)
+    return EvaluationSet(
+        rows=rows,
+        references=[texts[place] for place in usable],
+        groups={column: list(map(str, rows[column])) for column in by},
+        normalization=normalization,
+        facts={"split": split, **facts},
+    )
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """What a recogniser wrote, and what that is worth.
+
+    Attributes:
+        predictions: What it wrote for each row, normalised.
+        words, characters: Edits of each row.
+        seconds: Time from waveforms to texts: features, network and decoder.
+        device: What it ran on, in words.
+    """
+
+    name: str
+    decoder: dict[str, Any]
+    parameters: int
+    predictions: list[str]
+    words: EditCounts
+    characters: EditCounts
+    seconds: float
+    device: str
+
+
+def score(recognizer: Recognizer, evaluation_set: EvaluationSet) -> ModelScores:
+    """Runs a recogniser over the rows, after a first row that warms it up, and counts its edits."""
+    rows, references = evaluation_set.rows, evaluation_set.references
+    recognizer.texts(rows.select([0]))
+    start = time.perf_counter()
+    texts = recognizer.texts(rows)
+    seconds = time.perf_counter() - start
+    predictions = [evaluation_set.normalization(text) for text in texts]
+    return ModelScores(
+        name=recognizer.name,
+        decoder=recognizer.decoder,
+        parameters=recognizer.model.num_parameters(),
+        predictions=predictions,
+        words=count_edits(predictions, references, "words"),
+        characters=count_edits(predictions, references, "characters"),
+        seconds=seconds,
+        device=describe_device(recognizer.model.device),
+    )
+
+
+def describe_device(device: torch.device) -> str:
+    """A device in words, with the threads of a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or 'CPU'} (threads: {torch.get_num_threads()})"
+
+
+def differences(scores: Sequence[ModelScores], *, confidence: float, **draws: int) -> list[tuple[float, float, float]]:
+    """How much each model's word error rate lies above the first one's, with the interval of the difference.
+
+    The draws are the same for both, so what is hard in the data is hard for both: the interval is narrower than those
+    of the two rates would make believe. It holds no zero where the models really differ.
+
+    Args:
+        draws: `bootstrap` and `seed`, see `resample_rates`.
+    Returns:
+        `(difference, low, high)` for each model; zeros for the first.
+    """
+    length = scores[0].words.reference_length
+    errors = np.stack([each.words.errors for each in scores])
+    rates = errors.sum(1) / length.sum()
+    drawn = resample_rates(errors, length, **draws)
+    low, high = percentile_interval(drawn - drawn[:, :1], confidence)
+    return list(zip((rates - rates[0]).tolist(), low.tolist(), high.tolist()))
+
+
+def score_entry(scores: ModelScores, evaluation_set: EvaluationSet, *, confidence: float, **draws: int) -> dict:
+    """A model's scores for `scores.json`: with data, normalisation, decoder, machine and versions, all that they need
+    to be repeated.
+
+    Args:
+        confidence: Share of the draws that the intervals hold.
+        draws: `bootstrap` and `seed`, see `resample_rates`.
+    """
+    rates = {}
+    for measure, counts in (("wer", scores.words), ("cer", scores.characters)):
+        summary = summarize_edits(counts, measure, confidence=confidence, **draws)
+        rates[measure] = {"value": summary.pop(measure), "confidence": confidence, **summary}
+    groups = {
+        column: {
+            group: summarize_edits(counts, "wer", confidence=confidence, **draws)
+            for group, counts in group_edits(scores.words, values).items()
+        }
+        for column, values in evaluation_set.groups.items()
+    }
+    facts = evaluation_set.facts
+    return {
+        "model": scores.name,
+        "data": {name: facts[name] for name in ("source", "split", "rows", "hours", "fingerprint")},
+        "skipped": facts["skipped"],
+        "normalization": evaluation_set.normalization.to_dict(),
+        "decoder": scores.decoder,
+        **rates,
+        "groups": groups,
+        "real_time_factor": scores.seconds / (facts["hours"] * 3600),
+        "device": scores.device,
+        "parameters": scores.parameters,
+        "command": shlex.join(sys.argv),
+        "date": now(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "jiwer", "hf_ssl_speech")},
+        },
+    }
+
+
+def save_scores(entries: Sequence[dict[str, Any]], folder: str | os.PathLike):
+    """Adds entries to a folder's `scores.json`; one of the same model, data, normalisation and decoder is replaced.
+
+    Raises:
+        ValueError: If the file there holds something else.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    path = Path(folder, SCORES_FILE)
+    new = [_score_identity(entry) for entry in entries]
+    kept = [entry for entry in read_scores(folder) if _score_identity(entry) not in new]
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps([*kept, *entries], indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_scores(folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """The entries of a folder's `scores.json`; none where there is no such file."""
+    path = Path(folder, SCORES_FILE)
+    if not path.exists():
+        return []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} holds no scores ({error}). Move it away, or use another folder.") from error
+
+
+def _score_identity(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: entry.get(key) for key in SCORE_KEYS}

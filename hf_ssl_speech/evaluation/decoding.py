@@ -1,0 +1,259 @@
+"""From frames of logits to text: the likeliest token of each frame, or a beam search with a language model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchaudio.functional import forced_align
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from hf_ssl_speech.evaluation.language_model import read_words, spellable_words
+from hf_ssl_speech.evaluation.transcript import Alphabet, Transcript
+from hf_ssl_speech.models.heads import frames_needed
+
+DECODER_FILE = "decoder.json"
+# No token but the wanted one: a log probability that a beam never recovers from.
+IMPOSSIBLE = -1e4
+
+
+class Decoder(ABC):
+    """Turns a CTC model's logits into transcripts.
+
+    Args:
+        tokenizer: Of the model.
+        config: Of the model.
+
+    Attributes:
+        alphabet: What the model writes with.
+        settings: For records: `kind`, and what else decides the text.
+    Raises:
+        ValueError: If tokenizer and model don't belong together.
+    """
+
+    settings: dict[str, Any]
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig):
+        self.alphabet = Alphabet(tokenizer, config)
+
+    def decode(self, logits: Tensor, num_frames: Tensor) -> list[Transcript]:
+        """The transcript of each row.
+
+        Args:
+            logits: `(batch, frames, vocabulary)`, on any device.
+            num_frames: Real frames of each row, `(batch,)`; a row without any is silent.
+        """
+        log_probabilities = logits.float().log_softmax(-1).cpu()
+        return [
+            self.decode_row(row[:length]) if length > 0 else Transcript()
+            for row, length in zip(log_probabilities, num_frames.tolist())
+        ]
+
+    @abstractmethod
+    def decode_row(self, log_probabilities: Tensor) -> Transcript:
+        """The transcript of one row, `(frames, vocabulary)` on the CPU."""
+
+
+class GreedyDecoder(Decoder):
+    """The likeliest token of each frame."""
+
+    settings = {"kind": "greedy"}
+
+    def decode_row(self, log_probabilities):
+        scores, path = log_probabilities.max(-1)
+        return self.alphabet.read(path, scores.sum().item())
+
+
+@dataclass(frozen=True)
+class BeamSettings:
+    """How a beam search goes.
+
+    Attributes:
+        language_model: ARPA file, or KenLM's binary, of words or of characters; None searches without.
+        words: File with the words (or characters) of the language model, one in each line: needed for a binary
+            one. Without a language model, the words to choose from; None lets the search write anything.
+        lm_weight: Weight of the language model's log10 probabilities beside the model's natural logarithms.
+        word_score: Added for each word.
+        beam_size: Hypotheses kept from frame to frame.
+        beam_threshold: A hypothesis that is so much worse than the best is dropped.
+    """
+
+    language_model: str | None = None
+    words: str | None = None
+    lm_weight: float = 2.0
+    word_score: float = 0.0
+    beam_size: int = 100
+    beam_threshold: float = 50.0
+
+    def save(self, folder: str | os.PathLike):
+        """Writes `decoder.json`; files in the same folder are named relative to it."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        fields = asdict(self)
+        for name in ("language_model", "words"):
+            path = fields[name] and Path(fields[name]).resolve()
+            if path:
+                inside = path.is_relative_to(Path(folder).resolve())
+                fields[name] = str(path.relative_to(Path(folder).resolve()) if inside else path)
+        Path(folder, DECODER_FILE).write_text(json.dumps(fields, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> BeamSettings:
+        """Reads `decoder.json`, from its own path or that of its folder.
+
+        Raises:
+            ValueError: If it is not there, or holds other names.
+        """
+        file = Path(path, DECODER_FILE) if Path(path).is_dir() else Path(path)
+        try:
+            fields = json.loads(file.read_text())
+            for name in ("language_model", "words"):
+                fields[name] = fields.get(name) and str(file.parent / fields[name])
+            return cls(**fields)
+        except (OSError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{file} holds no settings of a beam search ({error}): examples/tune_decoder.py writes them."
+            ) from error
+
+
+class BeamDecoder(Decoder):
+    """Beam search by flashlight-text through torchaudio, with a KenLM n-gram model or without.
+
+    A language model of words allows only its words; one of characters (and word delimiters) allows any text. Times are
+    those of the found text aligned with the audio.
+
+    Args:
+        tokenizer: Of the model.
+        config: Of the model.
+        settings: Of the search.
+    Raises:
+        ImportError: If flashlight-text is not installed.
+        ValueError: If a file is not there or of another alphabet than the model.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, settings: BeamSettings | None = None
+    ):
+        super().__init__(tokenizer, config)
+        settings = settings or BeamSettings()
+        self.settings = {"kind": "beam", **asdict(settings)}
+        # Special tokens are never said, so the search does not get to see them.
+        self._ids = [self.alphabet.blank, *self.alphabet.characters]
+        if self.alphabet.delimiter is not None:
+            self._ids.append(self.alphabet.delimiter)
+        entries = self._entries(settings)
+        self._words = entries if entries and not self._are_tokens(entries) else None
+        self._search = self._build(settings)
+
+    def _entries(self, settings: BeamSettings) -> list[str] | None:
+        """What the language model knows of: words, or characters."""
+        for name in (settings.language_model, settings.words):
+            if name and not Path(name).exists():
+                raise ValueError(f"There is no file {name}.")
+        source = settings.words or settings.language_model
+        return read_words(source) if source else None
+
+    def _are_tokens(self, entries: Sequence[str]) -> bool:
+        """Whether they are the characters of a text, delimiters included, and not words of one character."""
+        tokens = {self._text(index) for index in self._ids}
+        return tokens.issuperset(entries) and (self.alphabet.delimiter is None or "|" in entries)
+
+    def _text(self, index: int) -> str:
+        return "|" if index == self.alphabet.delimiter else self.alphabet.characters.get(index, "<blank>")
+
+    def _build(self, settings: BeamSettings):
+        try:
+            from torchaudio.models.decoder import ctc_decoder
+        except (ImportError, RuntimeError) as error:
+            raise ImportError(
+                "Beam search needs flashlight-text (for Python up to 3.12): pip install 'hf_ssl_speech[lm]'"
+            ) from error
+        tokens = [self._text(index) for index in self._ids]
+        common = dict(
+            tokens=tokens,
+            lm=settings.language_model,
+            beam_size=settings.beam_size,
+            beam_threshold=settings.beam_threshold,
+            lm_weight=settings.lm_weight,
+            log_add=True,  # a text is as likely as all its paths together
+            blank_token="<blank>",
+            # What stands between words is "silence" to flashlight; a language without such a thing has the blank.
+            sil_token="<blank>" if self.alphabet.delimiter is None else "|",
+        )
+        if self._words is None:
+            lines = tokens
+        else:
+            end = "" if self.alphabet.delimiter is None else " |"
+            words = spellable_words(self._words, self.alphabet)
+            lines = [f"{word} {' '.join(word)}{end}" for word in words]
+        with _text_file(lines) as file:
+            if self._words is None:
+                # The language model must number characters as the model does, or each is scored as another.
+                own = dict(lexicon=None, lm_dict=file, sil_score=settings.word_score)
+            else:
+                own = dict(lexicon=file, word_score=settings.word_score)
+            try:
+                return ctc_decoder(**common, **own)
+            except RuntimeError as error:
+                raise ValueError(f"KenLM can't read {settings.language_model}: {error}") from error
+
+    def decode_row(self, log_probabilities):
+        emissions = log_probabilities[:, self._ids]
+        if self._words is not None and self.alphabet.delimiter is not None:
+            # A word ends with a delimiter, which nobody says after the last one.
+            end = torch.full_like(emissions[:1], IMPOSSIBLE)
+            end[:, -1] = 0.0
+            emissions = torch.cat([emissions, end])
+        best = self._search(emissions[None].contiguous())[0][0]
+        if self._words is not None:
+            ids = self.alphabet.spell(" ".join(best.words))
+        else:
+            ids = self._strip([self._ids[index] for index in best.tokens.tolist()])
+        path = align_tokens(log_probabilities, ids, self.alphabet.blank)
+        return self.alphabet.read(path, best.score)
+
+    def _strip(self, ids: list[int]) -> list[int]:
+        """Without the delimiters that flashlight puts around every text."""
+        said = [place for place, index in enumerate(ids) if index != self.alphabet.delimiter]
+        return ids[said[0] : said[-1] + 1] if said else []
+
+
+@contextlib.contextmanager
+def _text_file(lines: Iterable[str]) -> Iterator[str]:
+    """A file with these lines, for as long as it takes to read it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "lines.txt")
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        yield str(path)
+
+
+def align_tokens(log_probabilities: Tensor, ids: Sequence[int], blank: int) -> Tensor:
+    """The likeliest path that writes these tokens.
+
+    Args:
+        log_probabilities: `(frames, vocabulary)`.
+        ids: What is written, without blanks.
+        blank: Id of the blank.
+    Returns:
+        The id of each frame, `(frames,)`.
+    Raises:
+        ValueError: If there are too few frames: one for each token, and one more between equal ones.
+    """
+    needed = int(frames_needed(torch.tensor(ids)))
+    if needed > len(log_probabilities):
+        raise ValueError(
+            f"Its {len(ids)} characters need {needed} frames, but the audio makes {len(log_probabilities)}."
+        )
+    if not ids:
+        return torch.full((len(log_probabilities),), blank)
+    targets = torch.tensor([ids], dtype=torch.int32, device=log_probabilities.device)
+    path, _ = forced_align(log_probabilities[None], targets, blank=blank)
+    return path[0]

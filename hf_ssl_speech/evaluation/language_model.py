@@ -1,0 +1,173 @@
+"""n-gram language models for beam search: made from text, and checked against what a model can write."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hf_ssl_speech.evaluation.transcript import Alphabet
+
+logger = logging.getLogger(__name__)
+
+START, END, UNKNOWN = "<s>", "</s>", "<unk>"
+# Discounts where a corpus is too small to tell: the ones KenLM falls back to.
+FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
+MOST_UNSPELLABLE = 0.05
+
+NGram = tuple[str, ...]
+
+
+def write_ngram(sentences: Iterable[str], path: str | os.PathLike, *, order: int = 3) -> dict[str, int]:
+    """Estimates an n-gram model by interpolated modified Kneser-Ney smoothing (Chen and Goodman, 1998, section 3).
+
+    Every n-gram of the text is kept, in memory: right for some million words. KenLM's `lmplz` makes the same kind of
+    file from any amount of text.
+
+    Args:
+        sentences: Words with white space between; for a model of characters, the characters.
+        path: ARPA file to write.
+        order: The longest n-grams.
+    Returns:
+        How many sentences, words (running) and n-grams of each order there are.
+    Raises:
+        ValueError: If there is no text, it holds the marks <s>, </s> or <unk>, or the order is below 2.
+    """
+    if order < 2:
+        raise ValueError(f"The order is {order}; expected 2 or more.")
+    texts = [words for words in (sentence.split() for sentence in sentences) if words]
+    marks = {START, END, UNKNOWN}.intersection(itertools.chain.from_iterable(texts))
+    if not texts or marks:
+        raise ValueError(
+            f"Got {len(texts)} sentences with the marks {sorted(marks)}; expected some, and none of {START}, {END} and "
+            f"{UNKNOWN} in them."
+        )
+
+    counts = _adjusted_counts(texts, order)
+    probabilities: list[dict[NGram, float]] = []
+    backoffs: list[dict[NGram, float]] = []
+    for grams in counts:
+        # The order below the unigrams: all words, the end and the unknown word alike.
+        lower = probabilities[-1] if probabilities else defaultdict(lambda: 1 / (len(counts[0]) + 1))
+        found, weights = _smooth(grams, lower)
+        probabilities.append(found)
+        backoffs.append(weights)
+    probabilities[0] |= {(UNKNOWN,): backoffs[0][()] / (len(counts[0]) + 1), (START,): 0.0}
+    _write_arpa(probabilities, backoffs[1:], path)
+    facts = {"sentences": len(texts), "words": sum(map(len, texts))}
+    return facts | {f"{length}-grams": len(grams) for length, grams in enumerate(probabilities, 1)}
+
+
+def as_characters(sentence: str) -> str:
+    """A sentence for a model of characters: they stand apart, with the word delimiter `|` between words."""
+    return " ".join("|".join(sentence.split()))
+
+
+def _adjusted_counts(texts: Sequence[Sequence[str]], order: int) -> list[Counter[NGram]]:
+    """Counts of the longest n-grams; of shorter ones, how many different words stand before them.
+
+    What starts a sentence has nothing before it, and keeps its count.
+    """
+    raw = [Counter() for _ in range(order)]
+    for words in texts:
+        sentence = (START, *words, END)
+        for length in range(2, min(order, len(sentence) + 1)):
+            raw[length - 1][sentence[:length]] += 1
+        raw[-1].update(sentence[place : place + order] for place in range(len(sentence) - order + 1))
+    for longer, shorter in zip(raw[:0:-1], raw[-2::-1]):
+        shorter.update(gram[1:] for gram in longer)
+    return [grams for grams in raw if grams]  # no sentence may be long enough for the longest
+
+
+def _smooth(grams: Counter[NGram], lower: dict[NGram, float]) -> tuple[dict[NGram, float], dict[NGram, float]]:
+    """Probabilities of n-grams, and the weight that each context leaves to the shorter ones."""
+    discounts = _discounts(grams)
+    totals, left = Counter(), defaultdict(float)
+    for gram, count in grams.items():
+        totals[gram[:-1]] += count
+        left[gram[:-1]] += discounts[min(count, 3) - 1]
+    backoffs = {context: left[context] / total for context, total in totals.items()}
+    probabilities = {
+        gram: (count - discounts[min(count, 3) - 1]) / totals[gram[:-1]] + backoffs[gram[:-1]] * lower[gram[1:]]
+        for gram, count in grams.items()
+    }
+    return probabilities, backoffs
+
+
+def _discounts(grams: Counter[NGram]) -> Sequence[float]:
+    """What is taken from n-grams counted once, twice and more often (equation 26)."""
+    singles = Counter(grams.values())
+    if not all(singles[count] for count in (1, 2, 3, 4)):
+        return FALLBACK_DISCOUNTS
+    share = singles[1] / (singles[1] + 2 * singles[2])
+    discounts = [count - (count + 1) * share * singles[count + 1] / singles[count] for count in (1, 2, 3)]
+    sound = all(0 <= discount <= count for count, discount in enumerate(discounts, 1))
+    return discounts if sound else FALLBACK_DISCOUNTS
+
+
+def _write_arpa(probabilities: Sequence[dict[NGram, float]], backoffs: Sequence[dict], path: str | os.PathLike):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\\data\\\n")
+        file.writelines(f"ngram {length}={len(grams)}\n" for length, grams in enumerate(probabilities, 1))
+        for length, grams in enumerate(probabilities, 1):
+            file.write(f"\n\\{length}-grams:\n")
+            weights = backoffs[length - 1] if length < len(probabilities) else None
+            for gram, probability in grams.items():
+                # A sentence's start is never predicted; -99 is what stands for that in ARPA files.
+                line = f"{math.log10(probability) if probability else -99:.7f}\t{' '.join(gram)}"
+                file.write(line + (f"\t{_log_weight(weights, gram):.7f}\n" if weights is not None else "\n"))
+        file.write("\n\\end\\\n")
+
+
+def _log_weight(weights: dict[NGram, float], gram: NGram) -> float:
+    """Of a context; what was never a context leaves all to the shorter ones, and what leaves nothing gets -99."""
+    weight = weights.get(gram, 1.0)
+    return math.log10(weight) if weight else -99
+
+
+def read_words(path: str | os.PathLike) -> list[str]:
+    """The words of a language model, without its marks.
+
+    Args:
+        path: An ARPA file, or a text with a word in each line.
+    Raises:
+        ValueError: If it is neither.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = (line.strip() for line in file)
+            if next((line for line in lines if line), "") != "\\data\\":
+                return path.read_text(encoding="utf-8").split()
+            lines = itertools.dropwhile(lambda line: line != "\\1-grams:", lines)
+            entries = itertools.takewhile(lambda line: not line.startswith("\\"), itertools.islice(lines, 1, None))
+            words = [line.split()[1] for line in entries if line]
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no text: a language model in KenLM's binary format does not tell its words. Give the ARPA file "
+            "it was made from, or a file with a word in each line as `words`."
+        ) from error
+    return [word for word in words if word.lower() not in (START, END, UNKNOWN)]
+
+
+def spellable_words(words: Sequence[str], alphabet: Alphabet) -> list[str]:
+    """The words that a model can write; a warning counts the others.
+
+    Raises:
+        ValueError: If more than one in twenty can't be written, as with a language model in the other case.
+    """
+    unknown = set().union(*(alphabet.unknown(word) for word in words))
+    spellable = [word for word in words if not unknown.intersection(word)]
+    missing = len(words) - len(spellable)
+    if not spellable or missing > MOST_UNSPELLABLE * len(words):
+        raise ValueError(
+            f"The language model is of another alphabet: {missing:,} of its {len(words):,} words hold "
+            f"{alphabet.describe(unknown)}. Normalise its text as the transcripts were for training."
+        )
+    if missing:
+        logger.warning("%d of %d words are left out: they hold %s.", missing, len(words), alphabet.describe(unknown))
+    return spellable

@@ -1,0 +1,182 @@
+"""Any speech recogniser of transformers as one that turns rows into texts: CTC models, and Whisper and its like."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import (
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
+    AutoConfig,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.loading import row_waveform
+from hf_ssl_speech.evaluation.decoding import BeamDecoder, BeamSettings, Decoder, GreedyDecoder
+from hf_ssl_speech.evaluation.transcription import load_recognizer, transcribe
+
+WINDOW_SECONDS = 30
+# A longer row is cut in the quietest tenth of a second of a window's last sixth: in the last 5 of 30 s.
+WINDOW_PARTS, PAUSE_SAMPLES = 6, SAMPLE_RATE // 10
+
+
+class Recognizer(ABC):
+    """A model that writes down speech.
+
+    Attributes:
+        name: Folder or Hub id that it came from.
+        decoder: How it finds the text, for records: `kind` and settings.
+    """
+
+    def __init__(self, name: str, model: PreTrainedModel, processor: ProcessorMixin, decoder: dict[str, Any]):
+        self.name = name
+        self.model = model
+        self.processor = processor
+        self.decoder = decoder
+
+    @abstractmethod
+    def texts(self, rows: Dataset) -> list[str]:
+        """What is said in each prepared row, in the order of the rows."""
+
+
+class CTCRecognizer(Recognizer):
+    """A model with a CTC head, ours or stock.
+
+    Args:
+        search: Finds the text in the logits.
+        batch_seconds: Audio that the model gets at a time, padding included.
+    """
+
+    def __init__(self, name, model, processor, search: Decoder, *, batch_seconds: float = 60.0):
+        super().__init__(name, model, processor, search.settings)
+        self.search = search
+        self.batch_seconds = batch_seconds
+
+    def texts(self, rows):
+        settings = {"decoder": self.search, "batch_seconds": self.batch_seconds}
+        return [transcript.text for transcript in transcribe(self.model, self.processor, rows, **settings)]
+
+
+class Seq2SeqRecognizer(Recognizer):
+    """An encoder with a decoder that writes token after token, such as Whisper: the likeliest each time, in windows.
+
+    A row that is longer than a window, 30 s in Whisper, is cut at pauses and its texts are joined.
+
+    Args:
+        language: What multilingual Whisper listens for; None has it find out by itself.
+        batch_seconds: Audio that the model gets at a time, in whole windows.
+    """
+
+    def __init__(self, name, model, processor, *, language: str | None = None, batch_seconds: float = 60.0):
+        self.settings: dict[str, Any] = {}
+        if getattr(model.generation_config, "is_multilingual", False):
+            self.settings = {"task": "transcribe", "language": language}
+        super().__init__(name, model, processor, {"kind": "greedy", **self.settings})
+        # Whisper's windows are padded to one length, which its feature extractor does unasked; others' to the longest.
+        whole_window = getattr(processor.feature_extractor, "n_samples", None)
+        self.padding = {} if whole_window else {"padding": True}
+        self.window_samples = whole_window or WINDOW_SECONDS * SAMPLE_RATE
+        self.batch_windows = max(1, int(batch_seconds * SAMPLE_RATE / self.window_samples))
+
+    def texts(self, rows):
+        longest_first = np.argsort(-np.array(rows["num_samples"]), kind="stable").tolist()
+        windows = (
+            (place, window)
+            for place in longest_first
+            for window in split_at_pauses(row_waveform(rows[place]), self.window_samples)
+        )
+        parts: list[list[str]] = [[] for _ in longest_first]
+        while batch := list(islice(windows, self.batch_windows)):
+            for (place, _), text in zip(batch, self._write([window for _, window in batch])):
+                parts[place].append(text.strip())
+        return [" ".join(filter(None, texts)) for texts in parts]
+
+    @torch.inference_mode()
+    def _write(self, waveforms: list[np.ndarray]) -> list[str]:
+        inputs = self.processor.feature_extractor(
+            waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True, **self.padding
+        )
+        inputs = inputs.to(self.model.device)
+        tokens = self.model.generate(**inputs, do_sample=False, num_beams=1, **self.settings)
+        return self.processor.batch_decode(tokens, skip_special_tokens=True)
+
+
+def split_at_pauses(waveform: np.ndarray, window_samples: int) -> list[np.ndarray]:
+    """Cuts a waveform into windows, each ending where it is quietest in its last sixth; nothing is lost or doubled.
+
+    Args:
+        waveform: float32 at 16 kHz, `(samples,)`.
+        window_samples: The most samples of a window.
+    """
+    windows = []
+    while len(waveform) > window_samples:
+        start = window_samples - window_samples // WINDOW_PARTS
+        stretches = max(1, (window_samples - start) // PAUSE_SAMPLES)
+        power = [np.square(part).mean() for part in np.array_split(waveform[start:window_samples], stretches)]
+        cut = start + round((int(np.argmin(power)) + 0.5) * (window_samples - start) / stretches)
+        windows.append(waveform[:cut])
+        waveform = waveform[cut:]
+    return [*windows, waveform]
+
+
+def is_seq2seq(name_or_path: str) -> bool:
+    """Whether a checkpoint writes token after token, as Whisper does; otherwise CTC is expected of it.
+
+    Raises:
+        ValueError: If there is no checkpoint.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"No recogniser can be loaded from {name_or_path!r}: {error}") from error
+    return type(config) in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
+
+
+def load_ctc(
+    name_or_path: str,
+    *,
+    beam: BeamSettings | None = None,
+    device: str | torch.device | None = None,
+    batch_seconds: float = 60.0,
+) -> CTCRecognizer:
+    """Loads a model with a CTC head, see `load_recognizer`.
+
+    Args:
+        beam: How to search for the text; None takes the likeliest token of each frame.
+    Raises:
+        ValueError: If there is no such model, it has no CTC head, or the language model is of another alphabet.
+    """
+    model, processor = load_recognizer(name_or_path, device=device)
+    parts = (processor.tokenizer, model.config)
+    search = BeamDecoder(*parts, beam) if beam else GreedyDecoder(*parts)
+    return CTCRecognizer(name_or_path, model, processor, search, batch_seconds=batch_seconds)
+
+
+def load_seq2seq(name_or_path: str, *, device: str | torch.device | None = None, **settings) -> Seq2SeqRecognizer:
+    """Loads Whisper, or another encoder with a decoder, in float32.
+
+    Args:
+        settings: More arguments of `Seq2SeqRecognizer`.
+    Raises:
+        ValueError: If weights or processor are missing, or the model needs more than audio, such as a prompt.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        processor = AutoProcessor.from_pretrained(name_or_path)
+        model = AutoModelForSpeechSeq2Seq.from_pretrained(name_or_path, dtype=torch.float32).to(device).eval()
+    except OSError as error:
+        raise ValueError(f"No recogniser can be loaded from {name_or_path!r}: {error}") from error
+    if not model.config.is_encoder_decoder or not hasattr(processor, "feature_extractor"):
+        raise ValueError(
+            f"{name_or_path} is a {type(model).__name__}, which needs more than audio to write a text; expected an "
+            "encoder and decoder like Whisper, or a model with a CTC head."
+        )
+    return Seq2SeqRecognizer(name_or_path, model, processor, **settings)

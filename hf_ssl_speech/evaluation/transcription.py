@@ -1,0 +1,180 @@
+"""Speech to text with any CTC model, ours or stock: loading, batches, transcripts."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModelForCTC, PreTrainedModel, Wav2Vec2Processor
+
+from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
+from hf_ssl_speech.data.batching import DurationBatchSampler
+from hf_ssl_speech.data.loading import row_waveform
+from hf_ssl_speech.data.text import TextNormalization, find_case, spellable_characters
+from hf_ssl_speech.evaluation.decoding import Decoder, GreedyDecoder
+from hf_ssl_speech.evaluation.transcript import Alphabet, Transcript
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.frames import ConvLayer, num_frames
+
+logger = logging.getLogger(__name__)
+
+NEEDED = ("name", "num_samples", "audio", "samples")
+
+
+def load_recognizer(
+    name_or_path: str | os.PathLike, *, device: torch.device | str | None = None
+) -> tuple[PreTrainedModel, Wav2Vec2Processor]:
+    """Loads a CTC model and its processor, on a GPU where there is one.
+
+    Args:
+        name_or_path: Folder or Hub id of a fine-tuned model, ours or stock.
+        device: Where to put it, if not there.
+    Returns:
+        The model in eval mode and float32, and what prepares its input and names its output.
+    Raises:
+        ValueError: If nothing that can be loaded is there, it has no trained CTC head, no processor, or the processor
+            is another model's.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        config = AutoConfig.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"No recogniser can be loaded from {name_or_path}: {error}") from error
+    if not hasattr(config, "conv_kernel"):
+        raise ValueError(
+            f"{name_or_path} is a {config.model_type} model; expected a wav2vec 2.0 or HuBERT model with a CTC head."
+        )
+    model, report = AutoModelForCTC.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+    if any(name.startswith("lm_head.") for name in report["missing_keys"]):
+        kind = (config.architectures or ["encoder"])[0]
+        raise ValueError(
+            f"{name_or_path} is a {kind} without a CTC head, so it can't transcribe: fine-tune it on transcripts with "
+            "examples/finetune_ctc.py first."
+        )
+    try:
+        processor = Wav2Vec2Processor.from_pretrained(name_or_path)
+    except (OSError, TypeError) as error:
+        raise ValueError(
+            f"{name_or_path} has no processor (tokenizer and feature extractor) beside its weights: save the one it "
+            f"was trained with there. {error}"
+        ) from error
+    if processor.feature_extractor.sampling_rate != SAMPLE_RATE:
+        raise ValueError(
+            f"{name_or_path} was trained at {processor.feature_extractor.sampling_rate} Hz; expected {SAMPLE_RATE}."
+        )
+    Alphabet(processor.tokenizer, config)
+    return model.eval().to(device), processor
+
+
+def load_normalization(name_or_path: str | os.PathLike, processor: Wav2Vec2Processor) -> TextNormalization:
+    """How a model's transcripts are written: as it was trained, or for others in the case of their characters."""
+    try:
+        return TextNormalization.from_pretrained(name_or_path)
+    except OSError:
+        return TextNormalization(case=find_case(spellable_characters(processor.tokenizer)))
+
+
+def transcribe(
+    model: PreTrainedModel,
+    processor: Wav2Vec2Processor,
+    rows: Dataset | Sequence[Mapping[str, Any]],
+    *,
+    decoder: Decoder | None = None,
+    batch_seconds: float = 60.0,
+    progress: bool = False,
+) -> list[Transcript]:
+    """What is said in each row.
+
+    Args:
+        model: With a CTC head, on the device to compute on; it is put in eval mode.
+        processor: Of the model.
+        rows: As `prepare_speech` gives them.
+        decoder: Finds the text; by default the likeliest token of each frame.
+        batch_seconds: The most seconds in a batch, padding included; a longer row goes alone. For recordings of many
+            minutes use transformers' pipeline with `chunk_length_s`.
+        progress: Whether to show a bar.
+    Returns:
+        Transcripts in the order of the rows; empty where the audio is shorter than a frame, silent or unreadable, which
+        a warning tells.
+    """
+    decoder = decoder or GreedyDecoder(processor.tokenizer, model.config)
+    found: dict[int, Transcript] = {}
+    for places, logits, frames in compute_logits(model, processor, rows, batch_seconds, progress):
+        found |= zip(places, decoder.decode(logits, frames))
+    return [found.get(place, Transcript()) for place in range(len(rows))]
+
+
+@torch.no_grad()
+def compute_logits(
+    model: PreTrainedModel,
+    processor: Wav2Vec2Processor,
+    rows: Dataset | Sequence[Mapping[str, Any]],
+    batch_seconds: float = 60.0,
+    progress: bool = False,
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Runs the model over rows, the longest first, each as if it came alone.
+
+    Args: as for `transcribe`.
+    Yields:
+        For each batch the places of its rows, logits `(batch, frames, vocabulary)` on the model's device and the real
+        frames of each row, `(batch,)`. Rows that nothing can be heard in are in no batch; a warning names them.
+    """
+    if isinstance(rows, Dataset):
+        rows = rows.select_columns([name for name in NEEDED if name in rows.column_names])
+    lengths = rows["num_samples"] if isinstance(rows, Dataset) else [row["num_samples"] for row in rows]
+    conv_layers = [ConvLayer(*each) for each in zip(model.config.conv_kernel, model.config.conv_stride)]
+    model.eval()
+    with tqdm(total=len(rows), unit="row", disable=not progress) as bar:
+        for places in _batches(np.asarray(lengths), model.config, batch_seconds):
+            waveforms = {place: _waveform(rows[place], conv_layers) for place in places}
+            bar.update(len(places))
+            heard = [place for place in places if waveforms[place] is not None]
+            if heard:
+                yield heard, *_run(model, processor, [waveforms[place] for place in heard], conv_layers)
+
+
+def _batches(lengths: np.ndarray, config, batch_seconds: float) -> Iterator[list[int]]:
+    """Places of the rows of each batch, longest first."""
+    there = np.flatnonzero(lengths > 0)
+    if not len(there):
+        return
+    sampler = DurationBatchSampler(
+        lengths[there], batch_seconds=max(batch_seconds, lengths.max() / SAMPLE_RATE), shuffle=False
+    )
+    # Stock models let padding into the statistics of the first norm: only rows of one length go together.
+    apart = config.feat_extract_norm == "group" and not isinstance(config, SSLSpeechConfig)
+    for batch in sampler:
+        places = there[batch].tolist()
+        yield from map(list, (group for _, group in itertools.groupby(places, lambda place: lengths[place] * apart)))
+
+
+def _waveform(row: Mapping[str, Any], conv_layers: Sequence[ConvLayer]) -> np.ndarray | None:
+    """The waveform of a row, None if nothing can be heard in it."""
+    try:
+        waveform = row_waveform(row)
+        if num_frames(len(waveform), conv_layers) < 1:
+            raise BadAudio(f"{len(waveform)} samples are shorter than a frame")
+    except BadAudio as reason:
+        logger.warning("Nothing is heard in %s: %s", row["name"], reason)
+        return None
+    return waveform
+
+
+def _run(
+    model: PreTrainedModel, processor: Wav2Vec2Processor, waveforms: list[np.ndarray], conv_layers: Sequence[ConvLayer]
+) -> tuple[Tensor, Tensor]:
+    """Logits `(batch, frames, vocabulary)` and frames `(batch,)` of waveforms."""
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    inputs = processor.feature_extractor(
+        waveforms, sampling_rate=SAMPLE_RATE, padding=True, return_attention_mask=True, return_tensors="pt"
+    ).to(model.device, model.dtype)
+    mask = inputs.attention_mask if lengths.min() < lengths.max() else None
+    return model(inputs.input_values, attention_mask=mask).logits, num_frames(lengths, conv_layers)

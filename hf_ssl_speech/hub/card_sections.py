@@ -1,0 +1,313 @@
+"""The tables and sentences of model cards: a record in, Markdown out. What a record does not tell was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_ssl_speech.training.record import PICTURE_FILE
+from hf_ssl_speech.training.report import LAYERS_PICTURE, QUALITY, UNITS_PICTURE, table
+
+GROUPS_SHOWN = 10
+NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
+PICTURES = {
+    PICTURE_FILE: "Curves of the training",
+    UNITS_PICTURE: "An utterance, its units and its phones",
+    "phones.png": "How surely each unit tells the phone",
+    LAYERS_PICTURE: "What the units of each layer are worth",
+}
+# Figures of a training's log: what it calls them, what the card does, and how they are printed.
+MEASURES = (
+    ("wer", "word error rate", ".1%"),
+    ("cer", "character error rate", ".1%"),
+    ("accuracy", "accuracy", ".1%"),
+    ("chance", "chance", ".1%"),
+    ("masked_accuracy", "accuracy on masked frames", ".1%"),
+    ("unmasked_accuracy", "accuracy on unmasked frames", ".1%"),
+    ("hard_perplexity_1", "codebook entries in use, group 1", ".1f"),
+    ("hard_perplexity_2", "codebook entries in use, group 2", ".1f"),
+    ("loss", "loss", ".3f"),
+)
+# Facts of transcripts: what a record calls them, and what the card does.
+TEXT = (
+    ("words", "words"),
+    ("characters", "characters"),
+    ("vocabulary", "vocabulary"),
+    ("rare_characters", "characters left out as too rare"),
+    ("unknown_characters", "characters outside the vocabulary"),
+    ("skipped", "utterances left out for their text"),
+    ("normalization", "normalised with"),
+)
+CITATIONS = {
+    "ssl-wav2vec2": """\
+@inproceedings{baevski2020wav2vec,
+  title     = {wav2vec 2.0: A Framework for Self-Supervised Learning of Speech Representations},
+  author    = {Baevski, Alexei and Zhou, Henry and Mohamed, Abdelrahman and Auli, Michael},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2020},
+  url       = {https://arxiv.org/abs/2006.11477}
+}""",
+    "ssl-hubert": """\
+@article{hsu2021hubert,
+  title   = {HuBERT: Self-Supervised Speech Representation Learning by Masked Prediction of Hidden Units},
+  author  = {Hsu, Wei-Ning and Bolte, Benjamin and Tsai, Yao-Hung Hubert and Lakhotia, Kushal and
+             Salakhutdinov, Ruslan and Mohamed, Abdelrahman},
+  journal = {IEEE/ACM Transactions on Audio, Speech, and Language Processing},
+  year    = {2021},
+  url     = {https://arxiv.org/abs/2106.07447}
+}""",
+}
+
+
+def shown(value: Any, form: str = "", unit: str = "") -> str:
+    """A figure as text, or that it was not measured."""
+    return NOT_MEASURED if value is None else f"{value:{form}}{unit}"
+
+
+def hours(facts: Mapping[str, Any] | None) -> str:
+    """How much audio, in words."""
+    found = (facts or {}).get("hours")
+    return f"hours: {NOT_MEASURED}" if found is None else f"{found:.2f} hours"
+
+
+def splits(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The data of a run, by split, and of the pretraining it started from."""
+    earlier = ((record.get("start") or {}).get("record") or {}).get("data") or {}
+    fingerprints = (record.get("identity") or {}).get("data") or {}
+    found = record.get("data") or {
+        split: {"fingerprint": fingerprints[split]} for split in ("train", "validation") if split in fingerprints
+    }
+    return found | ({"train, pretraining": earlier["train"]} if "train" in earlier else {})
+
+
+def data_table(record: Mapping[str, Any]) -> str:
+    """A row for each split: where from, how much, what was left out."""
+    rows = []
+    for split, facts in splits(record).items():
+        source = facts.get("source")
+        left_out = (facts.get("skipped") or {}).get("num_skipped")
+        rows.append(
+            [
+                split,
+                ", ".join(f"`{each}`" for each in ([source] if isinstance(source, str) else source or []))
+                or NOT_RECORDED,
+                shown(facts.get("rows"), ","),
+                shown(facts.get("hours"), ".2f"),
+                shown(left_out, ","),
+                f"`{facts['fingerprint']}`" if len(facts.get("fingerprint", "")) == 16 else NOT_RECORDED,
+            ]
+        )
+    rows = rows or [["train", NOT_RECORDED, *[NOT_MEASURED] * 3, NOT_RECORDED]]
+    return table(["split", "source", "utterances", "hours", "left out", "fingerprint"], rows)
+
+
+def effort_table(record: Mapping[str, Any]) -> str:
+    """Updates, audio seen and effective batch of a training."""
+    recipe, processes = record.get("recipe") or {}, (record.get("machine") or {}).get("processes")
+    average, seen = record.get("seconds_per_update"), record.get("hours_seen")
+    in_train = (splits(record).get("train") or {}).get("hours")
+    batch = f"{shown(average, '.1f', ' s of audio on average')}"
+    if processes and "batch_seconds" in recipe:
+        parts = f"{recipe['batch_seconds']:g} s x {recipe['gradient_accumulation_steps']} accumulated x {processes}"
+        batch += f", at most {parts} process{'es' * (processes > 1)}"
+    repeats = f", {seen / in_train:.1f} times the data" if seen is not None and in_train else ""
+    rows = [
+        ["updates", shown(record.get("updates"), ",")],
+        ["audio seen", shown(seen, ".2f", " hours") + repeats],
+        ["effective batch", batch],
+        ["precision", _precision(recipe)],
+        ["seed", f"{recipe['seed']}" if "seed" in recipe else NOT_RECORDED],
+        ["command", f"`{record['command']}`" if "command" in record else NOT_RECORDED],
+    ]
+    for units in (splits(record).get("train") or {}).get("units", {}).get("sets", []):
+        rows.insert(0, ["predicts", f"{units['num_units']} units of {units['features']}"])
+    return table(["", ""], rows)
+
+
+def measures_table(record: Mapping[str, Any]) -> str:
+    """The last figures of a training's curves, on validation data and while training."""
+    curves, rows = record.get("curves") or [], []
+    for name, label, form in MEASURES:
+        validation, training = _last(curves, f"eval_{name}"), _last(curves, name)
+        if validation is not None or training is not None:
+            rows.append([label, shown(validation, form), shown(training, form)])
+    return table(["", "validation, last", "training, last"], rows or [["accuracy", NOT_MEASURED, NOT_MEASURED]])
+
+
+def scores_table(scores: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each evaluation of a CTC model."""
+    rows = []
+    for score in scores:
+        data, split = score["data"], score["data"].get("split")
+        source = data["source"] if isinstance(data["source"], str) else ", ".join(data["source"])
+        rows.append(
+            [
+                f"`{source}`" + (f", {split}" if split else ""),
+                shown(data.get("rows"), ","),
+                shown(data.get("hours"), ".2f"),
+                _rate(score.get("wer")),
+                _rate(score.get("cer")),
+                _settings(score.get("decoder")),
+                shown(score.get("real_time_factor"), ".3g"),
+            ]
+        )
+    head = ["data", "utterances", "hours", "WER, %", "CER, %", "decoder", "real-time factor"]
+    return table(head, rows or [[NOT_MEASURED] * len(head)])
+
+
+def evaluations(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How exactly each row of `scores_table` was measured."""
+    found = []
+    for number, score in enumerate(scores, 1):
+        confidence = (score.get("wer") or {}).get("confidence")
+        found.append(
+            f"Row {number}: text normalised with {_settings(score.get('normalization'))}; intervals of "
+            f"{shown(confidence, '.0%')} by bootstrap over utterances; data fingerprint "
+            f"`{score['data'].get('fingerprint', NOT_RECORDED)}`; on {score.get('device', NOT_RECORDED)}, "
+            f"{score.get('date', NOT_RECORDED)}, {_settings(score.get('versions'))}; command "
+            f"`{score.get('command', NOT_RECORDED)}`."
+        )
+    return found
+
+
+def breakdown_table(scores: Sequence[Mapping[str, Any]]) -> str:
+    """Word error rates of groups of utterances, the worst of each column first; empty if none were measured."""
+    rows = []
+    for number, score in enumerate(scores, 1):
+        for column, groups in (score.get("groups") or {}).items():
+            measured = {name: rate for name, rate in groups.items() if rate["wer"] is not None}
+            worst = sorted(measured, key=lambda name: -measured[name]["wer"])[:GROUPS_SHOWN]
+            more = f" ({len(groups)} in all)" if len(groups) > len(worst) else ""
+            for name in worst:
+                rate = measured[name]
+                cells = [_rate({**rate, "value": rate["wer"]}), shown(rate.get("reference_length"), ",")]
+                rows.append([f"{number}", column + more, _plain(name), *cells])
+    return table(["row", "by", "group", "WER, %", "words"], rows) if rows else ""
+
+
+def text_table(record: Mapping[str, Any]) -> str:
+    """Facts of the transcripts that a CTC model learnt from."""
+    text = record.get("text") or {}
+    rows = [[label, _plain(text[name]) if text.get(name) else "none"] for name, label in TEXT if name in text]
+    return table(["transcripts", ""], rows or [["words", NOT_MEASURED]])
+
+
+def unit_effort_table(facts: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """How a unit set was fitted."""
+    rows = [
+        ["utterances", shown(facts.get("utterances"), ",")],
+        ["frames", shown(facts.get("frames"), ",")],
+        ["share of the utterances", shown(facts.get("share"), ".0%")],
+        ["passes over the data", shown(facts.get("iterations"), ",")],
+        ["inertia (mean squared distance)", shown(facts.get("inertia"), ",.4g")],
+        ["seed", f"{facts['seed']}" if "seed" in facts else NOT_RECORDED],
+        ["command", f"`{record['command']}`" if "command" in record else NOT_RECORDED],
+    ]
+    return table(["", ""], rows)
+
+
+def unit_departures(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Where a unit set departs from those of HuBERT BASE: MFCC for iteration 1, layer 6 for iteration 2."""
+    hidden = facts["features"]["kind"] == "hidden"
+    published = {"layer": 6, "number of units": 500} if hidden else {"number of units": 100}
+    here = {"layer": facts["features"]["layer"], "number of units": facts["num_units"]}
+    found = [(name, f"{here[name]}", f"{value}") for name, value in published.items() if here[name] != value]
+    if facts.get("share") not in (None, 0.1):
+        found.append(("share of the utterances", f"{facts['share']:.0%}", "10%"))
+    return found
+
+
+def quality_table(record: Mapping[str, Any]) -> str:
+    """How well units follow phones, and how they are used."""
+    quality = record.get("quality") or {}
+    rows = [[label, format(quality[name], form)] for name, label, form in QUALITY if name in quality]
+    return table(["", ""], rows or [[label, NOT_MEASURED] for name, label, _ in QUALITY if name != "agreement"])
+
+
+def compute_table(record: Mapping[str, Any]) -> str:
+    """On what, for how long, with which versions."""
+    machine, versions = record.get("machine") or {}, record.get("versions")
+    processes = machine.get("processes", record.get("processes"))
+    seconds = record.get("train_seconds", record.get("seconds"))
+    rows = [
+        ["device", machine.get("device", NOT_RECORDED)],
+        ["processes", f"{processes}" if processes else NOT_RECORDED],
+        ["time", _time(seconds)],
+        ["device hours", NOT_MEASURED if seconds is None or not processes else f"{seconds * processes / 3600:.2f}"],
+        ["versions", _settings(versions or (record.get("units") or {}).get("versions"))],
+    ]
+    if (record.get("start") or {}).get("source"):
+        earlier = (record["start"].get("record") or {}).get("train_seconds")
+        rows.insert(3, ["time of the pretraining before it", _time(earlier)])
+    return table(["", ""], rows)
+
+
+def pictures(folder: Path) -> list[tuple[str, str]]:
+    """Pictures that lie in the folder, with their captions."""
+    return [(name, caption) for name, caption in PICTURES.items() if (folder / name).exists()]
+
+
+def limits(
+    kind: str, record: Mapping[str, Any], languages: Sequence[str], scores: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """What the model is not to be trusted with, as far as the records tell."""
+    spoken = f"{', '.join(languages)} only" if languages else "languages that are not stated"
+    found = [
+        f"Trained on {spoken}; other languages, accents, rooms and microphones: {NOT_MEASURED}.",
+        "Whether it serves all groups of speakers alike: "
+        + (
+            "see the breakdown of the evaluation." if any("groups" in score for score in scores) else f"{NOT_MEASURED}."
+        ),
+        "One run with one seed: how much another seed would change is not measured.",
+    ]
+    amount = (splits(record).get("train") or {}).get("hours")
+    if amount is not None and amount < 100:
+        found.insert(0, f"Only {amount:.2f} hours of audio taught it: it is a demonstration, not a general model.")
+    if kind == "ctc":
+        found.append("It writes what it hears without a language model, and always something its alphabet can spell.")
+    if kind != "units":
+        found.append("Audio of another rate than 16 kHz must be resampled first; below 25 ms there is no frame.")
+    return found
+
+
+def citations(papers: Sequence[str]) -> list[str]:
+    """BibTeX of the papers of these model types."""
+    return [CITATIONS[paper] for paper in papers]
+
+
+def _time(seconds: float | None) -> str:
+    return NOT_MEASURED if seconds is None else f"{seconds / 3600:.2f} hours ({seconds:,.0f} s)"
+
+
+def _last(curves: Sequence[Mapping[str, float]], name: str) -> float | None:
+    return next((point[name] for point in reversed(curves) if name in point), None)
+
+
+def _rate(rate: Mapping[str, float] | None) -> str:
+    if rate is None or rate["value"] is None:
+        return NOT_MEASURED
+    return f"{100 * rate['value']:.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
+
+
+def _precision(recipe: Mapping[str, Any]) -> str:
+    if "bf16" not in recipe:
+        return NOT_RECORDED
+    return "bfloat16" if recipe["bf16"] else "float16" if recipe.get("fp16") else "float32"
+
+
+def _settings(settings: Mapping[str, Any] | None) -> str:
+    """`{"kind": "beam", "width": 10}` as "kind beam, width 10"."""
+    if not settings:
+        return NOT_RECORDED
+    return ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())
+
+
+def _plain(value: Any) -> str:
+    """A value as the cell of a table."""
+    if isinstance(value, Mapping):
+        return _settings(value)
+    if isinstance(value, (list, tuple)):
+        value = f"`{' '.join(map(str, value))}`"
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{value}"
+    return text.replace("|", "\\|")

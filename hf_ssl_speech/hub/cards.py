@@ -1,0 +1,307 @@
+"""Model cards, made from the records that runs and evaluations left and from nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
+from hf_ssl_speech.hub.card_sections import (
+    breakdown_table,
+    citations,
+    compute_table,
+    data_table,
+    effort_table,
+    evaluations,
+    hours,
+    limits,
+    measures_table,
+    pictures,
+    quality_table,
+    scores_table,
+    splits,
+    text_table,
+    unit_departures,
+    unit_effort_table,
+)
+from hf_ssl_speech.hub.published import PAPERS, compare_with_paper
+from hf_ssl_speech.training.record import read_record
+from hf_ssl_speech.training.report import UNITS_GLOSSARY
+from hf_ssl_speech.units.kmeans_units import FACTS_FILE
+
+CARD_FILE = "README.md"
+# In the wheel the templates lie in the package, in a checkout beside it.
+PACKAGE = Path(__file__).parents[1]
+TEMPLATES = [PACKAGE / "model_cards", PACKAGE.parent / "model_cards"]
+STOCK_TYPES = {"wav2vec2": "ssl-wav2vec2", "hubert": "ssl-hubert"}
+NOT_STATED = "not stated"
+MEASURES_GLOSSARY = {
+    "ssl-wav2vec2": "Accuracy: how often, of the true hidden frame and the negatives, the model picks the true one; "
+    "chance: how often a blind guess would. Codebook entries in use: perplexity of the hard choices of each group.",
+    "ssl-hubert": "Accuracy: how often the model names the unit of a masked, or of an unmasked frame.",
+}
+
+
+def create_model_card(
+    folder: str | os.PathLike,
+    *,
+    repo_id: str | None = None,
+    license: str | None = None,
+    language: str | Sequence[str] | None = None,
+    datasets: Mapping[str, str | None] | Sequence[str] = (),
+) -> ModelCard:
+    """The model card of a pretrained encoder, a CTC model or a unit set, ours or exported to transformers' form.
+
+    Every figure is read from `run.json` and `scores.json` in the folder; what they do not tell is said to be not
+    measured. Where the recipe departs from the paper is computed.
+
+    Args:
+        folder: What a run, an evaluation or `save_pretrained` wrote.
+        repo_id: Where it will lie on the Hub, for the code that shows how to load it; by default the folder.
+        license: Of the model, as the Hub names it, such as `apache-2.0`.
+        language: Codes of the speech's languages, such as `en`.
+        datasets: The training data sets, with their licences where they are known.
+    Returns:
+        The card, with the metadata that the Hub reads; `card.save(path)` writes it.
+    Raises:
+        ValueError: If the folder holds none of these, or the Hub would refuse the metadata.
+    """
+    folder = Path(folder)
+    kind, config = find_kind(folder)
+    languages = [language] if isinstance(language, str) else list(language or ())
+    licences = dict(datasets) if isinstance(datasets, Mapping) else dict.fromkeys(datasets)
+    check_metadata(license, languages)
+    record, scores = read_record(folder) or {}, read_scores(folder)
+    name = (repo_id or str(folder.resolve())).split("/")[-1]
+    context = CONTEXTS[kind](folder, config, record, scores)
+    context |= {
+        "title": name,
+        "repo_id": repo_id or str(folder),
+        "license": license or NOT_STATED,
+        "language": ", ".join(languages) or NOT_STATED,
+        "licences": {data: licence or NOT_STATED for data, licence in licences.items()},
+        "data_table": data_table(record),
+        "pictures": pictures(folder),
+        "limits": limits(kind, record, languages, scores),
+        "compute_table": compute_table(record),
+        "citations": citations(context["papers"]),
+    }
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = re.sub(r"\n{3,}", "\n\n", environment.get_template(f"{kind}.md").render(context))
+    metadata = card_data(kind, context, record, scores, license=license, languages=languages, datasets=licences)
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text.strip()}\n")
+
+
+def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
+    """`units`, `ctc` or `pretraining` (an encoder, with or without the head it was pretrained with), and its JSON.
+
+    Raises:
+        ValueError: If the folder holds none of them.
+    """
+    if (folder / FACTS_FILE).exists():
+        return "units", json.loads((folder / FACTS_FILE).read_text())
+    if not (folder / "config.json").exists():
+        raise ValueError(
+            f"{folder} has neither config.json nor {FACTS_FILE}: expected the folder of a pretrained or fine-tuned "
+            "model, or of a unit set."
+        )
+    config = json.loads((folder / "config.json").read_text())
+    architecture = (config.get("architectures") or [""])[0]
+    model_type = STOCK_TYPES.get(config.get("model_type"), config.get("model_type"))
+    if model_type in PAPERS and architecture.endswith("ForCTC"):
+        return "ctc", config
+    if model_type in PAPERS and architecture.endswith(("ForPreTraining", "Model")):
+        return "pretraining", config
+    raise ValueError(
+        f"{folder} holds {architecture or 'a model that does not tell its class'}: cards are made of pretrained "
+        "wav2vec 2.0 and HuBERT encoders, their CTC models and unit sets."
+    )
+
+
+def check_metadata(license: str | None, languages: Sequence[str]):
+    """Raises a ValueError if the Hub would refuse a language or a licence, which spoils the whole push."""
+    strange = [code for code in languages if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", code)]
+    if strange:
+        raise ValueError(f"{', '.join(strange)}: the Hub takes languages as ISO 639 codes such as en, de or yue.")
+    if license is not None and not re.fullmatch(r"[a-z0-9.\-]+", license):
+        raise ValueError(f"{license!r}: the Hub takes licences such as apache-2.0, cc-by-4.0, or other.")
+
+
+# What each kind of card tells of its own ---------------------------------------------------------------------------
+
+
+def model_context(folder: Path, config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """What cards of encoders and of CTC models share."""
+    stock = config["model_type"] in STOCK_TYPES
+    model_type = STOCK_TYPES.get(config["model_type"], config["model_type"])
+    comparison = compare_with_paper(record)
+    status, updates = record.get("status", "complete"), record.get("updates", 0)
+    return {
+        "model_type": model_type,
+        "paper": PAPERS[model_type],
+        "papers": [model_type],
+        "stock": stock,
+        "parameters": f"{record['parameters'] / 1e6:.1f} M" if "parameters" in record else "an uncounted number of",
+        "width": config["hidden_size"],
+        "hours": hours(splits(record).get("train")),
+        "unfinished": "" if status == "complete" else f"The run was {status} at update {updates:,}.",
+        "effort_table": effort_table(record),
+        "comparison": comparison,
+        "no_comparison": "no such run was published" if record.get("identity") else "the recipe was not recorded",
+        "measures_table": measures_table(record),
+    }
+
+
+def pretraining_context(folder, config, record, scores) -> dict[str, Any]:
+    """What the card of an encoder tells."""
+    shared = model_context(folder, config, record)
+    return shared | {"measures_glossary": MEASURES_GLOSSARY[shared["model_type"]]}
+
+
+def ctc_context(folder, config, record, scores) -> dict[str, Any]:
+    """What the card of a CTC model tells."""
+    start = record.get("start") or {}
+    source = start.get("source")
+    told = f", starting from {source}" if source else ", from scratch" if "start" in record else ""
+    return model_context(folder, config, record) | {
+        "start": told,
+        "vocabulary": config["vocab_size"],
+        "scores_table": scores_table(scores),
+        "breakdown_table": breakdown_table(scores),
+        "evaluations": evaluations(scores),
+        "text_table": text_table(record),
+    }
+
+
+def unit_context(folder, facts, record, scores) -> dict[str, Any]:
+    """What the card of a unit set tells."""
+    features = facts["features"]
+    per_second = (16_000 - features["window_samples"]) // features["hop_samples"] + 1
+    hidden = features["kind"] == "hidden"
+    return {
+        "papers": ["ssl-hubert"],
+        "num_units": facts["num_units"],
+        "features": f"layer {features['layer']} of {features['encoder']}" if hidden else "MFCC",
+        "encoder": features["encoder"] if hidden else None,
+        "hop": f"{features['hop_samples'] / 16:g}",
+        "per_second": per_second,
+        "hours": hours(facts),
+        "effort_table": unit_effort_table(facts, record),
+        "departures": unit_departures(facts),
+        "quality_table": quality_table(record),
+        "quality_glossary": UNITS_GLOSSARY,
+    }
+
+
+CONTEXTS = {"pretraining": pretraining_context, "ctc": ctc_context, "units": unit_context}
+
+
+# What the Hub reads ------------------------------------------------------------------------------------------------
+
+
+def card_data(
+    kind: str,
+    context: dict[str, Any],
+    record: dict[str, Any],
+    scores: Sequence[Mapping[str, Any]],
+    *,
+    license: str | None,
+    languages: list[str],
+    datasets: Mapping[str, str | None],
+) -> ModelCardData:
+    """The metadata on top of a card. Only what is an id on the Hub is named as a data set or as the model's base."""
+    start, results = (record.get("start") or {}).get("source"), eval_results(scores) or None
+    tags = ["speech", "hf_ssl_speech", *(each.removeprefix("ssl-") for each in context["papers"])]
+    tags += {"pretraining": ["self-supervised"], "ctc": ["ctc"], "units": ["k-means", "speech-units"]}[kind]
+    return ModelCardData(
+        license=license,
+        language=languages or None,
+        datasets=[name for name in datasets if is_hub_id(name)] or None,
+        base_model=start if is_hub_id(start) else None,
+        library_name="hf_ssl_speech" if kind == "units" else "transformers",
+        pipeline_tag={"ctc": "automatic-speech-recognition", "pretraining": "feature-extraction"}.get(kind),
+        metrics=["wer", "cer"] if kind == "ctc" else None,
+        tags=tags,
+        model_name=context["title"] if results else None,
+        eval_results=results,
+    )
+
+
+def eval_results(scores: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
+    """Word and character error rates in percent, with interval and conditions, in the Hub's form."""
+    found = []
+    for score in scores:
+        source = _source(score)
+        for metric in ("wer", "cer"):
+            rate = score[metric]
+            found.append(
+                EvalResult(
+                    task_type="automatic-speech-recognition",
+                    task_name="Automatic Speech Recognition",
+                    dataset_type=source if is_hub_id(source) else re.sub(r"[^\w.-]+", "-", source).strip("-"),
+                    dataset_name=source,
+                    dataset_split=score["data"].get("split"),
+                    metric_type=metric,
+                    metric_name=f"{metric.upper()} (%)",
+                    metric_value=round(100 * rate["value"], 2),
+                    metric_args={
+                        "low": round(100 * rate["low"], 2),
+                        "high": round(100 * rate["high"], 2),
+                        "confidence": rate["confidence"],
+                        "decoder": score["decoder"],
+                        "normalization": score["normalization"],
+                    },
+                )
+            )
+    return found
+
+
+def benchmark_results(scores: Sequence[Mapping[str, Any]], benchmarks: Mapping[str, str]) -> dict[str, list[dict]]:
+    """Word error rates in the form that puts them on the leaderboards of benchmark data sets.
+
+    Args:
+        scores: Content of `scores.json`.
+        benchmarks: Hub ids of data sets that are registered as benchmarks, with the name of the task there.
+    Returns:
+        What each file in `.eval_results` holds: one evaluation, since a benchmark may be measured in several ways.
+    Raises:
+        ValueError: If the model was not evaluated on one of them.
+    """
+    found = {}
+    for dataset, task in benchmarks.items():
+        measured = [score for score in scores if _source(score) == dataset]
+        if not measured:
+            raise ValueError(f"{SCORES_FILE} has no evaluation on {dataset}: evaluate the model on it first.")
+        for number, score in enumerate(measured, 1):
+            entry = EvalResultEntry(
+                dataset_id=dataset,
+                task_id=task,
+                value=round(100 * score["wer"]["value"], 2),
+                date=score.get("date"),
+                notes=f"WER in percent, {score['decoder']['kind']} decoding",
+            )
+            found[f"{dataset.split('/')[-1]}-{number}.yaml"] = eval_result_entries_to_yaml([entry])
+    return found
+
+
+def _source(score: Mapping[str, Any]) -> str:
+    source = score["data"]["source"]
+    return source if isinstance(source, str) else " ".join(source)
+
+
+def is_hub_id(name: Any) -> bool:
+    """Whether a name has the form `owner/name` and is no folder here."""
+    return isinstance(name, str) and bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)) and not Path(name).exists()

@@ -1,0 +1,195 @@
+"""Fine-tuning with CTC: the paper's learning rate, the frozen encoder, error rates and examples while training."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import jiwer
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import Wav2Vec2Processor
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_ssl_speech.data.ctc_collator import CTCCollator
+from hf_ssl_speech.data.text import TextNormalization
+from hf_ssl_speech.models.heads import SSLSpeechForCTC
+from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
+from hf_ssl_speech.training.callbacks import Patience
+from hf_ssl_speech.training.trainer import SpeechTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def tri_stage(update: int, stages: tuple[int, int, int], initial: float, final: float) -> float:
+    """The learning rate of an update as a share of the peak's (wav2vec 2.0, section 4.3).
+
+    Args:
+        update: Counted from 0.
+        stages: Updates of linear warm-up, of hold, and of exponential decay.
+        initial, final: Shares at the beginning and at the end.
+    """
+    warmup, hold, decay = stages
+    if update < warmup:
+        return initial + (1 - initial) * update / warmup
+    if update < warmup + hold:
+        return 1.0
+    if update < warmup + hold + decay:
+        return math.exp(math.log(final) * (update - warmup - hold) / decay)
+    return final
+
+
+class SpeechCTCTrainer(SpeechTrainer):
+    """The trainer of CTC models.
+
+    Args:
+        model: `SSLWav2Vec2ForCTC` or `SSLHubertForCTC`; the arguments tell what of it is frozen.
+        args: Settings of the run.
+        train_dataset: Rows from `prepare_speech` and `add_labels`.
+        eval_dataset: The same; the greedy transcripts of these are scored, and some shown.
+        processing_class: Feature extractor and tokenizer; saved with every checkpoint.
+        normalization: How the transcripts were written; saved beside the processor.
+
+    Raises:
+        ValueError: If the tokenizer and the model's head are of different sizes, or their blanks differ.
+    """
+
+    args: SpeechCTCTrainingArguments
+
+    def __init__(
+        self,
+        model: SSLSpeechForCTC,
+        args: SpeechCTCTrainingArguments,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        *,
+        processing_class: Wav2Vec2Processor,
+        normalization: TextNormalization,
+        **kwargs,
+    ):
+        check_head(model, processing_class)
+        settings = {
+            "normalize": processing_class.feature_extractor.do_normalize,
+            "seed": args.order_seed,
+        }
+        if args.freeze_conv_encoder:
+            model.freeze_feature_encoder()
+        model.thaw_update = args.freeze_transformer_updates
+        # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
+        args.ddp_find_unused_parameters = True
+        super().__init__(
+            model,
+            args,
+            CTCCollator(model.config, **settings),
+            CTCCollator(model.config, **settings, evaluation=True),
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            **kwargs,
+        )
+        self.normalization = normalization
+        self.tokenizer = processing_class.tokenizer
+        self.examples: list[tuple[str, str]] = []  # transcripts and what was heard, of the evaluation at hand
+        self.patience = Patience(args.early_stopping_patience) if args.early_stopping_patience else None
+        if self.patience:
+            self.add_callback(self.patience)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to train, or it was stopped early."""
+        return super().is_complete or (self.patience is not None and self.patience.exhausted)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """The paper's three stages; transformers' own neither start at one share and end at another nor decay so."""
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":
+            stages, ends = self.args.stages(num_training_steps), (self.args.initial_share, self.args.final_share)
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda update: tri_stage(update, stages, *ends))
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None):
+        super()._save(output_dir, state_dict)
+        self.normalization.save_pretrained(output_dir or self.args.output_dir)
+
+    # Evaluation ----------------------------------------------------------------------------------------------------
+
+    def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
+        """Loss, word and character error rate of a dataset; a few transcripts with their edits go to the log."""
+        self.examples = []
+        output = super().evaluation_loop(*args, **kwargs)
+        examples = gather_object(self.examples)
+        # Batches come by length: take some from the whole range.
+        step = max(1, len(examples) // max(1, self.args.examples_shown))
+        for reference, heard in sorted(examples)[::step][: self.args.examples_shown]:
+            logger.info(show_edits(reference, heard))
+        return output
+
+    def evaluation_step(self, model, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """Statistics of one batch, with the edits that make the greedy transcripts the true ones."""
+        texts, usable = inputs.pop("texts"), (inputs["labels"] != -100).any(-1).tolist()  # unusable audio has no labels
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            outputs = model(**inputs)
+        heard = self.transcribe(inputs, outputs.logits)
+        rows = [pair for pair, is_usable in zip(zip(texts, heard), usable) if is_usable]
+        self.examples.extend(rows[:1])
+        return outputs.statistics | count_edits(rows, outputs.logits.device)
+
+    def transcribe(self, inputs: dict[str, Any], logits: Tensor) -> list[str]:
+        """The likeliest token of each frame, repeats and blanks taken out, as text."""
+        blank, unknown = self.tokenizer.pad_token_id, self.tokenizer.unk_token_id
+        tokens = logits.argmax(-1)
+        tokens = tokens.masked_fill(tokens == unknown, blank)  # it spells nothing
+        if "attention_mask" in inputs:
+            frames = self.model.num_frames(inputs["attention_mask"].sum(-1))
+            padding = torch.arange(tokens.shape[1], device=tokens.device) >= frames[:, None]
+            tokens = tokens.masked_fill(padding, blank)
+        return [self.normalization(text) for text in self.tokenizer.batch_decode(tokens)]
+
+    def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """The model's metrics, and errors by words and characters of the transcripts."""
+        return self.model.metrics(statistics) | {
+            "wer": int(statistics["word_edits"]) / max(int(statistics["words"]), 1),
+            "cer": int(statistics["character_edits"]) / max(int(statistics["characters"]), 1),
+        }
+
+
+def count_edits(rows: list[tuple[str, str]], device: torch.device) -> dict[str, Tensor]:
+    """Edits and lengths of transcripts and what was heard, by words and by characters."""
+    counts = dict.fromkeys(("word_edits", "words", "character_edits", "characters"), 0)
+    if rows:
+        references, heard = map(list, zip(*rows))
+        for unit, count in (
+            ("word", jiwer.process_words(references, heard)),
+            ("character", jiwer.process_characters(references, heard)),
+        ):
+            counts[f"{unit}_edits"] = count.substitutions + count.deletions + count.insertions
+            counts[f"{unit}s"] = count.substitutions + count.deletions + count.hits
+    return {name: torch.tensor(count, device=device) for name, count in counts.items()}
+
+
+def show_edits(reference: str, heard: str) -> str:
+    """A transcript above what was heard, edits marked below."""
+    lines = jiwer.visualize_alignment(
+        jiwer.process_words([reference], [heard]), show_measures=False, skip_correct=False
+    ).splitlines()
+    return "\n".join(line.rstrip() for line in lines[1:] if line.strip())
+
+
+def check_head(model: SSLSpeechForCTC, processor: Wav2Vec2Processor):
+    """Raises a ValueError if head and tokenizer are of different sizes, or their blanks differ."""
+    config, tokenizer = model.config, processor.tokenizer
+    if len(tokenizer) != config.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens but the head {config.vocab_size} outputs: make the model with "
+            "`vocab_size=len(tokenizer)`, or take the processor that the head was trained with."
+        )
+    if tokenizer.pad_token_id != config.pad_token_id:
+        raise ValueError(
+            f"The blank is the tokenizer's pad token, {tokenizer.pad_token_id}, but the model's pad_token_id is "
+            f"{config.pad_token_id}: make the model with `pad_token_id=tokenizer.pad_token_id`."
+        )

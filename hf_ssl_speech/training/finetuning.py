@@ -1,0 +1,286 @@
+"""A fine-tuning run from its parts: transcripts, recogniser, checks, training, record."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers.trainer_utils import IntervalStrategy
+
+from hf_ssl_speech.data.loading import SkipReport
+from hf_ssl_speech.data.text import (
+    NORMALIZATION_FILE,
+    TextNormalization,
+    add_labels,
+    find_case,
+    make_processor,
+    rare_characters,
+    spellable_characters,
+)
+from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.heads import SSLHubertForCTC, SSLSpeechForCTC, SSLWav2Vec2ForCTC
+from hf_ssl_speech.training.arguments import (
+    SpeechCTCTrainingArguments,
+    SpeechDataArguments,
+    SpeechModelArguments,
+    SpeechTextArguments,
+)
+from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
+from hf_ssl_speech.training.preflight import check_disk, find_checkpoint, run_identity
+from hf_ssl_speech.training.pretraining import Split, load_split, train_and_record
+from hf_ssl_speech.training.record import read_record, split_facts
+from hf_ssl_speech.training.trainer import feature_extractor_for
+
+logger = logging.getLogger(__name__)
+
+RECOGNIZERS = {
+    "wav2vec2": (SSLWav2Vec2Config, SSLWav2Vec2ForCTC),
+    "hubert": (SSLHubertConfig, SSLHubertForCTC),
+}
+
+
+class Transcripts:
+    """The transcripts of a run: how they are written and spelt, and what the record says of them.
+
+    Attributes:
+        processor: Tokenizer, and the feature extractor of the model to start from.
+        normalization: How transcripts are written.
+        facts: For the run's record; of the training rows, and under `validation` of those.
+    """
+
+    def __init__(self, processor: Wav2Vec2Processor, normalization: TextNormalization, facts: dict[str, Any]):
+        self.processor = processor
+        self.normalization = normalization
+        self.facts = {"normalization": normalization.to_dict(), **facts}
+
+    @classmethod
+    def prepare(
+        cls,
+        train: Split,
+        text_args: SpeechTextArguments,
+        feature_extractor: Wav2Vec2FeatureExtractor,
+        start: str | None,
+    ) -> Transcripts:
+        """Takes the vocabulary of `text_args.processor`, or makes one of the training transcripts.
+
+        Args:
+            train: Rows that kept their text column.
+            start: What the model starts from; a CTC model brings its vocabulary.
+        Raises:
+            ValueError: If no processor is there, or the transcripts are empty.
+        """
+        source = text_args.processor or (start if start and is_recognizer(start) else None)
+        if source:
+            try:
+                processor = Wav2Vec2Processor.from_pretrained(source)
+            except OSError as error:
+                raise ValueError(f"{source} has no processor (tokenizer and feature extractor): {error}") from error
+            processor.feature_extractor = feature_extractor
+            normalization = find_normalization(source, text_args, processor)
+            return cls(processor, normalization, {"processor": source})
+        normalization = make_normalization(text_args, "lower")
+        texts = [normalization(text or "") for text in train[0][text_args.text_column]]
+        processor = make_processor(texts, min_count=text_args.min_character_count, feature_extractor=feature_extractor)
+        rare = rare_characters(texts, text_args.min_character_count)
+        if rare:
+            named = ", ".join(f"{character} ({count})" for character, count in rare.items())
+            logger.info(f"Left out of the vocabulary, seen under {text_args.min_character_count} times: {named}")
+        return cls(processor, normalization, {"processor": None, "rare_characters": rare})
+
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """What the model's config takes from the tokenizer."""
+        tokenizer = self.processor.tokenizer
+        special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        return {"vocab_size": len(tokenizer), **special}
+
+    def label(
+        self,
+        split: Split,
+        which: str,
+        config: SSLSpeechConfig,
+        args: SpeechCTCTrainingArguments,
+        text_args: SpeechTextArguments,
+    ) -> Split:
+        """The rows of `train` or `validation` that can be learnt from, with labels; the others named and counted.
+
+        Raises:
+            ValueError: If more than `max_skipped_share` of all rows can't be used.
+        """
+        rows, facts = split
+        if rows is None:
+            return split
+        with PartialState().local_main_process_first():
+            rows, report, found = add_labels(
+                rows,
+                self.processor.tokenizer,
+                self.normalization,
+                config,
+                text_column=text_args.text_column,
+                max_seconds=args.max_seconds,
+            )
+        earlier = facts["skipped"]
+        report = SkipReport(earlier["total"], earlier["skipped"] | report.skipped)
+        logger.info(f"{which}: {found['words']:,} words in {found['rows']:,} transcripts. {report}")
+        if report.num_skipped > text_args.max_skipped_share * report.total:
+            raise ValueError(
+                f"{report.num_skipped / report.total:.1%} of the {which} rows can't be used, more than "
+                f"max_skipped_share={text_args.max_skipped_share:.1%}: {report}. Characters outside the vocabulary: "
+                f"{' '.join(found['unknown_characters']) or 'none'}. Mend the data or the settings, or raise "
+                "max_skipped_share."
+            )
+        found["fingerprint"] = hashlib.sha256("\n".join(rows["text"]).encode()).hexdigest()[:16]
+        self.facts |= found if which == "train" else {which: found}
+        self.facts["vocabulary"] = list(self.processor.tokenizer.get_vocab())
+        return rows, split_facts(facts["source"], rows, report)
+
+
+def load_transcribed(
+    split: str, data_args: SpeechDataArguments, args: SpeechCTCTrainingArguments, text_args: SpeechTextArguments
+) -> Split:
+    """`load_split` of rows with transcripts.
+
+    Raises:
+        ValueError: If there is no text column, or the data is to be streamed.
+    """
+    if data_args.streaming:
+        raise ValueError("Transcripts are checked before training, all of them: leave out `streaming`.")
+    return load_split(split, data_args, args, need=[text_args.text_column])
+
+
+def find_normalization(source: str, text_args: SpeechTextArguments, processor: Wav2Vec2Processor) -> TextNormalization:
+    """That of a processor's folder if it has one, else that of the arguments in the case the vocabulary is spelt in."""
+    try:
+        normalization = TextNormalization.from_pretrained(source)
+    except OSError:
+        return make_normalization(text_args, find_case(spellable_characters(processor.tokenizer)))
+    logger.info(f"Transcripts are written as {NORMALIZATION_FILE} of {source} says")
+    return normalization
+
+
+def make_normalization(text_args: SpeechTextArguments, case: str) -> TextNormalization:
+    """That of the arguments; `case` holds where they name none."""
+    return TextNormalization(
+        text_args.unicode_form, text_args.case or case, text_args.punctuation, text_args.keep_characters
+    )
+
+
+def stock_config(start: str) -> PreTrainedConfig:
+    """The configuration of a checkpoint, ours or stock.
+
+    Raises:
+        ValueError: If there is none, or it is of another kind of model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(start)
+    except OSError as error:
+        raise ValueError(f"No model is found at {start}: {error}") from error
+    if objective_of(config) is None:
+        raise ValueError(f"{start} is of type {config.model_type!r}: expected a wav2vec 2.0 or HuBERT checkpoint.")
+    return config
+
+
+def objective_of(config: PreTrainedConfig) -> str | None:
+    """`wav2vec2` or `hubert`; None for other models."""
+    for objective, (config_class, _) in RECOGNIZERS.items():
+        if config.model_type in (config_class.model_type, config_class.stock_model_type):
+            return objective
+    return None
+
+
+def is_recognizer(start: str) -> bool:
+    """Whether a checkpoint has a CTC head already."""
+    return any(name.endswith("ForCTC") for name in stock_config(start).architectures or ())
+
+
+def find_feature_extractor(model_args: SpeechModelArguments) -> Wav2Vec2FeatureExtractor:
+    """That of the model to start from; where it has none, or is new, the one that fits its config."""
+    start = model_args.model_name_or_path
+    if start:
+        try:
+            return AutoFeatureExtractor.from_pretrained(start)
+        except OSError:
+            return feature_extractor_for(stock_config(start))
+    config_class, _ = RECOGNIZERS[model_args.objective]
+    return feature_extractor_for(config_class.preset(model_args.preset, **model_args.config))
+
+
+def make_recognizer(model_args: SpeechModelArguments, transcripts: Transcripts) -> SSLSpeechForCTC:
+    """The model to fine-tune: an encoder or a CTC model, ours or stock, or a preset with fresh weights.
+
+    Raises:
+        ValueError: If the head that is there has another vocabulary than the transcripts'.
+    """
+    fields = transcripts.config_fields | model_args.config
+    attention = {"attn_implementation": model_args.attn_implementation}
+    start = model_args.model_name_or_path
+    if start:
+        theirs = stock_config(start)
+        if is_recognizer(start) and theirs.vocab_size != fields["vocab_size"]:
+            raise ValueError(
+                f"The head of {start} has {theirs.vocab_size} outputs but the tokenizer {fields['vocab_size']} tokens: "
+                "leave out `processor` to keep its vocabulary. For a new one, save its encoder alone "
+                "(`model.base_model.save_pretrained(...)`) and start from that."
+            )
+        _, model_class = RECOGNIZERS[objective_of(theirs)]
+        # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
+        model = model_class.from_pretrained(start, dtype=torch.float32, **attention, **fields)
+    else:
+        config_class, model_class = RECOGNIZERS[model_args.objective]
+        # What slows the conv encoder down in pretraining has no use here.
+        fields = {"feature_gradient_scale": 1.0} | fields
+        model = model_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
+    logger.info(f"{model_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
+    return model
+
+
+def finetune(
+    model: SSLSpeechForCTC,
+    args: SpeechCTCTrainingArguments,
+    train: Split,
+    validation: Split,
+    transcripts: Transcripts,
+    start: str | None = None,
+) -> SpeechCTCTrainer:
+    """Checks, trains, going on where an earlier start of this run stopped, and saves the best model and the record.
+
+    Args:
+        train, validation: Rows and facts, as `Transcripts.label` leaves them. Without validation rows the last model is
+            the one that is saved.
+        start: What the model starts from; None for fresh weights, of which nothing is frozen.
+    Returns:
+        The trainer, its work done.
+    Raises:
+        ValueError: If the head doesn't fit, the disk is too full, or the output folder holds another run.
+        UnhealthyRun: If the loss is no number any more.
+    """
+    if start is None and (args.freeze_conv_encoder or args.freeze_transformer_updates):
+        logger.info("Fresh weights: nothing is frozen.")
+        args.freeze_conv_encoder, args.freeze_transformer_updates = False, 0
+    if validation[0] is None:
+        logger.info("Without validation_data the last model is saved, not the best.")
+        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        args.early_stopping_patience = None
+    check_disk(model, args)
+    facts = {"train": train[1]} | ({"validation": validation[1]} if validation[1] else {})
+    texts = {"train_text": transcripts.facts["fingerprint"], "normalization": transcripts.normalization.to_dict()}
+    fingerprints = {split: fact["fingerprint"] for split, fact in facts.items()}
+    identity = {"task": "ctc", "start": start, **run_identity(model.config, fingerprints | texts, args)}
+    checkpoint = find_checkpoint(identity, args)
+
+    trainer = SpeechCTCTrainer(
+        model,
+        args,
+        train[0],
+        validation[0],
+        processing_class=transcripts.processor,
+        normalization=transcripts.normalization,
+    )
+    pretrained = read_record(start) if start else None
+    more = {"task": "ctc", "start": {"source": start, "record": pretrained}, "text": transcripts.facts}
+    train_and_record(trainer, checkpoint, identity, facts, more)
+    return trainer

@@ -1,0 +1,166 @@
+"""Forced alignment: a known transcript gets the times it was said at, as columns and as TextGrid."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from datasets import Dataset
+from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+
+from hf_ssl_speech import SSLWav2Vec2Config, SSLWav2Vec2ForCTC
+from hf_ssl_speech.evaluation.alignment import add_alignment, align_text, write_textgrid
+from hf_ssl_speech.evaluation.transcript import Alphabet
+
+TOKENS = ["<pad>", "<unk>", "|", *"abcdefgh'"]
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    file = tmp_path / "vocab.json"
+    file.write_text(json.dumps({token: index for index, token in enumerate(TOKENS)}))
+    return Wav2Vec2CTCTokenizer(str(file), bos_token=None, eos_token=None)
+
+
+@pytest.fixture
+def alphabet(tokenizer):
+    return Alphabet(tokenizer, SSLWav2Vec2Config.preset("tiny", vocab_size=len(TOKENS)))
+
+
+def heard(path: str) -> torch.Tensor:
+    """Logits of a model that hears one token a frame; `_` is the blank."""
+    ids = [TOKENS.index(token if token != "_" else "<pad>") for token in path]
+    return 5.0 * torch.nn.functional.one_hot(torch.tensor(ids), len(TOKENS)).float()
+
+
+def times(spans):
+    return [(span.text, round(span.start, 3), round(span.end, 3)) for span in spans]
+
+
+def test_a_clear_utterance_is_aligned_frame_by_frame(alphabet):
+    transcript = align_text("ab bad", heard("aa_bb__|_bb_aa_d|_"), alphabet)
+    assert transcript.text == "ab bad"
+    assert times(transcript.words) == [("ab", 0.0, 0.1), ("bad", 0.18, 0.32)]
+    assert times(transcript.characters)[1:3] == [("b", 0.06, 0.1), ("b", 0.18, 0.22)]
+
+
+def test_the_given_text_is_aligned_even_where_something_else_was_heard(alphabet):
+    transcript = align_text("abc", heard("_a__d__c_"), alphabet)
+    assert transcript.text == "abc"
+    a, b, c = transcript.characters
+    assert (a.start, c.start) == pytest.approx((0.02, 0.14))
+    assert a.end <= b.start and b.end <= c.start
+
+
+def test_a_path_is_the_likeliest_of_all_that_write_the_text(alphabet):
+    logits = torch.randn(6, len(TOKENS))
+    log_probabilities = logits.log_softmax(-1)
+    a, b = TOKENS.index("a"), TOKENS.index("b")
+    best = -torch.inf
+    for path in torch.cartesian_prod(*[torch.tensor([0, a, b])] * 6):
+        run = torch.unique_consecutive(path)
+        if run[run != 0].tolist() == [a, b, b]:
+            best = max(best, log_probabilities.gather(1, path[:, None]).sum().item())
+    assert align_text("abb", logits, alphabet).score == pytest.approx(best, rel=1e-5)
+
+
+def test_what_can_not_be_aligned_is_told_in_words(alphabet):
+    with pytest.raises(ValueError, match=r"'caf\u00e9', 'x': characters that the model can't write \(x \u00e9\)"):
+        align_text("a caf\u00e9 x", heard("_" * 30), alphabet)
+    with pytest.raises(ValueError, match="it writes lower case only"):
+        align_text("ABBA", heard("_" * 30), alphabet)
+    with pytest.raises(ValueError, match="7 characters need 8 frames, but the audio makes 7"):
+        align_text("abba ba", heard("_" * 7), alphabet)
+    with pytest.raises(ValueError, match="The text is empty"):
+        align_text("  ", heard("___"), alphabet)
+
+
+@pytest.fixture
+def recognizer(make_tiny, tokenizer):
+    model = make_tiny(SSLWav2Vec2ForCTC, vocab_size=len(TOKENS))
+    return model, Wav2Vec2Processor(Wav2Vec2FeatureExtractor(do_normalize=True), tokenizer)
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(0)
+    lengths = [16_000, 8_000, 2_000, 12_000, 399]
+    return Dataset.from_dict(
+        {
+            "name": [f"row {number}" for number in range(5)],
+            "num_samples": lengths,
+            "samples": [(rng.standard_normal(length) * 3e3).astype(np.int16) for length in lengths],
+            "text": ["Bad cab!", "a", "abba abba abba", "zoo", "a"],
+            "speaker": list("vwxyz"),
+        }
+    )
+
+
+def test_a_dataset_gets_its_times_and_keeps_its_columns(recognizer, rows):
+    aligned, report = add_alignment(rows, *recognizer, normalize=lambda text: text.lower().replace("!", ""))
+    assert aligned["name"] == ["row 0", "row 1"] and aligned["speaker"] == ["v", "w"]
+    assert [word["text"] for word in aligned[0]["words"]] == ["bad", "cab"]
+    assert "".join(each["text"] for each in aligned[0]["characters"]) == "badcab"
+    for row in aligned:
+        ends = [time for span in row["characters"] for time in (span["start"], span["end"])]
+        assert ends == sorted(ends) and ends[-1] <= row["num_samples"] / 16_000
+    assert report.total == 5 and report.num_skipped == 3
+    reasons = {name: reason for reason, names in report.skipped.items() for name in names}
+    assert "need 17 frames, but the audio makes 6" in reasons["row 2"]
+    assert "'zoo': characters that the model can't write (o z)" in reasons["row 3"]
+    assert reasons["row 4"] == "Nothing is heard in it."
+
+
+def test_aligned_rows_go_through_parquet(recognizer, rows, tmp_path):
+    aligned, _ = add_alignment(rows.select([1]), *recognizer)
+    aligned.to_parquet(tmp_path / "aligned.parquet")
+    back = Dataset.from_parquet(str(tmp_path / "aligned.parquet"), cache_dir=str(tmp_path))
+    assert back[0]["words"] == aligned[0]["words"] and back[0]["words"][0]["text"] == "a"
+
+
+def test_alignment_needs_a_text_column_and_rows_that_fit(recognizer, rows):
+    with pytest.raises(ValueError, match=r"expected 'sentence' with the transcripts.*keep="):
+        add_alignment(rows, *recognizer, text_column="sentence")
+    with pytest.raises(ValueError, match="no words or characters yet"):
+        add_alignment(rows.rename_column("speaker", "words"), *recognizer)
+    with pytest.raises(ValueError, match="No row can be aligned: 1 of 1 rows skipped"):
+        add_alignment(rows.select([3]), *recognizer)
+
+
+def test_a_textgrid_tells_praat_the_same_times(tmp_path):
+    textgrid = pytest.importorskip("praatio.textgrid", reason="TextGrid files need the extra [textgrid]")
+    words = [dict(text="bad", start=0.1, end=0.4), dict(text="cab", start=0.5, end=0.9)]
+    write_textgrid({"words": words, "characters": []}, 0.97, tmp_path / "one.TextGrid")
+    grid = textgrid.openTextgrid(str(tmp_path / "one.TextGrid"), includeEmptyIntervals=False)
+    assert grid.tierNames == ("words", "characters") and grid.maxTimestamp == 0.97
+    assert [(each.label, each.start, each.end) for each in grid.getTier("words").entries] == [
+        ("bad", 0.1, 0.4),
+        ("cab", 0.5, 0.9),
+    ]
+    everything = textgrid.openTextgrid(str(tmp_path / "one.TextGrid"), includeEmptyIntervals=True)
+    assert [each.label for each in everything.getTier("words").entries] == ["", "bad", "", "cab", ""]
+    assert len(everything.getTier("characters").entries) == 1
+
+
+def test_the_recipe_writes_times_as_parquet_and_textgrids(recognizer, rows, tmp_path, monkeypatch):
+    textgrid = pytest.importorskip("praatio.textgrid", reason="TextGrid files need the extra [textgrid]")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
+    import align
+
+    for part in recognizer:
+        part.save_pretrained(tmp_path / "model")
+    for number, row in enumerate(rows):
+        soundfile.write(tmp_path / f"{number}.wav", np.array(row["samples"], np.int16), 16_000)
+    audio = [str(tmp_path / f"{number}.wav") for number in range(5)]
+    speech = Dataset.from_dict({"id": rows["name"], "audio": audio, "text": rows["text"]})
+    speech.save_to_disk(tmp_path / "speech")
+    align.main(
+        f"--model {tmp_path}/model --data {tmp_path}/speech --output_dir {tmp_path}/out --textgrids True".split()
+    )
+    aligned = Dataset.from_parquet(f"{tmp_path}/out/aligned.parquet", cache_dir=str(tmp_path))
+    assert aligned["id"] == ["row 0", "row 1"]
+    grid = textgrid.openTextgrid(f"{tmp_path}/out/textgrids/row 0.TextGrid", includeEmptyIntervals=False)
+    entries = [(each.label, each.start, each.end) for each in grid.getTier("words").entries]
+    assert entries == [(word["text"], word["start"], word["end"]) for word in aligned[0]["words"]]

@@ -1,0 +1,204 @@
+"""A card tells what the records tell, and no more."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hub_folders import SPLIT, make_ctc, make_encoder, make_units, run_record, score
+from huggingface_hub import ModelCard
+
+from hf_ssl_speech import (
+    SpeechDataArguments,
+    SpeechModelArguments,
+    SpeechPreTrainingArguments,
+    SSLHubertForCTC,
+    SSLWav2Vec2ForSequenceClassification,
+    create_model_card,
+    to_transformers,
+)
+from hf_ssl_speech.hub.published import compare_with_paper
+from hf_ssl_speech.training.arguments import parse_arguments
+from hf_ssl_speech.training.preflight import run_identity
+from hf_ssl_speech.training.pretraining import OBJECTIVES
+from hf_ssl_speech.training.record import RECIPE, write_record
+
+ROOT = Path(__file__).parents[1]
+
+
+def tables(card: ModelCard) -> dict[str, list[str]]:
+    """The rows of all tables of a card, by their first cells."""
+    rows = [line[2:-2].split(" | ") for line in card.text.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_figures_of_an_encoders_card_are_those_of_its_record(tmp_path):
+    folder = make_encoder(tmp_path / "encoder")
+    record = json.loads((folder / "run.json").read_text())
+    card = create_model_card(folder, repo_id="me/encoder", language=["en", "de"])
+    rows = tables(card)
+    assert rows["train"] == ["`openslr/librispeech_asr`", "1,234", "5.68", "6", "`0123456789abcdef`"]
+    assert rows["validation"][1:3] == ["98", "0.43"]
+    assert rows["updates"][0] == "321"
+    assert rows["audio seen"] == ["3.21 hours, 0.6 times the data"]
+    assert rows["effective batch"] == ["36.0 s of audio on average, at most 36 s x 1 accumulated x 2 processes"]
+    assert rows["accuracy"] == ["23.4%", "11.1%"]
+    assert rows["chance"] == ["1.0%", "not measured"]
+    assert rows["device hours"] == [f"{2 * 7654 / 3600:.2f}"]
+    assert rows["device"] == ["A device"]
+    assert f"{record['parameters'] / 1e6:.1f} M parameters" in card.text
+    assert "![Curves of the training](training.png)" in card.text
+    assert "units.png" not in card.text
+    assert card.data.language == ["en", "de"]
+    assert card.data.pipeline_tag == "feature-extraction"
+
+
+def test_a_card_follows_its_record(tmp_path):
+    folder = make_encoder(tmp_path / "encoder")
+    first = create_model_card(folder).content
+    changes = dict(updates=99_123, hours_seen=88.25, train_seconds=3 * 3600.0, seconds_per_update=71.4)
+    write_record(json.loads((folder / "run.json").read_text()) | changes, folder)
+    second = create_model_card(folder).content
+    for figure in ("99,123", "88.25 hours", "3.00 hours (10,800 s)", "71.4 s"):
+        assert figure in second
+        assert figure not in first
+
+
+def test_error_rates_come_with_intervals_and_the_exact_evaluation(tmp_path):
+    groups = {"speaker": {"121": {"wer": 0.3, "low": 0.2, "high": 0.4, "reference_length": 1000},
+                          "237": {"wer": 0.5, "low": 0.4, "high": 0.6, "reference_length": 900}}}  # fmt: skip
+    folder = make_ctc(tmp_path / "ctc", scores=[score(groups=groups)])
+    card = create_model_card(folder, repo_id="me/ctc")
+    rows = tables(card)
+    assert rows["`openslr/librispeech_asr`, test.clean"] == [
+        "2,620", "5.40", "12.35 [11.51, 13.22]", "4.56 [4.11, 4.99]", "kind beam, beam_size 50", "0.0271",
+    ]  # fmt: skip
+    for fact in ("fedcba9876543210", "unicode_form NFKC", "95%", "examples/evaluate_asr.py", "jiwer 4.0.0"):
+        assert fact in card.text
+    assert card.text.index("| 237 | 50.00 [40.00, 60.00] | 900 |") < card.text.index("| 121 | 30.00")
+    assert rows["word error rate"] == ["22.2%", "not measured"]
+    assert rows["train, pretraining"][2] == "960.00"
+    assert rows["words"] == ["4,321"]
+    assert rows["vocabulary"] == [r"`<pad> \| a b`"]
+    assert "starting from me/encoder" in card.text
+
+
+def test_the_metadata_comes_back_as_it_was_written(tmp_path):
+    scores = [score(), score(data=score()["data"] | {"source": "$DATA/my speech/*.parquet", "split": "test"})]
+    folder = make_ctc(tmp_path / "ctc", scores=scores)
+    card = create_model_card(
+        folder, repo_id="me/ctc", license="apache-2.0", language="en", datasets={"me/data": "cc-by-4.0", "tapes": None}
+    )
+    card.save(tmp_path / "README.md")
+    loaded = ModelCard.load(tmp_path / "README.md").data
+    assert loaded.to_dict() == card.data.to_dict()
+    assert loaded.license == "apache-2.0"
+    assert loaded.datasets == ["me/data"], "only an id can be linked"
+    assert loaded.base_model == "me/encoder"
+    results = loaded.eval_results
+    assert [(each.dataset_type, each.metric_type) for each in results] == [
+        (source, metric)
+        for source in ("openslr/librispeech_asr", "DATA-my-speech-.parquet")
+        for metric in ("wer", "cer")
+    ]
+    assert results[0].metric_value == pytest.approx(100 * scores[0]["wer"]["value"], abs=0.01)
+    assert results[0].metric_args["low"] == 11.51
+    assert results[0].metric_args["decoder"] == {"kind": "beam", "beam_size": 50}
+    assert results[0].dataset_split == "test.clean"
+    assert {"me/data", "tapes"} <= set(tables(card))
+
+
+@pytest.mark.parametrize("make", [make_encoder, make_ctc, make_units])
+def test_what_no_record_tells_was_not_measured(make, tmp_path):
+    folder = make(tmp_path / "folder")
+    (folder / "run.json").unlink()
+    card = create_model_card(folder)
+    rows = tables(card)
+    assert rows["train"] == ["not recorded", *["not measured"] * 3, "not recorded"]
+    assert rows["time"] == rows["device hours"] == ["not measured"]
+    assert "not stated" in card.text
+    if make is make_units:
+        assert rows["PNMI"] == ["not measured"]
+    else:
+        assert rows["updates"] == rows["audio seen"] == ["not measured"]
+        assert "How it departs from the paper: the recipe was not recorded." in card.text
+    if make is make_ctc:
+        assert set(rows["not measured"]) == {"not measured"}
+        assert "model-index" not in card.data.to_dict()
+
+
+def test_a_units_card_tells_what_they_are_made_of_and_how_good_they_are(tmp_path):
+    card = create_model_card(make_units(tmp_path / "units"), repo_id="me/units")
+    rows = tables(card)
+    assert "8 discrete units of speech: k-means centroids of MFCC" in card.text
+    assert rows["PNMI"] == ["0.432"]
+    assert rows["dead"] == ["2"]
+    assert rows["frames"] == ["5,000"]
+    assert rows["inertia (mean squared distance)"] == ["12.34"]
+    assert rows["number of units"] == ["8", "100"]
+    assert "share of the utterances" not in [row for row, cells in rows.items() if len(cells) == 2]
+
+
+def test_a_model_in_transformers_own_form_is_used_without_this_package(tmp_path, make_tiny):
+    to_transformers(make_tiny(SSLHubertForCTC)).save_pretrained(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", create_model_card(tmp_path).text, flags=re.DOTALL)
+    assert "hf_ssl_speech" not in "".join(code)
+    assert "pip install" not in create_model_card(tmp_path).text
+
+
+@pytest.mark.parametrize("name", ["wav2vec2_base", "wav2vec2_large", "hubert_base", "hubert_large"])
+def test_the_published_configurations_depart_in_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIBRILIGHT", "somewhere")
+    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
+    options = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
+    model_args, _, args = parse_arguments([str(ROOT / f"examples/configs/{name}.yaml"), *options], *kinds)
+    fields = {"num_units": [500]} if name == "hubert_large" else {}
+    config = OBJECTIVES[model_args.objective][0].preset(model_args.preset, **fields)
+    record = {
+        "identity": run_identity(config, {}, args),
+        "recipe": {each: getattr(args, each) for each in RECIPE if hasattr(args, each)},
+        "machine": {"processes": args.world_size},
+    }
+    comparison = compare_with_paper(json.loads(json.dumps(record, default=str)))
+    size = name.split("_")[1].upper()
+    assert size in comparison.published
+    assert comparison.departures == ()
+    assert {"updates", "seconds of audio an update, at most", "layers"} <= set(comparison.as_published)
+
+    record["recipe"]["weight_decay"], record["identity"]["config"]["mask_time_length"] = 0.5, 7
+    changed = compare_with_paper(record)
+    assert changed.departures == (("mask span, frames", "7", "10"), ("weight decay", "0.5", "0.01"))
+
+
+def test_ctc_is_compared_with_the_nearest_hours_of_transcripts(tmp_path, make_tiny):
+    record = run_record(make_tiny(SSLHubertForCTC), tmp_path, task="ctc")
+    assert compare_with_paper(record).published == "HuBERT BASE fine-tuned on 10 hours"
+    record["identity"]["model_type"] = "ssl-wav2vec2"
+    assert compare_with_paper(record).published == "wav2vec 2.0 BASE fine-tuned on 10 hours"
+    record["data"]["train"] = SPLIT | {"hours": 0.2}
+    record["identity"]["config"] |= dict(hidden_size=1024)
+    record["recipe"] |= dict(learning_rate=1e-4)
+    comparison = compare_with_paper(record)
+    assert comparison.published == "wav2vec 2.0 LARGE fine-tuned on 10 minutes"
+    assert "peak learning rate" in comparison.as_published
+    assert ("updates", "321", "13,000") in comparison.departures
+
+
+def test_what_is_no_model_and_what_the_hub_would_refuse_is_told_in_words(tmp_path, make_tiny):
+    with pytest.raises(ValueError, match=r"neither config.json nor kmeans.json"):
+        create_model_card(tmp_path)
+    make_tiny(SSLWav2Vec2ForSequenceClassification).save_pretrained(tmp_path / "classifier")
+    with pytest.raises(ValueError, match="holds SSLWav2Vec2ForSequenceClassification"):
+        create_model_card(tmp_path / "classifier")
+    units = make_units(tmp_path / "units")
+    with pytest.raises(ValueError, match="English: the Hub takes languages as ISO 639 codes"):
+        create_model_card(units, language="English")
+    with pytest.raises(ValueError, match=r"'Apache 2.0': the Hub takes licences such as"):
+        create_model_card(units, license="Apache 2.0")
+
+
+def test_a_wheel_holds_every_folder_of_the_package():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
+    packages = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "hf_ssl_speech").rglob("__init__.py")}
+    assert packages == {".".join(folder.parts) for folder in folders} | {"hf_ssl_speech.model_cards"}

@@ -1,0 +1,330 @@
+"""Recognisers side by side: the same rows for all, figures that can be checked, records that stay."""
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import datasets
+import jiwer
+import numpy as np
+import pytest
+import soundfile
+from datasets import Dataset
+from PIL import Image
+from transformers import (
+    GenerationConfig,
+    HubertForCTC,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
+
+from hf_ssl_speech import SSLWav2Vec2ForCTC, SSLWav2Vec2ForPreTraining
+from hf_ssl_speech.data.text import TextNormalization, make_processor
+from hf_ssl_speech.evaluation.comparison import (
+    ModelScores,
+    differences,
+    load_evaluation_set,
+    read_scores,
+    save_scores,
+)
+from hf_ssl_speech.evaluation.metrics import count_edits
+from hf_ssl_speech.evaluation.recognizers import is_seq2seq, load_ctc, load_seq2seq, split_at_pauses
+from hf_ssl_speech.evaluation.report import draw_scores, worst_utterances
+
+TEXTS = ["Abba, a bad cab!", "a dab", "bad dad", "", None, "cab", "a a a b", "dada"]
+WINDOW_SECONDS = 1
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def tones(index: int) -> np.ndarray:
+    """Tones of a fifth of a second, from half a second to two, for row `index`."""
+    generator = np.random.default_rng(index)
+    times = np.arange(3_200) / 16_000
+    pitches = generator.uniform(100, 4_000, 3 + index)
+    return np.concatenate([np.sin(2 * np.pi * pitch * times) * generator.uniform(0.05, 0.5) for pitch in pitches])
+
+
+def encode(waveform: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, waveform, 16_000, format="FLAC")
+    return file.getvalue()
+
+
+@pytest.fixture
+def speech_file(tmp_path) -> str:
+    """Eight rows: two without text, and a ninth with text but broken audio."""
+    audio = [{"bytes": encode(tones(index)), "path": None} for index in range(len(TEXTS))]
+    columns = {
+        "id": [f"row-{index}" for index in range(len(TEXTS) + 1)],
+        "audio": [*audio, {"bytes": b"no audio", "path": None}],
+        "transcript": [*TEXTS, "a cab"],
+        "speaker": [index % 2 for index in range(len(TEXTS) + 1)],
+    }
+    Dataset.from_dict(columns).to_parquet(tmp_path / "speech.parquet")
+    return str(tmp_path / "speech.parquet")
+
+
+@pytest.fixture
+def evaluation_set(speech_file):
+    normalization = TextNormalization()
+    return load_evaluation_set(
+        [speech_file], normalization, split="train", text_column="transcript", by=["speaker"], audio_column="audio"
+    )
+
+
+@pytest.fixture
+def whisper(tmp_path, randomize) -> str:
+    """Whisper with windows of a second and random weights, that writes letters from a to j."""
+    specials = ["<|endoftext|>", "<|startoftranscript|>"]
+    tokens = [*"abcdefghij", "Ġ", *specials]
+    tokenizer = WhisperTokenizer(vocab={token: number for number, token in enumerate(tokens)}, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": specials})
+    end, start = tokenizer.convert_tokens_to_ids(specials)
+    config = WhisperConfig(
+        vocab_size=len(tokens), num_mel_bins=8, d_model=16, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        max_source_positions=50 * WINDOW_SECONDS, max_target_positions=24, pad_token_id=end, bos_token_id=end,
+        eos_token_id=end, decoder_start_token_id=start, begin_suppress_tokens=None,
+    )  # fmt: skip
+    randomize(WhisperForConditionalGeneration(config)).save_pretrained(tmp_path / "whisper")
+    extractor = WhisperFeatureExtractor(feature_size=8, chunk_length=WINDOW_SECONDS)
+    WhisperProcessor(extractor, tokenizer).save_pretrained(tmp_path / "whisper")
+    return str(tmp_path / "whisper")
+
+
+@pytest.fixture
+def make_ctc(tmp_path, make_tiny):
+    """`make_ctc(model_class, name)` saves a CTC model with random weights and its processor, and gives the folder."""
+
+    def make(model_class, name: str) -> str:
+        processor = make_processor(["abcd abcd"])
+        fields = {"vocab_size": len(processor.tokenizer), "pad_token_id": processor.tokenizer.pad_token_id}
+        make_tiny(model_class, **fields).save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+        return str(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture
+def evaluate_asr(monkeypatch):
+    """The `main` of `examples/evaluate_asr.py`."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
+    import evaluate_asr
+
+    monkeypatch.setattr(sys, "argv", ["evaluate_asr.py"])
+    return evaluate_asr.main
+
+
+def test_our_model_a_stock_one_and_whisper_are_scored_on_the_same_rows(
+    evaluate_asr, speech_file, evaluation_set, whisper, make_ctc, tmp_path, caplog
+):
+    models = [make_ctc(SSLWav2Vec2ForCTC, "ours"), make_ctc(HubertForCTC, "stock"), whisper]
+    arguments = ["--models", *models, "--data", speech_file, "--split", "train", "--text_column", "transcript"]
+    arguments += ["--by", "speaker", "--output_dir", str(tmp_path / "scores"), "--bootstrap", "200"]
+    with caplog.at_level("INFO"):
+        evaluate_asr(arguments)
+        evaluate_asr(arguments)  # the scores are replaced, not doubled
+
+    entries = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert [entry["model"] for entry in entries] == models
+    recognizers = [load_ctc(models[0]), load_ctc(models[1]), load_seq2seq(models[2])]
+    for model, entry, recognizer in zip(models, entries, recognizers):
+        texts = [evaluation_set.normalization(text) for text in recognizer.texts(evaluation_set.rows)]
+        assert entry["wer"]["value"] == pytest.approx(jiwer.wer(evaluation_set.references, texts))
+        assert entry["cer"]["value"] == pytest.approx(jiwer.cer(evaluation_set.references, texts))
+        assert entry["wer"]["low"] <= entry["wer"]["value"] <= entry["wer"]["high"]
+        assert set(entry["groups"]["speaker"]) == {"0", "1"}
+        assert entry["data"] == entries[0]["data"]
+        assert entry["data"]["rows"] == 6
+        assert entry["data"]["hours"] * 3600 == pytest.approx(0.2 * sum(3 + row for row in (0, 1, 2, 5, 6, 7)))
+        assert entry["decoder"]["kind"] == "greedy"
+        assert entry["real_time_factor"] > 0
+        assert entry["parameters"] == recognizer.model.num_parameters()
+        (own,) = read_scores(model)
+        assert own == {key: value for key, value in entry.items() if key != "model"}
+
+    report = (tmp_path / "scores" / "report.md").read_text()
+    assert "3 of 9 rows skipped" in caplog.text
+    assert report.partition("\n![")[0].strip() in caplog.text
+    assert "2 without text" in report
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows[2:5]] == ["ours", "stock", "whisper"]
+    assert [row[2].split()[0] for row in rows[2:5]] == [f"{100 * entry['wer']['value']:.1f}" for entry in entries]
+    assert np.asarray(Image.open(tmp_path / "scores" / "scores.png").convert("L")).std() > 20
+
+
+def test_rows_without_text_or_audio_are_named_with_the_reason(evaluation_set):
+    skipped = evaluation_set.facts["skipped"]["skipped"]
+    assert skipped["without text"] == ["row-3", "row-4"]
+    assert [names for reason, names in skipped.items() if "unreadable" in reason] == [["row-8"]]
+    assert evaluation_set.references == ["abba a bad cab", "a dab", "bad dad", "cab", "a a a b", "dada"]
+    assert evaluation_set.groups == {"speaker": ["0", "1", "0", "1", "0", "1"]}
+
+
+def test_text_of_which_normalisation_leaves_nothing_is_a_reason_of_its_own(speech_file):
+    cut = load_evaluation_set([speech_file], TextNormalization(), split="train", text_column="id", limit=3)
+    assert len(cut.rows) == 3
+
+    class OnlyRowOne(TextNormalization):
+        def __call__(self, text):
+            return text if text == "row-1" else ""
+
+    kept = load_evaluation_set([speech_file], OnlyRowOne(), split="train", text_column="id", limit=3)
+    assert kept.references == ["row-1"]
+    assert kept.facts["skipped"]["skipped"] == {"with nothing left of its text once normalised": ["row-0", "row-2"]}
+
+
+def test_whisper_writes_a_row_whatever_its_company(whisper, evaluation_set):
+    recognizer = load_seq2seq(whisper, batch_seconds=3)
+    together = recognizer.texts(evaluation_set.rows)
+    alone = [recognizer.texts(evaluation_set.rows.select([place]))[0] for place in range(len(evaluation_set.rows))]
+    assert together == alone
+    assert len(set(together)) > 2  # else the order would not show
+
+
+def test_whisper_writes_a_long_row_window_by_window(whisper, evaluation_set):
+    recognizer = load_seq2seq(whisper)
+    rows = evaluation_set.rows
+    place = int(np.argmax(rows["num_samples"]))
+    windows = split_at_pauses(rows[place]["samples"], WINDOW_SECONDS * 16_000)
+    assert len(windows) > 1
+    pieces = Dataset.from_dict({"num_samples": list(map(len, windows)), "samples": windows})
+    pieces = pieces.with_format("numpy")
+    assert recognizer.texts(rows.select([place])) == [" ".join(recognizer.texts(pieces))]
+
+
+def test_multilingual_whisper_is_told_the_language(whisper, evaluation_set):
+    settings = GenerationConfig.from_pretrained(whisper)
+    settings._from_model_config = False
+    settings.is_multilingual = True
+    # Letters stand in for the tokens of languages and task.
+    settings.lang_to_id = {"<|en|>": 0, "<|de|>": 1}
+    settings.task_to_id = {"transcribe": 2}
+    settings.no_timestamps_token_id = settings.decoder_start_token_id
+    settings.save_pretrained(whisper)
+    rows = evaluation_set.rows.select([0])
+    recognizer = load_seq2seq(whisper, language="de")
+    assert recognizer.decoder == {"kind": "greedy", "task": "transcribe", "language": "de"}
+    assert recognizer.texts(rows) != [""]
+    with pytest.raises(ValueError, match=r"<\|fr\|> is not supported"):
+        load_seq2seq(whisper, language="fr").texts(rows)
+
+
+def test_a_window_ends_in_a_pause_and_no_sample_is_lost():
+    waveform = np.random.default_rng(0).normal(0, 0.1, 100_000).astype(np.float32)
+    waveform[28_000:30_000] = 0
+    windows = split_at_pauses(waveform, 32_000)
+    assert (np.concatenate(windows) == waveform).all()
+    assert 28_000 < len(windows[0]) < 30_000
+    assert max(map(len, windows)) <= 32_000 < 1.3 * min(map(len, windows[:-1]))
+    assert [len(window) for window in split_at_pauses(waveform[:32_000], 32_000)] == [32_000]
+
+
+def scores_of(name, predictions, references):
+    return ModelScores(
+        name=name,
+        decoder={"kind": "greedy"},
+        parameters=1,
+        predictions=predictions,
+        words=count_edits(predictions, references, "words"),
+        characters=count_edits(predictions, references, "characters"),
+        seconds=1.0,
+        device="CPU",
+    )
+
+
+def test_the_difference_of_models_that_fail_together_is_surer_than_their_rates():
+    generator = np.random.default_rng(0)
+    references = ["a b c d"] * 200
+    hard = generator.random(200) < 0.4
+    first = [("x x x d" if each else text) for each, text in zip(hard, references)]
+    second = [("x x x x" if each else text) for each, text in zip(hard, references)]
+    models = [scores_of("first", first, references), scores_of("second", second, references)]
+    draws = {"confidence": 0.95, "bootstrap": 500, "seed": 0}
+    assert differences([models[0], models[0]], **draws) == [(0, 0, 0)] * 2
+    none, (difference, low, high) = differences(models, **draws)
+    assert none == (0, 0, 0)
+    assert difference == pytest.approx(hard.mean() / 4)
+    assert 0 < low < difference < high
+    half_width = 1.96 * np.sqrt(hard.mean() * (1 - hard.mean()) / 200) / 4  # one word in four, where it is hard
+    assert (high - low) / 2 == pytest.approx(half_width, rel=0.15)
+
+
+def test_the_worst_utterances_come_first_and_right_ones_never(evaluation_set):
+    predictions = [*evaluation_set.references[:3], "cab cab cab", "", "dada"]
+    shown = worst_utterances(scores_of("model", predictions, evaluation_set.references), evaluation_set)
+    assert re.findall(r"(row-\d), errors: (\d), words: (\d)", shown) == [("row-6", "4", "4"), ("row-5", "2", "1")]
+
+
+def test_scores_of_other_data_or_decoders_stay_when_one_is_replaced(tmp_path):
+    entries = [
+        {"data": {"rows": rows}, "normalization": {}, "decoder": {"kind": kind}, "wer": 1}
+        for rows in (1, 2)
+        for kind in ("greedy", "beam")
+    ]
+    save_scores(entries, tmp_path)
+    save_scores([entries[1] | {"wer": 2}], tmp_path)
+    assert read_scores(tmp_path) == [entries[0], *entries[2:], entries[1] | {"wer": 2}]
+
+
+def test_a_file_that_holds_no_scores_is_left_alone(tmp_path):
+    (tmp_path / "scores.json").write_text("my notes")
+    with pytest.raises(ValueError, match="holds no scores"):
+        save_scores([], tmp_path)
+    assert (tmp_path / "scores.json").read_text() == "my notes"
+
+
+def test_a_missing_model_is_told_before_any_is_scored(evaluate_asr, speech_file, make_ctc, tmp_path):
+    models = [make_ctc(SSLWav2Vec2ForCTC, "ours"), str(tmp_path / "nowhere")]
+    arguments = ["--models", *models, "--data", speech_file, "--split", "train", "--text_column", "transcript"]
+    with pytest.raises(ValueError, match=r"No recogniser can be loaded from .*nowhere"):
+        evaluate_asr([*arguments, "--output_dir", str(tmp_path / "scores")])
+    assert read_scores(models[0]) == []
+
+
+def test_a_beam_search_is_scored_as_another_decoder_beside_the_greedy_one(
+    evaluate_asr, speech_file, make_ctc, tmp_path
+):
+    pytest.importorskip("flashlight", reason="beam search needs the extra [lm]")
+    model = make_ctc(SSLWav2Vec2ForCTC, "ours")
+    arguments = ["--models", model, "--data", speech_file, "--split", "train", "--text_column", "transcript"]
+    for decoder in ("greedy", "beam"):
+        evaluate_asr([*arguments, "--output_dir", str(tmp_path / "scores"), "--decoder", decoder])
+    assert [entry["decoder"]["kind"] for entry in read_scores(model)] == ["greedy", "beam"]
+    assert len(read_scores(tmp_path / "scores")) == 2
+
+
+def test_a_language_model_without_a_beam_search_is_an_error(evaluate_asr, speech_file, tmp_path):
+    arguments = ["--models", "any", "--data", speech_file, "--output_dir", str(tmp_path), "--lm", "words.arpa"]
+    with pytest.raises(ValueError, match="takes no --lm: give --decoder beam"):
+        evaluate_asr(arguments)
+
+
+def test_an_encoder_without_a_ctc_head_is_no_recogniser(tmp_path, make_tiny):
+    make_tiny(SSLWav2Vec2ForPreTraining).save_pretrained(tmp_path / "encoder")
+    make_processor(["abcd"]).save_pretrained(tmp_path / "encoder")
+    assert not is_seq2seq(str(tmp_path / "encoder"))
+    with pytest.raises(ValueError, match="CTC"):
+        load_ctc(str(tmp_path / "encoder"))
+
+
+def test_groups_beyond_twenty_are_left_out_of_the_picture_only(tmp_path):
+    def summary(rate):
+        return {"wer": rate, "low": rate / 2, "high": rate * 1.5, "reference_length": 10}
+
+    groups = {"speaker": {f"speaker {number}": summary(0.01 * number) for number in range(25)} | {"x": summary(0.5)}}
+    entry = {"model": "ours", "wer": summary(0.1) | {"value": 0.1}, "groups": groups}
+    entry["data"] = {"source": "speech", "split": "test", "rows": 9}
+    draw_scores([entry, entry | {"model": "theirs"}], tmp_path / "scores.png")
+    picture = np.asarray(Image.open(tmp_path / "scores.png").convert("L"))
+    assert picture.shape[0] > picture.shape[1] and picture.std() > 20

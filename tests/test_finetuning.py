@@ -1,0 +1,282 @@
+"""Fine-tuning runs: exact on any number of processes and across the thaw, resumed, scored, recorded."""
+
+import json
+import sys
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+import soundfile
+import torch
+from datasets import Dataset, load_from_disk
+from test_exactness import largest_difference, train_in_processes
+from test_launch import finish, start
+from train_tiny_ctc import CHARACTERS, make_trainer, train
+from transformers import AutoConfig, AutoModelForCTC, AutoProcessor, Wav2Vec2Model
+
+from hf_ssl_speech import (
+    SpeechCTCTrainingArguments,
+    SSLHubertModel,
+    SSLWav2Vec2Config,
+    SSLWav2Vec2Model,
+    TextNormalization,
+    add_labels,
+    make_processor,
+    prepare_speech,
+)
+from hf_ssl_speech.training.arguments import tidy_errors
+from hf_ssl_speech.training.ctc_trainer import count_edits, show_edits
+from hf_ssl_speech.training.record import panels_of, read_record
+
+ROOT = Path(__file__).parents[1]
+SMALL = (
+    "--preset", "tiny", "--batch_seconds", "4", "--max_seconds", "2", "--min_seconds", "0.5", "--max_steps", "4",
+    "--logging_steps", "1", "--eval_steps", "2", "--save_steps", "2", "--use_cpu", "--dataloader_num_workers", "0",
+    "--disable_tqdm", "true", "--config", json.dumps(dict(
+        hidden_size=32, num_hidden_layers=2, intermediate_size=64, conv_dim=[16] * 7, num_conv_pos_embeddings=16,
+        mask_feature_prob=0.2, mask_feature_length=4, layerdrop=0.2,
+    )),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def save_rows(tmp_path_factory):
+    """`save_rows(seconds)`: a folder of rows with labels, noise of these lengths."""
+
+    def save(seconds: list[float]) -> str:
+        generator = np.random.default_rng(0)
+        rows = []
+        for index, length in enumerate(seconds):
+            wave = generator.normal(size=int(length * 16_000)) / 8
+            text = "".join(generator.choice(list(CHARACTERS + " "), 2 + int(4 * length)))
+            rows.append({"id": f"{index}", "audio": {"array": wave, "sampling_rate": 16_000}, "text": f"a{text}"})
+        prepared, _ = prepare_speech(Dataset.from_list(rows), min_seconds=0.5, cache=True, keep=["text"])
+        tokenizer = make_processor([CHARACTERS]).tokenizer
+        folder = str(tmp_path_factory.mktemp("rows"))
+        add_labels(prepared, tokenizer, TextNormalization(), SSLWav2Vec2Config())[0].save_to_disk(folder)
+        return folder
+
+    return save
+
+
+# Exactness -------------------------------------------------------------------------------------------------------
+
+THAW = {"freeze_transformer_updates": 2, "max_steps": 4}
+
+
+def test_one_batch_accumulation_and_two_ranks_give_the_same_weights_across_the_thaw(save_rows, tmp_path):
+    rows = save_rows([2.0] * 4)
+    train(rows, str(tmp_path / "1x4"), {"batch_seconds": 8, **THAW}, {})
+    train(
+        rows,
+        str(tmp_path / "accumulated"),
+        {"batch_seconds": 2, "max_seconds": 2, "gradient_accumulation_steps": 4, **THAW},
+        {},
+    )
+    train_in_processes(2, rows, tmp_path / "2x2", {"batch_seconds": 4, **THAW}, script="train_tiny_ctc.py")
+    assert largest_difference(tmp_path / "1x4", tmp_path / "accumulated") < 1e-6
+    assert largest_difference(tmp_path / "1x4", tmp_path / "2x2") < 1e-6
+
+
+def test_padding_changes_no_weight(save_rows, tmp_path):
+    rows = save_rows([1.5, 3.9, 2.0, 2.7])
+    train(rows, str(tmp_path / "padded"), {"batch_seconds": 16}, {})
+    train(rows, str(tmp_path / "alone"), {"batch_seconds": 4, "gradient_accumulation_steps": 3}, {})
+    assert largest_difference(tmp_path / "padded", tmp_path / "alone") < 1e-6
+
+
+def test_an_interrupted_run_ends_with_the_very_weights_of_an_uninterrupted_one(save_rows, tmp_path):
+    rows = save_rows([1.2, 1.9, 2.3, 2.4, 3.1, 3.3, 3.8])
+    config = {"layerdrop": 0.3, "hidden_dropout": 0.1, "activation_dropout": 0.1}
+    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "batch_seconds": 4, "save_total_limit": 9}
+    settings |= {"freeze_transformer_updates": 3, "tri_stage": [0.2, 0.3, 0.5]}
+    train(rows, str(tmp_path / "whole"), settings, config)
+    for update in (2, 4):  # before the thaw, and after
+        output = tmp_path / f"resumed-{update}"
+        train(rows, str(output), settings, config, resume=str(tmp_path / "whole" / f"checkpoint-{update}"))
+        assert largest_difference(tmp_path / "whole", output) == 0.0
+
+
+def test_frozen_weights_stay_and_the_others_learn(save_rows, tmp_path):
+    trainer = make_trainer(
+        str(tmp_path), {"freeze_transformer_updates": 2, "max_steps": 2}, {}, load_from_disk(save_rows([2.0] * 4))
+    )
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    trainer.train()
+    moved = {name for name, weight in trainer.model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert moved == {"lm_head.weight", "lm_head.bias"}
+    trainer.args.max_steps = 4
+    trainer.train()
+    moved = {name for name, weight in trainer.model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert moved == {name for name in before if "feature_extractor" not in name}
+
+
+# Schedule, evaluation, best checkpoint ---------------------------------------------------------------------------
+
+
+def test_the_learning_rate_in_the_log_is_that_of_the_three_stages(save_rows, tmp_path):
+    rows = load_from_disk(save_rows([2.0] * 4))
+    settings = {"max_steps": 10, "tri_stage": [0.2, 0.3, 0.5], "learning_rate": 1e-3}
+    trainer = make_trainer(str(tmp_path), settings, {}, rows)
+    trainer.train()
+    rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
+    warm, decay = [1e-5, 1e-5 + 0.99e-3 / 2], [1e-3 * 0.05 ** (step / 5) for step in range(5)]
+    assert rates == pytest.approx([*warm, 1e-3, 1e-3, 1e-3, *decay], rel=1e-6)
+
+
+def test_error_rates_are_those_of_jiwer_whatever_the_batches(save_rows, tmp_path):
+    rows = load_from_disk(save_rows([1.2, 1.9, 2.3, 2.4]))
+    metrics = []
+    for seconds in (4, 12):
+        trainer = make_trainer(str(tmp_path), {"batch_seconds": seconds}, {}, evaluation=rows)
+        metrics.append(trainer.evaluate())
+    for name in ("eval_loss", "eval_wer", "eval_cer"):
+        assert metrics[0][name] == pytest.approx(metrics[1][name], rel=1e-5)
+    model, heard = trainer.model.eval(), []
+    for row in rows:
+        batch = trainer.evaluation_collator([row])
+        tokens = model(batch["input_values"]).logits.argmax(-1)[0]
+        heard.append(" ".join(trainer.tokenizer.decode(tokens).replace("<unk>", "").split()))
+    assert metrics[0]["eval_wer"] == pytest.approx(jiwer.wer(list(rows["text"]), heard))
+    assert metrics[0]["eval_cer"] == pytest.approx(jiwer.cer(list(rows["text"]), heard))
+
+
+def test_edits_are_counted_by_words_and_characters():
+    counts = count_edits([("the cat sat", "the hat sat on"), ("one", "")], torch.device("cpu"))
+    assert {name: int(count) for name, count in counts.items()} == {
+        "word_edits": 3, "words": 4, "character_edits": 7, "characters": 14,
+    }  # fmt: skip
+    assert show_edits("the cat", "the hat") == "REF: the cat\nHYP: the hat\n           S"
+
+
+def test_the_best_checkpoint_is_the_one_that_is_left_and_a_hopeless_run_stops_early(save_rows, tmp_path):
+    rows = load_from_disk(save_rows([2.0] * 4))
+    settings = dict(
+        eval_strategy="steps", save_strategy="steps", eval_steps=1, save_steps=1, max_steps=20,
+        load_best_model_at_end=True, early_stopping_patience=2, learning_rate=1e-12,
+    )  # fmt: skip
+    trainer = make_trainer(str(tmp_path), settings, {}, rows, rows)
+    trainer.train()
+    assert trainer.state.best_global_step == 1 and trainer.state.global_step == 3
+    assert trainer.is_complete
+
+
+def test_settings_that_contradict_each_other_are_errors(tmp_path):
+    for settings, message in (
+        ({"tri_stage": [0.5, 0.5]}, "give three stages"),
+        ({"warmup_steps": 10}, "first stage of tri_stage is the warm-up"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SpeechCTCTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+
+
+def test_a_tokenizer_of_another_size_or_with_another_blank_is_refused_in_words(tmp_path):
+    with pytest.raises(ValueError, match="The tokenizer has 7 tokens but the head 9 outputs"):
+        make_trainer(str(tmp_path), {}, {"vocab_size": 9})
+    with pytest.raises(ValueError, match="pad token, 0, but the model's pad_token_id is 1"):
+        make_trainer(str(tmp_path), {}, {"pad_token_id": 1})
+
+
+# The script ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    """A Parquet file of noise with transcripts, one of them empty."""
+    folder = tmp_path_factory.mktemp("speech")
+    generator = np.random.default_rng(0)
+    rows = []
+    for index in range(24):
+        soundfile.write(folder / "one.wav", generator.normal(size=12_000 + 500 * index) / 8, 16_000)
+        text = "Two words, ONE!" if index % 2 else "été"
+        rows.append({"id": f"row-{index}", "audio": (folder / "one.wav").read_bytes(), "text": text if index else ""})
+    Dataset.from_list(rows).to_parquet(folder / "speech.parquet")
+    return folder / "speech.parquet"
+
+
+def arguments_for(speech, output, *arguments) -> list[str]:
+    data = ["--train_data", str(speech), "--validation_data", str(speech), "--output_dir", str(output)]
+    return [*data, *SMALL, *map(str, arguments)]
+
+
+@pytest.fixture
+def finetune(speech, tmp_path, monkeypatch, caplog):
+    """`finetune("run", *arguments)`: the script in this process, into a folder of that name; gives its log."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import finetune_ctc
+
+    def run(name, *arguments) -> str:
+        caplog.clear()
+        with caplog.at_level("INFO"), tidy_errors():
+            finetune_ctc.main(arguments_for(speech, tmp_path / name, *arguments))
+        return caplog.text
+
+    return run
+
+
+def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(speech, finetune, tmp_path):
+    encoder = SSLWav2Vec2Model.config_class.preset("tiny", **json.loads(SMALL[-1]))
+    SSLWav2Vec2Model(encoder).save_pretrained(tmp_path / "encoder")
+    start_there = ("--model_name_or_path", tmp_path / "encoder", "--freeze_transformer_updates", 2)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    script = [str(ROOT / "examples" / "finetune_ctc.py"), *arguments_for(speech, tmp_path / "run", *start_there)]
+    output = finish(start([*launcher, *script]))
+    assert "1 without text: row-0" in output and "REF: " in output and "HYP: " in output
+
+    record = read_record(tmp_path / "run")
+    assert (record["task"], record["status"], record["updates"]) == ("ctc", "complete", 4)
+    assert record["start"] == {"source": str(tmp_path / "encoder"), "record": None}
+    assert record["text"]["skipped"] == {"without text": 1}
+    assert set("two words one été") - {" "} <= set(record["text"]["vocabulary"])
+    assert record["data"]["train"]["rows"] == 23
+    assert record["recipe"]["freeze_transformer_updates"] == 2
+    assert sum("eval_wer" in point and "eval_cer" in point for point in record["curves"]) == 2
+    assert (tmp_path / "run" / "training.png").exists()
+    assert panels_of(record["curves"])["Error rate"] == ["wer", "cer"]
+
+    processor = AutoProcessor.from_pretrained(tmp_path / "run")
+    model = AutoModelForCTC.from_pretrained(tmp_path / "run")
+    inputs = processor(np.zeros(16_000, np.float32), sampling_rate=16_000, return_tensors="pt")
+    assert model(**inputs).logits.shape == (1, 49, len(processor.tokenizer))
+    assert TextNormalization.from_pretrained(tmp_path / "run").case == "lower"
+
+    # Another recipe is another run; a CTC model to start from brings its vocabulary, and its size is checked.
+    with pytest.raises(SystemExit, match="freeze_transformer_updates: 2 there, 0 here"):
+        finetune("run", *start_there[:2])
+    assert "text_normalization.json of" in finetune("onward", "--model_name_or_path", tmp_path / "run")
+    assert read_record(tmp_path / "onward")["start"]["record"]["task"] == "ctc"
+    make_processor(["abc"]).save_pretrained(tmp_path / "other")
+    with pytest.raises(SystemExit, match=r"The head of .*run has \d+ outputs but the tokenizer 6 tokens"):
+        finetune("third", "--model_name_or_path", tmp_path / "run", "--processor", tmp_path / "other")
+
+
+def test_hubert_is_fine_tuned_too_and_fresh_weights_are_not_frozen(finetune, tmp_path):
+    assert "Fresh weights: nothing is frozen." in finetune("run", "--objective", "hubert")
+    assert AutoConfig.from_pretrained(tmp_path / "run").model_type == SSLHubertModel.config_class.model_type
+    assert read_record(tmp_path / "run")["start"] == {"source": None, "record": None}
+
+
+def test_a_stock_checkpoint_is_fine_tuned_too(finetune, make_tiny, tmp_path):
+    stock = make_tiny(Wav2Vec2Model)
+    stock.save_pretrained(tmp_path / "stock")
+    start_there = ("--model_name_or_path", tmp_path / "stock", "--config", '{"layerdrop": 0.1}')
+    finetune("run", *start_there, "--freeze_transformer_updates", 9)
+    ours = AutoModelForCTC.from_pretrained(tmp_path / "run")
+    for name, weight in stock.state_dict().items():
+        assert torch.equal(ours.base_model.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--max_skipped_share", "0.01"), "4.2% of the train rows can't be used, more than max_skipped_share=1.0%"),
+        (("--text_column", "sentence"), r"no columns \['sentence'\]; there are"),
+        (("--streaming",), "leave out `streaming`"),
+        (("--model_name_or_path", "nowhere/at-all"), "No model is found at nowhere/at-all"),
+        (("--min_character_count", "99"), "no character 99 times"),
+    ],
+)
+def test_bad_input_ends_the_script_in_words(arguments, message, finetune):
+    with pytest.raises(SystemExit, match=message):
+        finetune("run", *arguments)

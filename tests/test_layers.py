@@ -1,0 +1,139 @@
+"""Which layer of an encoder is best: all layers at once, both criteria, and one held against the other."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+from tones import tone_rows
+
+import hf_ssl_speech
+from hf_ssl_speech import KMeansUnits, SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
+from hf_ssl_speech.data.loading import prepare_speech, row_waveform
+from hf_ssl_speech.training.arguments import parse_arguments
+from hf_ssl_speech.training.ladder import Ladder, LadderArguments
+from hf_ssl_speech.training.layers import (
+    Disturbed,
+    EveryLayer,
+    OneLayer,
+    Remembered,
+    compare_layers,
+    disturb,
+    first_hours,
+    measure_units,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Prepared rows to fit on and to measure on."""
+    return [
+        prepare_speech(tone_rows(count, seed), min_seconds=1, cache=True, keep=["phones"])[0]
+        for count, seed in ((8, 2), (4, 3))
+    ]
+
+
+@pytest.mark.parametrize("prenorm", [False, True])
+def test_all_layers_at_once_are_the_layers_one_by_one(rows, prenorm):
+    model = tiny_model(hf_ssl_speech.SSLHubertModel, do_stable_layer_norm=prenorm)
+    every = EveryLayer(model, normalize=True, batch_seconds=4)
+    batch = list(rows[0])
+    for layer in range(1, model.config.num_hidden_layers + 1):
+        one = OneLayer(every, layer, model.config.hidden_size)
+        alone = HiddenFeatures(model, layer, normalize=True, batch_seconds=4)
+        assert one.description == alone.description
+        for ours, theirs in zip(one.features(batch), alone.features(batch)):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 20_000, 1e9])
+def test_features_are_the_same_however_much_is_remembered(rows, memory_bytes, monkeypatch):
+    source = MfccFeatures()
+    remembered = Remembered(source, memory_bytes)
+    expected = source.features(list(rows[0]))
+    for _ in range(2):
+        for ours, theirs in zip(remembered.features(list(rows[0])), expected):
+            assert torch.equal(ours, theirs)
+    kept = sum(frames.nbytes for frames in remembered.kept.values())
+    assert kept <= memory_bytes
+    if memory_bytes == 1e9:
+        monkeypatch.setattr(source, "features", None)  # not called any more
+        remembered.features(list(rows[0]))
+
+
+def test_noise_lies_15_decibels_below_the_speech_and_belongs_to_the_row(rows):
+    row = rows[0][0]
+    clean, noisy = row_waveform(row), row_waveform(disturb(row))
+    gain = (noisy @ clean) / (clean @ clean)
+    noise = noisy / gain - clean
+    assert 10 * np.log10(np.square(clean).mean() / np.square(noise).mean()) == pytest.approx(15, abs=0.3)
+    assert abs(20 * np.log10(gain)) < 6.1
+    assert np.array_equal(disturb(row)["samples"], disturb(row)["samples"])
+    assert not np.array_equal(disturb(row)["samples"], disturb(row, seed=1)["samples"])
+
+
+def test_units_of_tones_tell_the_tone_and_units_of_chance_agree_on_nothing(rows):
+    source = MfccFeatures()
+    units = KMeansUnits.fit(rows[0], source, 8, progress=False)
+    quality = measure_units(units, source, Disturbed(source), rows[1])
+    assert quality["pnmi"] > 0.5
+    assert 0.1 < quality["agreement"] < 1
+    blind = measure_units(units, source, Chance(source), rows[1])
+    assert blind["agreement"] < 0.15
+    without = measure_units(units, source, Disturbed(source), rows[1].remove_columns("phones"))
+    assert without == {"agreement": quality["agreement"]}
+
+
+class Chance(Disturbed):
+    """Features that tell nothing of the audio."""
+
+    def features(self, rows):
+        generator = torch.Generator().manual_seed(0)
+        return [frames[torch.randperm(len(frames), generator=generator)] for frames in self.source.features(rows)]
+
+
+def test_each_layer_is_measured_and_the_memory_changes_nothing(rows):
+    model = tiny_model(hf_ssl_speech.SSLHubertModel)
+    encoder = HiddenFeatures(model, 1, normalize=True)
+    settings = dict(seed=0, progress=False)
+    layers = compare_layers(encoder, *rows, 6, memory_bytes=1e9, **settings)
+    assert [layer["layer"] for layer in layers] == [1, 2, 3]
+    assert layers == compare_layers(encoder, *rows, 6, memory_bytes=0, **settings)
+    alone = HiddenFeatures(model, 2, normalize=True)
+    units = KMeansUnits.fit(rows[0], alone, 6, share=1.0, **settings)
+    assert layers[1]["pnmi"] == measure_units(units, alone, Disturbed(alone), rows[1])["pnmi"]
+
+
+def test_first_hours_draws_whole_rows_up_to_the_hours(rows):
+    seconds = rows[0][0]["num_samples"] / 16_000  # all are equally long
+    assert len(first_hours(rows[0], 2.5 * seconds / 3600, seed=0)) == 3
+    assert len(first_hours(rows[0], 1.0, seed=0)) == len(rows[0])
+    drawn = {tuple(first_hours(rows[0], seconds / 3600, seed=seed)["name"]) for seed in range(20)}
+    assert len(drawn) > 3
+
+
+@pytest.mark.slow
+def test_on_real_speech_the_label_free_choice_is_nearly_as_good_as_the_phones(corpora, tmp_path):
+    """The short version of `examples/configs/hubert_ladder.yaml`."""
+    folder = corpora / "librispeech-mini"
+    arguments = parse_arguments(
+        [
+            str(ROOT / "examples" / "configs" / "hubert_ladder.yaml"), "--train_data", f"{folder}/train*.parquet",
+            "--validation_data", f"{folder}/validation*.parquet", "--output_dir", str(tmp_path), "--iterations", "1",
+            "--batch_seconds", "12", "--max_seconds", "4", "--max_steps", "500", "--eval_steps", "500",
+            "--warmup_steps", "60", "--choice_hours", "0.15", "--disable_tqdm", "true",
+        ],
+        SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments, LadderArguments,
+    )  # fmt: skip
+    arguments[0].objective = "hubert"
+    Ladder(*arguments).climb()
+    layers = json.loads((tmp_path / "1-layers" / "run.json").read_text())["layers"]
+    by_phones, by_agreement = (max(layers, key=lambda layer: layer[name]) for name in ("pnmi", "agreement"))
+    assert by_agreement["pnmi"] > 0.98 * by_phones["pnmi"]
+    assert by_phones["pnmi"] > 0.25
+    assert np.corrcoef([[layer[name] for layer in layers] for name in ("pnmi", "agreement")])[0, 1] > 0.5

@@ -1,0 +1,260 @@
+"""What is pushed to the Hub, here its stand-in, comes back as it was; and what goes wrong is told in words."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+import yaml
+from hub_folders import VOCABULARY, make_ctc, make_encoder, make_processor, make_units, score
+from hub_server import HubStandIn
+from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
+from transformers import AutoModelForCTC
+
+from hf_ssl_speech import KMeansUnits, SSLHubertModel, SSLWav2Vec2Model, push_to_hub
+from hf_ssl_speech.data.features import HiddenFeatures
+from hf_ssl_speech.hub.publishing import PushFailed
+
+TOKEN, READ_TOKEN, EXPIRED = "hf_" + "A" * 34, "hf_" + "R" * 34, "hf_" + "E" * 34
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The stand-in, which the client takes for the Hub; `me` is logged in."""
+    constants = huggingface_hub.constants
+    with HubStandIn() as hub:
+        hub.tokens = {TOKEN: ("me", True), READ_TOKEN: ("me", False)}
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+
+
+@pytest.fixture
+def contents():
+    """`contents(folder)`: every file of a folder."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    return read
+
+
+def test_what_is_pushed_is_what_loads_in_a_fresh_process(hub, tmp_path, make_tiny):
+    encoder, ctc = make_encoder(tmp_path / "encoder"), make_ctc(tmp_path / "ctc", scores=[])
+    source = HiddenFeatures.from_pretrained(encoder, 2, device="cpu")
+    units = make_units(tmp_path / "units", source)
+    push_to_hub(encoder, "encoder")
+    push_to_hub(encoder, "encoder-stock", stock=True)
+    push_to_hub(ctc, "me/ctc", private=True)
+    push_to_hub(ctc, "me/ctc-stock", stock=True)
+    push_to_hub(units, "me/units", encoder="me/encoder")
+    make_processor(tmp_path / "processor").push_to_hub("me/processor")
+    make_tiny(SSLHubertModel).push_to_hub("me/bare")
+    KMeansUnits.from_pretrained(units).push_to_hub("me/bare-units")
+
+    script = Path(__file__).with_name("load_from_hub.py")
+    environment = os.environ | {
+        "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN,
+        "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    environment.pop("HF_HUB_CACHE", None)
+    run = subprocess.run(
+        [sys.executable, script, tmp_path / "found.npz"], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert TOKEN not in run.stdout + run.stderr
+    found = np.load(tmp_path / "found.npz")
+
+    waveform = torch.from_numpy(found["waveform"])[None]
+    with torch.no_grad():
+        frames = SSLWav2Vec2Model.from_pretrained(encoder)(waveform).last_hidden_state.numpy()
+        logits = AutoModelForCTC.from_pretrained(ctc)(waveform).logits.numpy()
+    assert np.array_equal(found["encoder"], frames)
+    assert np.array_equal(found["encoder_stock"], frames)
+    assert np.array_equal(found["ctc"], logits)
+    assert np.array_equal(found["ctc_stock"], logits)
+    assert np.array_equal(found["centroids"], KMeansUnits.from_pretrained(units).centroids)
+    assert np.array_equal(found["bare_centroids"], found["centroids"])
+    assert json.loads(str(found["vocabulary"])) == VOCABULARY
+    assert "torch.Size([1, 49, 32])" in run.stdout, "the code of the encoder's card did not run"
+
+
+def test_only_what_others_need_is_pushed_and_nothing_here_changes_but_the_card(hub, tmp_path, contents):
+    folder = make_encoder(tmp_path / "encoder")
+    before = contents(folder)
+    pushed = push_to_hub(folder, "me/encoder", license="apache-2.0", language="en")
+    needed = {"config.json", "model.safetensors", "modeling_hf_ssl_speech.py", "preprocessor_config.json", "run.json"}
+    assert set(hub.repositories["me/encoder"].files) == set(pushed.files) == needed | {"training.png", "README.md"}
+    after = contents(folder)
+    assert after.pop("README.md") == hub.repositories["me/encoder"].files["README.md"]
+    assert after == before
+    assert pushed.repository == f"{hub.url}/me/encoder"
+    assert pushed.commit.startswith(f"{hub.url}/me/encoder/commit/")
+
+
+def test_error_rates_on_benchmarks_are_pushed_in_the_form_of_their_leaderboards(hub, tmp_path):
+    folder = make_ctc(tmp_path / "ctc", scores=[score(), score(decoder={"kind": "greedy"})])
+    push_to_hub(folder, "me/ctc", benchmarks={"openslr/librispeech_asr": "clean"})
+    files = hub.repositories["me/ctc"].files
+    assert {"scores.json", "vocab.json", "text_normalization.json"} <= set(files)
+    pushed = [yaml.safe_load(files[f".eval_results/librispeech_asr-{number}.yaml"]) for number in (1, 2)]
+    first, second = (parse_eval_result_entries(each)[0] for each in pushed)
+    assert (first.dataset_id, first.task_id, first.value) == ("openslr/librispeech_asr", "clean", 12.35)
+    assert "beam" in first.notes
+    assert "greedy" in second.notes
+    with pytest.raises(ValueError, match=r"no evaluation on me/other: evaluate the model on it first"):
+        push_to_hub(folder, "me/ctc", benchmarks={"me/other": "clean"})
+
+
+def test_a_card_of_ones_own_words_is_pushed_as_it_is(hub, tmp_path):
+    folder = make_encoder(tmp_path / "encoder")
+    push_to_hub(folder, "me/encoder")
+    made = (folder / "README.md").read_text()
+    push_to_hub(folder, "me/encoder", license="mit")
+    assert ModelCard.load(folder / "README.md").data.license == "mit", "a card that was made is made anew"
+    mine = "---\nlicense: other\n---\n" + "\n".join(line for line in made.splitlines()[10:] if "<!--" not in line)
+    (folder / "README.md").write_text(mine)
+    for stock in (False, True):
+        push_to_hub(folder, "me/encoder", stock=stock)
+        assert hub.repositories["me/encoder"].files["README.md"].decode() == mine
+
+
+def test_an_upload_that_breaks_off_in_the_middle_is_taken_up_again(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.drop_uploads = 1
+    folder = make_units(tmp_path / "units")
+    push_to_hub(folder, "me/units")
+    assert hub.count("PUT", "/lfs/") == 2
+    sent = hub.repositories["me/units"].files["kmeans.safetensors"]
+    assert sent == (folder / "kmeans.safetensors").read_bytes()
+
+
+def test_a_push_that_failed_is_finished_by_the_same_command_without_sending_weights_again(hub, tmp_path, contents):
+    folder = make_encoder(tmp_path / "encoder")
+    hub.fail_commits = 1
+    with pytest.raises(PushFailed, match=r"status 500.*Nothing in .* was lost.*not sent again") as failure:
+        push_to_hub(folder, "me/encoder")
+    assert "README.md" not in hub.repositories["me/encoder"].files
+    before, puts = contents(folder), hub.count("PUT", "/lfs/")
+    assert puts == 2  # weights and picture
+    push_to_hub(folder, "me/encoder")
+    assert hub.count("PUT", "/lfs/") == puts
+    assert contents(folder) == before
+    assert hub.repositories["me/encoder"].files["model.safetensors"] == before["model.safetensors"]
+    assert_hidden(failure.value, TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("token", "owner", "words"),
+    [
+        (EXPIRED, "me", "refused the access token: it has expired or was revoked.*hf auth login"),
+        (READ_TOKEN, "me", "may not write to me/encoder.*settings/tokens"),
+        (TOKEN, "you", "may not write to you/encoder"),
+    ],
+)
+def test_a_token_that_is_refused_is_told_in_words_and_never_shown(
+    hub, tmp_path, monkeypatch, contents, capfd, caplog, token, owner, words
+):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("HF_TOKEN", token)
+    folder = make_encoder(tmp_path / "encoder")
+    before = contents(folder)
+    with pytest.raises(PushFailed, match=words) as failure:
+        push_to_hub(folder, f"{owner}/encoder")
+    assert contents(folder) == before
+    assert not hub.repositories
+    shown = capfd.readouterr()
+    assert_hidden(failure.value, token, caplog.text, shown.out, shown.err)
+
+
+def test_without_a_token_one_is_told_to_log_in(hub, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(PushFailed, match="hf auth login"):
+        push_to_hub(make_units(tmp_path / "units"), "me/units")
+
+
+def test_a_hub_that_cannot_be_reached_is_told_in_words(hub, tmp_path, contents):
+    folder = make_units(tmp_path / "units")
+    before = contents(folder)
+    hub.server.shutdown()
+    hub.server.server_close()
+    with pytest.raises(PushFailed, match=f"{hub.url} could not be reached.*HF_ENDPOINT.*Nothing in .* was lost"):
+        push_to_hub(folder, "me/units")
+    assert contents(folder) == before
+
+
+def test_private_repositories_are_private_and_public_ones_are_never_taken_for_them(hub, tmp_path, monkeypatch):
+    folder = make_units(tmp_path / "units")
+    push_to_hub(folder, "me/hidden", private=True)
+    assert HfApi(token=TOKEN).repo_info("me/hidden").private
+    hub.tokens[EXPIRED] = ("somebody", True)
+    for stranger in (False, EXPIRED):
+        with pytest.raises(OSError, match="me/hidden"):
+            KMeansUnits.from_pretrained("me/hidden", token=stranger, cache_dir=tmp_path / "strange")
+    push_to_hub(folder, "me/open")
+    with pytest.raises(ValueError, match="me/open is there already, and public"):
+        push_to_hub(folder, "me/open", private=True)
+
+
+def test_what_is_not_fit_to_be_pushed_is_refused_before_the_hub_is_asked(hub, tmp_path):
+    running = make_encoder(tmp_path / "running", status="running", updates=12)
+    with pytest.raises(ValueError, match=r"is running, at update 12.*come to its end"):
+        push_to_hub(running, "me/encoder")
+    without = make_encoder(tmp_path / "without")
+    (without / "model.safetensors").unlink()
+    (without / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match=r"lacks model.safetensors or .*, preprocessor_config.json or"):
+        push_to_hub(without, "me/encoder")
+    with pytest.raises(ValueError, match=r"neither config.json nor kmeans.json"):
+        push_to_hub(tmp_path, "me/encoder")
+    units = make_units(tmp_path / "units")
+    with pytest.raises(ValueError, match="no form of its own"):
+        push_to_hub(units, "me/units", stock=True)
+    with pytest.raises(ValueError, match="en-US: the Hub takes languages"):
+        push_to_hub(units, "me/units", language="en-US")
+    source = HiddenFeatures.from_pretrained(make_encoder(tmp_path / "encoder"), 1, device="cpu")
+    with pytest.raises(ValueError, match="push that encoder first, and name its repository"):
+        push_to_hub(make_units(tmp_path / "hidden-units", source), "me/units")
+    told = make_encoder(tmp_path / "told", command=f"examples/pretrain.py --hub_token {READ_TOKEN}")
+    with pytest.raises(ValueError, match=r"run.json holds an access token") as refusal:
+        push_to_hub(told, "me/encoder")
+    assert_hidden(refusal.value, READ_TOKEN)
+    assert not hub.requests
+
+
+def test_the_script_pushes_and_tells_where_to(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
+    import push_to_hub as script
+
+    folder = make_units(tmp_path / "units")
+    script.main([str(folder), "me/units", "--card"])
+    assert "8 discrete units" in capsys.readouterr().out
+    assert not hub.requests
+    script.main([str(folder), "units", "--license", "mit", "--datasets", "openslr/librispeech_asr=cc-by-4.0", "mine"])
+    shown = capsys.readouterr().out
+    assert f"{hub.url}/me/units" in shown
+    assert TOKEN not in shown
+    card = ModelCard(hub.repositories["me/units"].files["README.md"].decode())
+    assert card.data.license == "mit"
+    assert card.data.datasets == ["openslr/librispeech_asr"]
+    assert "| mine | not stated |" in card.text
+
+
+def assert_hidden(error: BaseException, token: str, *outputs: str):
+    """The token is in no output, and in no line of the error and of those that led to it."""
+    shown = "".join(traceback.format_exception(error)) + "".join(outputs)
+    assert token not in shown
