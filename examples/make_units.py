@@ -9,7 +9,6 @@ Both run on a CPU too (`python examples/make_units.py ...`). Writes the unit set
 """
 
 import logging
-import shlex
 import sys
 from dataclasses import dataclass, field
 from itertools import chain
@@ -23,7 +22,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.pretraining import load_split
-from hf_ssl_speech.training.record import now, write_record
+from hf_ssl_speech.training.record import command_line, now, write_record
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
 from hf_ssl_speech.units.pictures import draw_phone_unit_matrix, draw_units
@@ -85,7 +84,7 @@ def main(argv):
         record = {
             "format": 1,
             "status": "complete",
-            "command": shlex.join(sys.argv),
+            "command": command_line(),
             "updated": now(),
             "units": {"features": str(units.features), "num_units": units.num_units, **units.facts},
             "processes": state.num_processes,

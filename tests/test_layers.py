@@ -25,6 +25,7 @@ from hf_ssl_speech.training.layers import (
     first_hours,
     measure_units,
 )
+from hf_ssl_speech.training.unit_labels import UnitLabels
 
 ROOT = Path(__file__).parents[1]
 
@@ -119,7 +120,11 @@ def test_first_hours_draws_whole_rows_up_to_the_hours(rows):
 
 @pytest.mark.slow
 def test_on_real_speech_the_label_free_choice_is_nearly_as_good_as_the_phones(corpora, tmp_path):
-    """The short version of `examples/configs/hubert_ladder.yaml`."""
+    """The short version of `examples/configs/hubert_ladder.yaml`.
+
+    The layers of so young a model differ by 1 or 2% in PNMI, and their order by agreement need not be that by PNMI. So
+    the layers of the same model before its training stand for comparison: agreement must not choose one of them.
+    """
     folder = corpora / "librispeech-mini"
     arguments = parse_arguments(
         [
@@ -131,9 +136,16 @@ def test_on_real_speech_the_label_free_choice_is_nearly_as_good_as_the_phones(co
         SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments, LadderArguments,
     )  # fmt: skip
     arguments[0].objective = "hubert"
-    Ladder(*arguments).climb()
+    ladder = Ladder(*arguments)
+    new = ladder.new_model(UnitLabels(("units",))).eval()
+    ladder.climb()
     layers = json.loads((tmp_path / "1-layers" / "run.json").read_text())["layers"]
+    trained = HiddenFeatures.from_pretrained(tmp_path / "1-model", 1, device="cpu", center=True)
+    untrained = HiddenFeatures(new, 1, normalize=trained.normalize, center=True)
+    few = first_hours(ladder.train[0], 0.15, seed=42)
+    new_layers = compare_layers(untrained, few, ladder.measured, 100, seed=42, memory_bytes=1e9, progress=False)
+    assert min(layer["agreement"] for layer in layers) > max(layer["agreement"] for layer in new_layers)
+    layers += new_layers
     by_phones, by_agreement = (max(layers, key=lambda layer: layer[name]) for name in ("pnmi", "agreement"))
     assert by_agreement["pnmi"] > 0.98 * by_phones["pnmi"]
-    assert by_phones["pnmi"] > 0.25
-    assert np.corrcoef([[layer[name] for layer in layers] for name in ("pnmi", "agreement")])[0, 1] > 0.5
+    assert by_phones["pnmi"] > 1.1 * max(layer["pnmi"] for layer in new_layers)

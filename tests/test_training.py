@@ -22,7 +22,7 @@ from hf_ssl_speech.training.arguments import parse_arguments
 from hf_ssl_speech.training.callbacks import HealthCheck, UnhealthyRun
 from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
 from hf_ssl_speech.training.pretraining import pretrain
-from hf_ssl_speech.training.record import RecordKeeper, read_record, split_facts
+from hf_ssl_speech.training.record import RecordKeeper, command_line, read_record, split_facts
 
 SETTINGS = dict(
     batch_seconds=8, max_seconds=4, min_seconds=1, max_steps=2, learning_rate=1e-3, warmup_steps=0, logging_steps=1,
@@ -265,3 +265,10 @@ def test_the_command_line_wins_over_the_yaml_and_unknown_names_are_errors(tmp_pa
 def test_settings_that_contradict_each_other_are_errors(settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         SpeechPreTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+
+
+def test_a_token_on_the_command_line_stays_out_of_the_record(monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", ["pretrain.py", "a.yaml", "--hub_token", "hf_secret", "--token=hf_secret", "--x", "1"]
+    )
+    assert command_line() == "pretrain.py a.yaml --hub_token ... --token=... --x 1"

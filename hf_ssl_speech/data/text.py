@@ -207,12 +207,7 @@ def add_labels(
             usable.append(len(texts) - 1)
     if not usable:
         raise ValueError(f"No row can be learnt from: {report}.{_about(unknown, spellable)}")
-    form = dataset.format
-    kept = dataset.remove_columns([column for column in {text_column, "text"} if column in dataset.column_names])
-    kept = kept.add_column("text", texts).add_column("labels", labels).select(usable)
-    # As it was: the new columns stay lists and strings.
-    formatted = form["columns"] if form["type"] else None
-    kept = kept.with_format(form["type"], formatted, form["output_all_columns"], **form["format_kwargs"])
+    kept = _with_texts(dataset, text_column, texts, labels).select(usable)
     facts = {
         "rows": len(usable),
         "words": sum(len(texts[index].split()) for index in usable),
@@ -221,6 +216,15 @@ def add_labels(
         "unknown_characters": dict(sorted(unknown.items())),
     }
     return kept, report, facts
+
+
+def _with_texts(dataset: Dataset, text_column: str, texts: list[str], labels: list[list[int]]) -> Dataset:
+    """The rows with `text` and `labels`, formatted as they were: the new columns stay strings and lists."""
+    form = dataset.format
+    rows = dataset.remove_columns([column for column in {text_column, "text"} if column in dataset.column_names])
+    rows = rows.add_column("text", texts).add_column("labels", labels)
+    formatted = form["columns"] if form["type"] else None
+    return rows.with_format(form["type"], formatted, form["output_all_columns"], **form["format_kwargs"])
 
 
 def _about(unknown: Counter, spellable: set[str]) -> str:

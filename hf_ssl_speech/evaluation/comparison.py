@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +26,7 @@ from hf_ssl_speech.evaluation.metrics import (
     summarize_edits,
 )
 from hf_ssl_speech.evaluation.recognizers import Recognizer
-from hf_ssl_speech.training.record import now, split_facts
+from hf_ssl_speech.training.record import command_line, device_name, now, split_facts, versions
 
 logger = logging.getLogger(__name__)
 
@@ -150,9 +146,8 @@ def score(recognizer: Recognizer, evaluation_set: EvaluationSet) -> ModelScores:
 
 def describe_device(device: torch.device) -> str:
     """A device in words, with the threads of a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or 'CPU'} (threads: {torch.get_num_threads()})"
+    threads = f" (threads: {torch.get_num_threads()})" if device.type == "cpu" else ""
+    return device_name(device) + threads
 
 
 def differences(scores: Sequence[ModelScores], *, confidence: float, **draws: int) -> list[tuple[float, float, float]]:
@@ -205,12 +200,9 @@ def score_entry(scores: ModelScores, evaluation_set: EvaluationSet, *, confidenc
         "real_time_factor": scores.seconds / (facts["hours"] * 3600),
         "device": scores.device,
         "parameters": scores.parameters,
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
         "date": now(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "jiwer", "hf_ssl_speech")},
-        },
+        "versions": versions("torch", "transformers", "jiwer", "hf_ssl_speech"),
     }
 
 

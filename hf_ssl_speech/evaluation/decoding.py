@@ -206,6 +206,7 @@ class BeamDecoder(Decoder):
                 raise ValueError(f"KenLM can't read {settings.language_model}: {error}") from error
 
     def decode_row(self, log_probabilities):
+        """The best text of the beam, with times from its alignment."""
         emissions = log_probabilities[:, self._ids]
         if self._words is not None and self.alphabet.delimiter is not None:
             # A word ends with a delimiter, which nobody says after the last one.

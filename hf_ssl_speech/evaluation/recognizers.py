@@ -87,6 +87,7 @@ class Seq2SeqRecognizer(Recognizer):
         self.batch_windows = max(1, int(batch_seconds * SAMPLE_RATE / self.window_samples))
 
     def texts(self, rows):
+        """Window by window, the longest rows first."""
         longest_first = np.argsort(-np.array(rows["num_samples"]), kind="stable").tolist()
         windows = (
             (place, window)

@@ -46,6 +46,7 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Attended frames `(batch, frames, hidden)`, and the attention weights where the implementation gives them."""
         shape = hidden.shape
         query, key, value = (
             projection(hidden).view(*shape[:2], -1, self.head_dim).transpose(1, 2)  # (batch, heads, frames, -1)

@@ -82,6 +82,7 @@ class HealthCheck(TrainerCallback):
         self.collapsed_logs = 0
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        """Raises UnhealthyRun, with the cause."""
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise UnhealthyRun(
@@ -104,6 +105,7 @@ class ProgressLine(ProgressCallback):
     HIDDEN = ("epoch", "learning_rate", "total_flos", "hours_seen", "audio_seconds_per_second", "masked_share")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        """Writes the line above the bar."""
         if not state.is_world_process_zero or self.training_bar is None or "train_runtime" in logs:
             return
         kind = "eval  " if any(name.startswith("eval_") for name in logs) else "update"

@@ -175,7 +175,7 @@ def count_edits(rows: list[tuple[str, str]], device: torch.device) -> dict[str, 
 def show_edits(reference: str, heard: str) -> str:
     """A transcript above what was heard, edits marked below."""
     lines = jiwer.visualize_alignment(
-        jiwer.process_words([reference], [heard]), show_measures=False, skip_correct=False
+        jiwer.process_words([reference], [heard]), show_measures=False, skip_correct=False, line_width=100
     ).splitlines()
     return "\n".join(line.rstrip() for line in lines[1:] if line.strip())
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +25,7 @@ from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArg
 from hf_ssl_speech.training.layers import Disturbed, Remembered, compare_layers, first_hours, measure_units
 from hf_ssl_speech.training.preflight import differences
 from hf_ssl_speech.training.pretraining import identify, load_split, make_model, pretrain
-from hf_ssl_speech.training.record import now, read_record, write_record
+from hf_ssl_speech.training.record import command_line, machine, now, read_record, write_record
 from hf_ssl_speech.training.report import EXAMPLE_FILE, write_report
 from hf_ssl_speech.training.unit_labels import UnitLabels
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
@@ -239,7 +237,8 @@ class Ladder:
                 units.save_pretrained(folder)
             quality = measure_units(units, source, Disturbed(source), self.measured)
             facts = {"features": str(features), "layer": features.layer, "num_units": units.num_units, **units.facts}
-            return {"units": facts, "quality": quality, "example": self.label_example(units, source)}
+            data = {"train": self.train[1], "validation": self.validation[1]}
+            return {"data": data, "units": facts, "quality": quality, "example": self.label_example(units, source)}
 
         record = self.stage(f"{iteration}-units", identity, work)
         shown = "  ".join(
@@ -291,10 +290,10 @@ class Ladder:
         record = {
             "format": 1,
             "status": "complete",
-            "command": shlex.join(sys.argv),
+            "command": command_line(),
             "updated": now(),
             "seconds": time.perf_counter() - started,
-            "processes": PartialState().num_processes,
+            "machine": machine(self.args.device, PartialState().num_processes),
             "identity": identity,
             **found,
         }

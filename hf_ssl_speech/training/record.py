@@ -113,21 +113,12 @@ class RecordKeeper(TrainerCallback):
         return {
             "format": 1,
             "status": status,
-            "command": shlex.join(sys.argv),
+            "command": command_line(),
             "started": self.first_start,
             "updated": now(),
             "train_seconds": self.earlier_seconds + time.time() - self.start,
-            "versions": {
-                "python": platform.python_version(),
-                **{
-                    name: version(name) for name in ("torch", "transformers", "datasets", "accelerate", "hf_ssl_speech")
-                },
-            },
-            "machine": {
-                "device": torch.cuda.get_device_name() if args.device.type == "cuda" else platform.processor() or "CPU",
-                "processes": args.world_size,
-                "threads": torch.get_num_threads(),
-            },
+            "versions": versions("torch", "transformers", "datasets", "accelerate", "hf_ssl_speech"),
+            "machine": machine(args.device, args.world_size),
             "identity": self.identity,
             "parameters": trainer.model.num_parameters(),
             "data": self.data,
@@ -159,6 +150,34 @@ class RecordKeeper(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.collect()
         self.keep("complete" if self.trainer.is_complete else "stopped")
+
+
+def command_line() -> str:
+    """The command of this process, as a shell takes it; a token given there is not told."""
+    words = list(sys.argv)
+    for place, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if name.startswith("--") and name.endswith("token"):
+            if equals:
+                words[place] = f"{name}=..."
+            elif place + 1 < len(words):
+                words[place + 1] = "..."
+    return shlex.join(words)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of Python and of these packages."""
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def device_name(device: torch.device) -> str:
+    """A device in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+
+
+def machine(device: torch.device, processes: int) -> dict[str, Any]:
+    """What a stage or run was computed on."""
+    return {"device": device_name(device), "processes": processes, "threads": torch.get_num_threads()}
 
 
 def now() -> str:
