@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 		examples/pretrain.py examples/configs/demo.yaml
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
