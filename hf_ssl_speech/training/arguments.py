@@ -162,7 +162,7 @@ class SpeechModelArguments:
         default=None, metadata={"help": "Fields of the model's config that differ from the preset, as JSON."}
     )
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Start from these weights, ours or stock, instead of new ones."}
+        default=None, metadata={"help": "Start from these weights, ours or stock, instead of new ones; '' for new ones after all."}
     )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; by default the best there is."}
@@ -170,6 +170,7 @@ class SpeechModelArguments:
 
     def __post_init__(self):
         self.config = json.loads(self.config) if isinstance(self.config, str) else self.config or {}
+        self.model_name_or_path = self.model_name_or_path or None  # '' takes back what a YAML names
 
 
 @dataclass
