@@ -162,7 +162,8 @@ class SpeechModelArguments:
         default=None, metadata={"help": "Fields of the model's config that differ from the preset, as JSON."}
     )
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Start from these weights, ours or stock, instead of new ones; '' for new ones after all."}
+        default=None,
+        metadata={"help": "Start from these weights, ours or stock, instead of new ones; '' for new ones after all."},
     )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; by default the best there is."}
