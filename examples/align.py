@@ -15,6 +15,7 @@ from pathlib import Path
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.loading import load_speech, prepare_speech
 from hf_ssl_speech.evaluation.alignment import add_alignment, write_textgrid
+from hf_ssl_speech.evaluation.comparison import choose_rows
 from hf_ssl_speech.evaluation.transcription import load_normalization, load_recognizer
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 
@@ -30,7 +31,7 @@ class AlignmentArguments:
     output_dir: str = field(metadata={"help": "Folder for aligned.parquet and the TextGrid files."})
     split: str = field(default="train", metadata={"help": "Split of the data."})
     text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
-    limit: int | None = field(default=None, metadata={"help": "Align the first rows only, so many."})
+    limit: int | None = field(default=None, metadata={"help": "Align only so many rows, chosen at random."})
     textgrids: bool = field(default=False, metadata={"help": "Also write TextGrid files."})
     batch_seconds: float = field(default=60.0, metadata={"help": "Audio that the model gets at a time."})
 
@@ -41,10 +42,9 @@ def main(argv):
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     model, processor = load_recognizer(args.model)
 
-    dataset = load_speech(args.data, split=args.split)
-    if args.limit:
-        dataset = dataset.select(range(min(args.limit, len(dataset))))
-    others = [column for column in dataset.column_names if column not in ("audio", "name", "num_samples")]
+    dataset = choose_rows(load_speech(args.data, split=args.split), args.limit)
+    made = ("audio", "name", "num_samples", "sample_id")
+    others = [column for column in dataset.column_names if column not in made]
     rows, unusable = prepare_speech(dataset, min_seconds=0, keep=others)
     aligned, report = add_alignment(
         rows,

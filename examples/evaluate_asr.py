@@ -5,7 +5,8 @@
 
 Any checkpoint that transformers knows will do: CTC models, ours or stock, and Whisper and its like. Runs on a CPU too;
 `--limit 20` gives a first look. Prints word and character error rates with their intervals, speed, and the worst
-utterances; writes them to `report.md`, `scores.png` and `scores.json`, and each local model's scores into its folder.
+utterances; writes them to `report.md`, `scores.png` and `scores.json`, and, unless it was a first look, each local
+model's scores into its folder, for its card.
 """
 
 import logging
@@ -37,7 +38,7 @@ class EvaluationArguments:
     audio_column: str = field(default="audio", metadata={"help": "Column with the audio."})
     text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
     by: list[str] = field(default_factory=list, metadata={"help": "Columns to break the scores down by."})
-    limit: int | None = field(default=None, metadata={"help": "Score the first rows only, so many."})
+    limit: int | None = field(default=None, metadata={"help": "Score only so many rows, chosen at random."})
     prepare_workers: int | None = field(default=None, metadata={"help": "Processes that decode the audio."})
 
     case: str = field(default="lower", metadata={"help": "Of all texts.", "choices": ["lower", "upper", "keep"]})
@@ -49,8 +50,8 @@ class EvaluationArguments:
         default="greedy",
         metadata={"help": "Of CTC models: greedy, beam, or a decoder.json that examples/tune_decoder.py wrote."},
     )
-    lm: str | None = field(
-        default=None, metadata={"help": "Language model for --decoder beam: an ARPA file, or KenLM's binary."}
+    language_model: str | None = field(
+        default=None, metadata={"help": "ARPA file for --decoder beam; a decoder.json names its own."}
     )
     language: str | None = field(default=None, metadata={"help": "What multilingual Whisper hears; else it guesses."})
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, ...; by default the best there is."})
@@ -61,9 +62,11 @@ class EvaluationArguments:
     seed: int = field(default=0, metadata={"help": "Of the draws."})
 
     def __post_init__(self):
-        if self.lm and self.decoder != "beam":
-            raise ValueError(f"The decoder is {self.decoder}, which takes no --lm: give --decoder beam too.")
-        self.beam = BeamSettings(language_model=self.lm)
+        if self.language_model and self.decoder != "beam":
+            raise ValueError(
+                f"The decoder is {self.decoder}, which takes no --language_model: give --decoder beam too."
+            )
+        self.beam = BeamSettings(self.language_model)
         if self.decoder != "beam":
             self.beam = None if self.decoder == "greedy" else BeamSettings.load(self.decoder)
 
@@ -94,7 +97,7 @@ def main(argv):
     for name in args.models:
         scores.append(score(load(name, seq2seq[name], args), evaluation_set))
         entries.append(score_entry(scores[-1], evaluation_set, **draws))
-        if Path(name).is_dir():
+        if Path(name).is_dir() and not args.limit:
             save_scores([{key: value for key, value in entries[-1].items() if key != "model"}], name)
         logger.info(f"{name}: WER {entries[-1]['wer']['value']:.1%} in {scores[-1].seconds:.1f} s")
 

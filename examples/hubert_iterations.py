@@ -1,7 +1,7 @@
 """HuBERT from raw audio in one command: MFCC units, a model, units of its best layer, a second model, ... and a report.
 
     accelerate launch examples/hubert_iterations.py examples/configs/hubert_ladder_base.yaml
-    accelerate launch examples/hubert_iterations.py examples/configs/hubert_ladder.yaml     (CPU, half an hour)
+    accelerate launch examples/hubert_iterations.py examples/configs/hubert_ladder.yaml     (CPU, an hour)
 
 The YAML holds any argument of this script; `--help` lists them all, and the command line wins. Each stage has its own
 folder in `output_dir`. Started again, the ladder goes on where it stood; `report.md` shows how the units sharpen.

@@ -12,12 +12,11 @@ the same kind of file.
 import logging
 import sys
 from dataclasses import dataclass, field
-
-from transformers import Wav2Vec2Processor
+from pathlib import Path
 
 from hf_ssl_speech.data.loading import load_speech
 from hf_ssl_speech.evaluation.language_model import as_characters, write_ngram
-from hf_ssl_speech.evaluation.transcription import load_normalization
+from hf_ssl_speech.evaluation.transcription import load_normalization, load_processor
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 
 logger = logging.getLogger("make_ngram")
@@ -41,7 +40,7 @@ def main(argv):
     """Reads, normalises, estimates and writes."""
     (args,) = parse_arguments(argv, NGramArguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    normalize = load_normalization(args.model, Wav2Vec2Processor.from_pretrained(args.model))
+    normalize = load_normalization(args.model, load_processor(args.model))
     sentences = [normalize(sentence) for sentence in read_sentences(args)]
     if args.characters:
         sentences = map(as_characters, sentences)
@@ -52,6 +51,8 @@ def main(argv):
 def read_sentences(args):
     """Every line of the text files, every transcript of the data."""
     for file in args.text:
+        if not Path(file).is_file():
+            raise ValueError(f"There is no text file {file}.")
         with open(file, encoding="utf-8") as lines:
             yield from lines
     if args.data:

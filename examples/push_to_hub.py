@@ -14,6 +14,7 @@ import sys
 
 from hf_ssl_speech import create_model_card
 from hf_ssl_speech.hub.publishing import PushFailed, push_to_hub
+from hf_ssl_speech.training.arguments import tidy_errors
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -57,7 +58,5 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    try:
+    with tidy_errors(PushFailed):
         main(sys.argv[1:])
-    except (ValueError, PushFailed) as error:
-        raise SystemExit(f"\n{type(error).__name__}: {error}") from error

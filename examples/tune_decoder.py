@@ -5,7 +5,7 @@
 
 The recogniser runs once; then every pair of weights decodes its logits. Prints the word error rate of each pair.
 `evaluate_asr.py --decoder runs/ctc/decoder.json` scores with what was found, `make_ngram.py` makes a language model,
-and `--limit 100` takes the first rows only.
+and `--limit 100` takes so many rows, chosen at random.
 """
 
 import logging
@@ -32,7 +32,7 @@ class TuningArguments:
     words: str | None = field(default=None, metadata={"help": "File with the words of a binary language model."})
     split: str = field(default="validation", metadata={"help": "Split of the data; files named one by one: train."})
     text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
-    limit: int | None = field(default=None, metadata={"help": "Decode the first rows only, so many."})
+    limit: int | None = field(default=None, metadata={"help": "Decode only so many rows, chosen at random."})
     lm_weights: list[float] = field(
         default_factory=lambda: [0.5, 1.0, 1.5, 2.0, 3.0, 4.0], metadata={"help": "Weights to try."}
     )
@@ -50,7 +50,7 @@ def main(argv):
     model, processor = load_recognizer(args.model)
     parts = (processor.tokenizer, model.config)
     settings = BeamSettings(args.language_model, args.words, beam_size=args.beam_size)
-    BeamDecoder(*parts, settings)  # files that don't fit are found before the model runs
+    search = BeamDecoder(*parts, settings)  # files that don't fit are found before the model runs
 
     # Data and logits.
     normalization = load_normalization(args.model, processor)
@@ -70,7 +70,7 @@ def main(argv):
     for lm_weight in args.lm_weights if args.language_model else [0.0]:
         for word_score in args.word_scores:
             settings = replace(settings, lm_weight=lm_weight, word_score=word_score)
-            surface[settings] = word_error_rate(BeamDecoder(*parts, settings), heard, rows)
+            surface[settings] = word_error_rate(search.reweighed(lm_weight, word_score), heard, rows)
         line = [surface[replace(settings, word_score=score)] for score in args.word_scores]
         logger.info(f"{lm_weight:>8g}" + "".join(f"{rate:>8.2%}" for rate in line))
 

@@ -9,10 +9,13 @@ from hub_folders import SPLIT, make_ctc, make_encoder, make_units, run_record, s
 from huggingface_hub import ModelCard
 
 from hf_ssl_speech import (
+    SpeechCTCTrainingArguments,
     SpeechDataArguments,
     SpeechModelArguments,
     SpeechPreTrainingArguments,
+    SpeechTextArguments,
     SSLHubertForCTC,
+    SSLWav2Vec2Config,
     SSLWav2Vec2ForSequenceClassification,
     create_model_card,
     to_transformers,
@@ -81,6 +84,21 @@ def test_error_rates_come_with_intervals_and_the_exact_evaluation(tmp_path):
     assert rows["words"] == ["4,321"]
     assert rows["vocabulary"] == [r"`<pad> \| a b`"]
     assert "starting from me/encoder" in card.text
+    mine = create_model_card(make_ctc(tmp_path / "mine", start={"source": "/home/me/runs/encoder", "record": None}))
+    assert "starting from an encoder that is not on the Hub" in mine.text and mine.data.base_model is None
+
+
+def test_the_card_tells_of_the_model_that_was_kept_not_of_the_last_one(tmp_path):
+    curves = [{"step": step, "eval_wer": rate} for step, rate in ((100, 0.4), (200, 0.3), (300, 0.5))]
+    card = create_model_card(make_ctc(tmp_path / "best", curves=curves, kept_update=200))
+    assert tables(card)["word error rate"] == ["30.0%", "not measured"]
+    assert "validation, update 200" in card.text
+    rows = tables(create_model_card(make_ctc(tmp_path / "last", curves=curves)))
+    assert rows["word error rate"] == ["50.0%", "not measured"]
+
+
+def test_groups_of_speakers_are_pointed_to_only_where_they_were_measured(tmp_path):
+    assert "see the breakdown" not in create_model_card(make_ctc(tmp_path / "ctc", scores=[score()])).text
 
 
 def test_the_metadata_comes_back_as_it_was_written(tmp_path):
@@ -168,6 +186,25 @@ def test_the_published_configurations_depart_in_nothing(name, tmp_path, monkeypa
     record["recipe"]["weight_decay"], record["identity"]["config"]["mask_time_length"] = 0.5, 7
     changed = compare_with_paper(record)
     assert changed.departures == (("mask span, frames", "7", "10"), ("weight decay", "0.5", "0.01"))
+
+
+@pytest.mark.parametrize(
+    ("name", "hours"), [("ctc_10min", 1 / 6), ("ctc_1h", 1), ("ctc_10h", 10), ("ctc_100h", 100), ("ctc_960h", 960)]
+)
+def test_the_published_fine_tuning_departs_in_nothing(name, hours, tmp_path):
+    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
+    options = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
+    model_args, _, _, args = parse_arguments([str(ROOT / f"examples/configs/{name}.yaml"), *options], *kinds)
+    record = {
+        "task": "ctc",
+        "identity": run_identity(SSLWav2Vec2Config.preset("base", **model_args.config), {}, args),
+        "recipe": {each: getattr(args, each) for each in RECIPE if hasattr(args, each)},
+        "data": {"train": {"hours": hours}},
+    }
+    comparison = compare_with_paper(json.loads(json.dumps(record, default=str)))
+    assert "BASE fine-tuned on" in comparison.published
+    assert comparison.departures == ()
+    assert {"updates", "peak learning rate", "mask probability", "layer drop"} <= set(comparison.as_published)
 
 
 def test_ctc_is_compared_with_the_nearest_hours_of_transcripts(tmp_path, make_tiny):

@@ -175,6 +175,21 @@ def test_words_of_a_language_model_correct_the_ear(tokenizer, config, tmp_path):
 
 
 @needs_flashlight
+@pytest.mark.parametrize("prepare", [str, as_characters])
+def test_other_weights_give_the_search_that_is_made_with_them(tokenizer, config, tmp_path, prepare):
+    write_ngram(map(prepare, SENTENCES), tmp_path / "lm.arpa", order=3)
+    logits = doubtful(tokenizer, "the cat sat", {"c": "k"})
+    first = BeamDecoder(tokenizer, config, BeamSettings(str(tmp_path / "lm.arpa")))
+    before = decode_one(first, logits)
+    for weights in (dict(lm_weight=0.3, word_score=2.0), dict(lm_weight=4.0, word_score=-3.0)):
+        made = BeamDecoder(tokenizer, config, BeamSettings(str(tmp_path / "lm.arpa"), **weights))
+        other = first.reweighed(**weights)
+        assert other.settings == made.settings
+        assert decode_one(other, logits) == decode_one(made, logits) != before
+    assert decode_one(first, logits) == before
+
+
+@needs_flashlight
 def test_the_last_word_needs_no_delimiter_and_is_never_a_part_of_a_word(tokenizer, config, tmp_path):
     (tmp_path / "words.txt").write_text("seven\nsix\n")
     decoder = BeamDecoder(tokenizer, config, BeamSettings(words=str(tmp_path / "words.txt")))
@@ -319,6 +334,9 @@ def test_a_checkpoint_without_a_ctc_head_is_refused(make_tiny, recognizer, proce
     model, _ = recognizer()
     model.save_pretrained(tmp_path / "bare")
     with pytest.raises(ValueError, match="has no processor"):
+        load_recognizer(tmp_path / "bare")
+    (tmp_path / "bare" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="has no weights that can be loaded"):
         load_recognizer(tmp_path / "bare")
 
 

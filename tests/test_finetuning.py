@@ -232,6 +232,8 @@ def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(speech,
     assert record["data"]["train"]["rows"] == 23
     assert record["recipe"]["freeze_transformer_updates"] == 2
     assert sum("eval_wer" in point and "eval_cer" in point for point in record["curves"]) == 2
+    rates = {point["step"]: point["eval_wer"] for point in record["curves"] if "eval_wer" in point}
+    assert record["kept_update"] == min(rates, key=rates.get)
     assert (tmp_path / "run" / "training.png").exists()
     assert panels_of(record["curves"])["Error rate"] == ["wer", "cer"]
 
@@ -246,6 +248,8 @@ def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(speech,
         finetune("run", *start_there[:2])
     assert "text_normalization.json of" in finetune("onward", "--model_name_or_path", tmp_path / "run")
     assert read_record(tmp_path / "onward")["start"]["record"]["task"] == "ctc"
+    with pytest.raises(SystemExit, match="goes with transcripts written as .*'case': 'lower'.* ask for .*'upper'"):
+        finetune("shouting", "--model_name_or_path", tmp_path / "run", "--case", "upper")
     make_processor(["abc"]).save_pretrained(tmp_path / "other")
     with pytest.raises(SystemExit, match=r"The head of .*run has \d+ outputs but the tokenizer 6 tokens"):
         finetune("third", "--model_name_or_path", tmp_path / "run", "--processor", tmp_path / "other")

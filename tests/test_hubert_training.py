@@ -177,6 +177,22 @@ def test_a_row_with_wrong_units_is_named(folder, prepared, row, change, message)
     columns.check(wrong.select([other for other in range(len(wrong)) if other != row]), SSLHubertConfig(num_units=[6]))
 
 
+@pytest.mark.parametrize(
+    "units, message",
+    [
+        ("1 2 3", "The column 'units' holds string; expected a list of integers"),
+        ([0.5, 1.5], "holds list<.*double>; expected a list of integers"),
+        (None, "Row 0-0 has 0 units in 'units'"),
+    ],
+)
+def test_a_column_that_holds_no_units_is_refused(prepared, units, message):
+    dataset = prepared[0]
+    kind = List(Value("int32")) if units is None else None
+    wrong = dataset.add_column("units", [units] * len(dataset), feature=kind)
+    with pytest.raises(ValueError, match=message):
+        UnitLabels(("units",)).check(wrong, SSLHubertConfig(num_units=[6]))
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_understood(path, tmp_path):
     kinds = [SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments]

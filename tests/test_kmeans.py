@@ -202,6 +202,8 @@ def test_unknown_options_are_errors():
         fit(blobs()[0], seeding="random")
     with pytest.raises(ValueError, match="1 to 32,768 clusters"):
         fit(blobs()[0], num_clusters=0)
+    with pytest.raises(ValueError, match="restarts is 0"):
+        fit(blobs()[0], restarts=0)
 
 
 def test_features_of_another_width_than_the_centroids_are_an_error():

@@ -190,6 +190,13 @@ def test_start_weights_fill_the_encoder_and_leave_the_head_fresh(climbed, make_l
     assert not torch.equal(model.to_unit_space[0].weight, saved["to_unit_space.0.weight"])
 
 
+def test_a_layer_that_the_models_lack_is_refused_before_the_first_is_trained(make_ladder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder_module, "write_report", str)
+    with pytest.raises(ValueError, match="There is no layer 9: this encoder has 2"):
+        make_ladder(tmp_path, layers=[1, 9]).climb()
+    assert not (tmp_path / "1-model").exists()
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
@@ -267,7 +274,7 @@ def test_two_processes_climb_as_one_does(climbed, speech, tmp_path):
     assert there.keys() == here.keys()
     torch.testing.assert_close(here["0-units centroids"], there["0-units centroids"])
     assert torch.equal(here["0-units counts"], there["0-units counts"])
-    assert record(tmp_path / "run", "2-units")["processes"] == 2
+    assert record(tmp_path / "run", "2-units")["machine"]["processes"] == 2
     for name in ("pnmi", "agreement"):
         ours, theirs = (record(folder, "0-units")["quality"][name] for folder in (tmp_path / "run", climbed))
         assert ours == pytest.approx(theirs)

@@ -57,7 +57,7 @@ def test_one_word_sentences_make_no_empty_orders(tmp_path):
 
 
 def test_a_language_model_needs_text(tmp_path):
-    with pytest.raises(ValueError, match="Got 0 sentences"):
+    with pytest.raises(ValueError, match="no text to count"):
         write_ngram(["", " "], tmp_path / "lm.arpa")
-    with pytest.raises(ValueError, match=r"with the marks \['</s>'\]"):
+    with pytest.raises(ValueError, match="The text holds </s>"):
         write_ngram(["one </s> two"], tmp_path / "lm.arpa")

@@ -94,6 +94,7 @@ def test_what_is_pushed_is_what_loads_in_a_fresh_process(hub, tmp_path, make_tin
 
 def test_only_what_others_need_is_pushed_and_nothing_here_changes_but_the_card(hub, tmp_path, contents):
     folder = make_encoder(tmp_path / "encoder")
+    (folder / "decoder.json").write_text('{"language_model": "/home/me/lm.arpa"}')
     before = contents(folder)
     pushed = push_to_hub(folder, "me/encoder", license="apache-2.0", language="en")
     needed = {"config.json", "model.safetensors", "modeling_hf_ssl_speech.py", "preprocessor_config.json", "run.json"}

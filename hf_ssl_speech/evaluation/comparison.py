@@ -73,14 +73,12 @@ def load_evaluation_set(
         split: The split to take.
         text_column: The column with the transcripts.
         by: Columns to break scores down by.
-        limit: Only so many rows, from the first on.
+        limit: Only so many rows, see `choose_rows`.
         num_proc: Processes that decode the audio.
     Raises:
         ValueError: If a column is missing, or no row has both audio and text.
     """
-    dataset = load_speech(source, split=split, **settings)
-    if limit:
-        dataset = dataset.select(range(min(limit, len(dataset))))
+    dataset = choose_rows(load_speech(source, split=split, **settings), limit)
     # Decoded beforehand: damage shows before any model is scored, and decoding counts in nobody's speed.
     kept = list(dict.fromkeys([text_column, *by]))
     rows, report = prepare_speech(dataset, min_seconds=0, cache=True, num_proc=num_proc, keep=kept)
@@ -101,6 +99,13 @@ def load_evaluation_set(
         normalization=normalization,
         facts={"split": split, **facts},
     )
+
+
+def choose_rows(dataset: Dataset, limit: int | None) -> Dataset:
+    """At most `limit` rows, at random since data often lies sorted; the same ones every time, in their order."""
+    if not limit:
+        return dataset
+    return dataset.select(np.sort(np.random.default_rng(0).permutation(len(dataset))[:limit]))
 
 
 @dataclass(frozen=True)

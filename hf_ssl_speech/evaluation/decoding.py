@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,18 @@ class BeamDecoder(Decoder):
         if self.alphabet.delimiter is not None:
             self._ids.append(self.alphabet.delimiter)
         entries = self._entries(settings)
-        self._words = entries if entries and not self._are_tokens(entries) else None
-        self._search = self._build(settings)
+        is_of_words = bool(entries) and not self._are_tokens(entries)
+        self._words = spellable_words(entries, self.alphabet) if is_of_words else None
+        self._search = self._build(settings, settings.language_model)
+        self._beam = settings
+
+    def reweighed(self, lm_weight: float, word_score: float) -> BeamDecoder:
+        """The same search with other weights; the language model is shared, not loaded again."""
+        other = copy.copy(self)
+        other._beam = replace(self._beam, lm_weight=lm_weight, word_score=word_score)
+        other.settings = self.settings | asdict(other._beam)
+        other._search = self._build(other._beam, self._search.lm)
+        return other
 
     def _entries(self, settings: BeamSettings) -> list[str] | None:
         """What the language model knows of: words, or characters."""
@@ -169,7 +180,8 @@ class BeamDecoder(Decoder):
     def _text(self, index: int) -> str:
         return "|" if index == self.alphabet.delimiter else self.alphabet.characters.get(index, "<blank>")
 
-    def _build(self, settings: BeamSettings):
+    def _build(self, settings: BeamSettings, language_model: Any):
+        """The search; `language_model` is its file, or the one of another search."""
         try:
             from torchaudio.models.decoder import ctc_decoder
         except (ImportError, RuntimeError) as error:
@@ -179,7 +191,7 @@ class BeamDecoder(Decoder):
         tokens = [self._text(index) for index in self._ids]
         common = dict(
             tokens=tokens,
-            lm=settings.language_model,
+            lm=language_model,
             beam_size=settings.beam_size,
             beam_threshold=settings.beam_threshold,
             lm_weight=settings.lm_weight,
@@ -192,8 +204,7 @@ class BeamDecoder(Decoder):
             lines = tokens
         else:
             end = "" if self.alphabet.delimiter is None else " |"
-            words = spellable_words(self._words, self.alphabet)
-            lines = [f"{word} {' '.join(word)}{end}" for word in words]
+            lines = [f"{word} {' '.join(word)}{end}" for word in self._words]
         with _text_file(lines) as file:
             if self._words is None:
                 # The language model must number characters as the model does, or each is scored as another.

@@ -40,12 +40,11 @@ def write_ngram(sentences: Iterable[str], path: str | os.PathLike, *, order: int
     if order < 2:
         raise ValueError(f"The order is {order}; expected 2 or more.")
     texts = [words for words in (sentence.split() for sentence in sentences) if words]
+    if not texts:
+        raise ValueError("There is no text to count: give files or transcripts with words in them.")
     marks = {START, END, UNKNOWN}.intersection(itertools.chain.from_iterable(texts))
-    if not texts or marks:
-        raise ValueError(
-            f"Got {len(texts)} sentences with the marks {sorted(marks)}; expected some, and none of {START}, {END} and "
-            f"{UNKNOWN} in them."
-        )
+    if marks:
+        raise ValueError(f"The text holds {', '.join(sorted(marks))}, which ARPA files keep for themselves.")
 
     counts = _adjusted_counts(texts, order)
     probabilities: list[dict[NGram, float]] = []
@@ -110,6 +109,7 @@ def _discounts(grams: Counter[NGram]) -> Sequence[float]:
 
 
 def _write_arpa(probabilities: Sequence[dict[NGram, float]], backoffs: Sequence[dict], path: str | os.PathLike):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         file.write("\\data\\\n")
         file.writelines(f"ngram {length}={len(grams)}\n" for length, grams in enumerate(probabilities, 1))

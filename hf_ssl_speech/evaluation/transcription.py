@@ -52,26 +52,38 @@ def load_recognizer(
         raise ValueError(
             f"{name_or_path} is a {config.model_type} model; expected a wav2vec 2.0 or HuBERT model with a CTC head."
         )
-    model, report = AutoModelForCTC.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+    try:
+        model, report = AutoModelForCTC.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+    except OSError as error:
+        raise ValueError(f"{name_or_path} has no weights that can be loaded: {error}") from error
     if any(name.startswith("lm_head.") for name in report["missing_keys"]):
         kind = (config.architectures or ["encoder"])[0]
         raise ValueError(
             f"{name_or_path} is a {kind} without a CTC head, so it can't transcribe: fine-tune it on transcripts with "
             "examples/finetune_ctc.py first."
         )
-    try:
-        processor = Wav2Vec2Processor.from_pretrained(name_or_path)
-    except (OSError, TypeError) as error:
-        raise ValueError(
-            f"{name_or_path} has no processor (tokenizer and feature extractor) beside its weights: save the one it "
-            f"was trained with there. {error}"
-        ) from error
+    processor = load_processor(name_or_path)
     if processor.feature_extractor.sampling_rate != SAMPLE_RATE:
         raise ValueError(
             f"{name_or_path} was trained at {processor.feature_extractor.sampling_rate} Hz; expected {SAMPLE_RATE}."
         )
     Alphabet(processor.tokenizer, config)
     return model.eval().to(device), processor
+
+
+def load_processor(name_or_path: str | os.PathLike) -> Wav2Vec2Processor:
+    """The processor of a CTC model.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        return Wav2Vec2Processor.from_pretrained(name_or_path)
+    except (OSError, TypeError) as error:
+        raise ValueError(
+            f"{name_or_path} has no processor (tokenizer and feature extractor): save the one it was trained with "
+            f"there. {error}"
+        ) from error
 
 
 def load_normalization(name_or_path: str | os.PathLike, processor: Wav2Vec2Processor) -> TextNormalization:

@@ -126,13 +126,16 @@ def effort_table(record: Mapping[str, Any]) -> str:
 
 
 def measures_table(record: Mapping[str, Any]) -> str:
-    """The last figures of a training's curves, on validation data and while training."""
-    curves, rows = record.get("curves") or [], []
+    """Figures of a training's curves: of the model that was kept on validation data, and the last ones of training."""
+    curves, kept, rows = record.get("curves") or [], record.get("kept_update"), []
+    evaluated = [point for point in curves if kept is None or point["step"] <= kept]
     for name, label, form in MEASURES:
-        validation, training = _last(curves, f"eval_{name}"), _last(curves, name)
+        validation, training = _last(evaluated, f"eval_{name}"), _last(curves, name)
         if validation is not None or training is not None:
             rows.append([label, shown(validation, form), shown(training, form)])
-    return table(["", "validation, last", "training, last"], rows or [["accuracy", NOT_MEASURED, NOT_MEASURED]])
+    updates = [point["step"] for point in evaluated if any(name.startswith("eval_") for name in point)][-1:]
+    validated = f"validation, update {updates[0]:,}" if updates else "validation"
+    return table(["", validated, "training, last"], rows or [["accuracy", NOT_MEASURED, NOT_MEASURED]])
 
 
 def scores_table(scores: Sequence[Mapping[str, Any]]) -> str:
@@ -253,17 +256,16 @@ def limits(
 ) -> list[str]:
     """What the model is not to be trusted with, as far as the records tell."""
     spoken = f"{', '.join(languages)} only" if languages else "languages that are not stated"
+    groups = "see the breakdown of the evaluation" if any(score.get("groups") for score in scores) else NOT_MEASURED
     found = [
         f"Trained on {spoken}; other languages, accents, rooms and microphones: {NOT_MEASURED}.",
-        "Whether it serves all groups of speakers alike: "
-        + (
-            "see the breakdown of the evaluation." if any("groups" in score for score in scores) else f"{NOT_MEASURED}."
-        ),
+        f"Whether it serves all groups of speakers alike: {groups}.",
         "One run with one seed: how much another seed would change is not measured.",
     ]
     amount = (splits(record).get("train") or {}).get("hours")
     if amount is not None and amount < 100:
-        found.insert(0, f"Only {amount:.2f} hours of audio taught it: it is a demonstration, not a general model.")
+        taught = "transcribed speech" if kind == "ctc" else "audio"
+        found.insert(0, f"Only {amount:.2f} hours of {taught} taught it: it is a demonstration, not a general model.")
     if kind == "ctc":
         found.append("It writes what it hears without a language model, and always something its alphabet can spell.")
     if kind != "units":

@@ -175,7 +175,9 @@ def ctc_context(folder, config, record, scores) -> dict[str, Any]:
     """What the card of a CTC model tells."""
     start = record.get("start") or {}
     source = start.get("source")
-    told = f", starting from {source}" if source else ", from scratch" if "start" in record else ""
+    told = "" if source or "start" not in record else ", from scratch"
+    if source:
+        told = f", starting from {source if is_hub_id(source) else 'an encoder that is not on the Hub'}"
     return model_context(folder, config, record) | {
         "start": told,
         "vocabulary": config["vocab_size"],

@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from transformers import AutoModel, AutoModelForCTC, AutoModelForPreTraining
 
 from hf_ssl_speech.evaluation.comparison import read_scores
+from hf_ssl_speech.evaluation.decoding import DECODER_FILE
 from hf_ssl_speech.hub.cards import CARD_FILE, benchmark_results, create_model_card, find_kind, is_hub_id
 from hf_ssl_speech.hub.exchange import to_transformers
 from hf_ssl_speech.models.configuration import AUTO_MODULE
@@ -168,11 +169,13 @@ def check_folder(folder: Path, kind: str):
 
 
 def published_files(folder: Path) -> list[Path]:
-    """The files of a folder that others need."""
+    """The files of a folder that others need; a decoder's settings name a language model that only this machine has."""
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.is_file() and (path.suffix in PUBLISHED_SUFFIXES or path.name == f"{AUTO_MODULE}.py")
+        if path.is_file()
+        and path.name != DECODER_FILE
+        and (path.suffix in PUBLISHED_SUFFIXES or path.name == f"{AUTO_MODULE}.py")
     ]
 
 

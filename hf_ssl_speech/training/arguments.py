@@ -252,11 +252,15 @@ def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:
 
 
 @contextlib.contextmanager
-def tidy_errors():
-    """Ends a script on a user's mistake, or an unhealthy run, with its message alone instead of a traceback."""
+def tidy_errors(*more: type[Exception]):
+    """Ends a script on a user's mistake, a missing extra or an unhealthy run with its message alone, no traceback.
+
+    Args:
+        more: Other errors that tell all in their message.
+    """
     try:
         yield
-    except (ValueError, UnhealthyRun) as error:
+    except (ValueError, ImportError, UnhealthyRun, *more) as error:
         raise SystemExit(f"\n{type(error).__name__}: {error}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +42,9 @@ RECOGNIZERS = {
     "wav2vec2": (SSLWav2Vec2Config, SSLWav2Vec2ForCTC),
     "hubert": (SSLHubertConfig, SSLHubertForCTC),
 }
+
+# Characters of a new vocabulary that are named in the log, being seen less often: too little to learn them well.
+SELDOM = 10
 
 
 class Transcripts:
@@ -86,9 +90,11 @@ class Transcripts:
         texts = [normalization(text or "") for text in train[0][text_args.text_column]]
         processor = make_processor(texts, min_count=text_args.min_character_count, feature_extractor=feature_extractor)
         rare = rare_characters(texts, text_args.min_character_count)
-        if rare:
-            named = ", ".join(f"{character} ({count})" for character, count in rare.items())
-            logger.info(f"Left out of the vocabulary, seen under {text_args.min_character_count} times: {named}")
+        seldom = {each: count for each, count in rare_characters(texts, SELDOM).items() if each not in rare}
+        for what, characters in (("left out of", rare), ("kept in", seldom)):
+            if characters:
+                named = ", ".join(f"{character} ({count})" for character, count in characters.items())
+                logger.info(f"Rare characters, {what} the vocabulary: {named}")
         return cls(processor, normalization, {"processor": None, "rare_characters": rare})
 
     @property
@@ -158,6 +164,12 @@ def find_normalization(source: str, text_args: SpeechTextArguments, processor: W
         normalization = TextNormalization.from_pretrained(source)
     except OSError:
         return make_normalization(text_args, find_case(spellable_characters(processor.tokenizer)))
+    asked = make_normalization(text_args, normalization.case)
+    if asked not in (normalization, TextNormalization(case=normalization.case)):
+        raise ValueError(
+            f"The processor of {source} goes with transcripts written as {normalization.to_dict()}, but the arguments ask "
+            f"for {asked.to_dict()}: leave them out, or make a new vocabulary."
+        )
     logger.info(f"Transcripts are written as {NORMALIZATION_FILE} of {source} says")
     return normalization
 
@@ -281,6 +293,8 @@ def finetune(
         normalization=transcripts.normalization,
     )
     pretrained = read_record(start) if start else None
-    more = {"task": "ctc", "start": {"source": start, "record": pretrained}, "text": transcripts.facts}
+    # A folder by its whole path: "runs/mine" would pass for a repository on the Hub.
+    source = str(Path(start).resolve()) if start and Path(start).exists() else start
+    more = {"task": "ctc", "start": {"source": source, "record": pretrained}, "text": transcripts.facts}
     train_and_record(trainer, checkpoint, identity, facts, more)
     return trainer

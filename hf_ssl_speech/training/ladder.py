@@ -16,7 +16,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures, SpeechFeatures
+from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures, SpeechFeatures, check_layer
 from hf_ssl_speech.data.loading import row_waveform
 from hf_ssl_speech.models.configuration import SSLHubertConfig
 from hf_ssl_speech.models.encoder import SSLHubertModel
@@ -171,7 +171,9 @@ class Ladder:
             self.fit_units(iteration, MfccFeatures(center=center, device=self.args.device))
             return
         layer = self.ladder_args.layer_of(iteration)
-        source = HiddenFeatures.from_pretrained(encoder, layer or 1, center=center, device=self.args.device)
+        source = HiddenFeatures.from_pretrained(
+            encoder, 1 if layer is None else layer, center=center, device=self.args.device
+        )
         if layer is None:
             layer = self.choose_layer(iteration, source)
             source = HiddenFeatures(source.model, layer, normalize=source.normalize, center=center, encoder=encoder)
@@ -256,6 +258,8 @@ class Ladder:
             args.max_steps = ladder.updates[min(iteration, len(ladder.updates)) - 1]
         set_seed(args.seed)
         model = self.new_model(units)
+        for layer in ladder.layers or ():
+            check_layer(layer, model.config)
         identity = identify(model, args, self.train, self.validation, units)
         if is_complete(self.folder / name, identity):
             logger.info(f"{name} is complete")
@@ -271,7 +275,7 @@ class Ladder:
         start = self.model_args.model_name_or_path
         if start is None:
             return make_model(self.model_args, **units.config_fields)
-        config = SSLHubertConfig.from_pretrained(start, **units.config_fields, **self.model_args.config)
+        config = SSLHubertConfig.from_pretrained(start, **(units.config_fields | self.model_args.config))
         attention = {"attn_implementation": self.model_args.attn_implementation}
         model = SSLHubertForPreTraining._from_config(config, **attention)
         model.hubert.load_state_dict(SSLHubertModel.from_pretrained(start).state_dict())

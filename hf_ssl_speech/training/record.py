@@ -124,12 +124,19 @@ class RecordKeeper(TrainerCallback):
             "data": self.data,
             "recipe": {name: getattr(args, name) for name in RECIPE if hasattr(args, name)},
             "updates": state.global_step,
+            "kept_update": self.kept_update,
             "hours_seen": hours,
             "seconds_per_update": hours * 3600 / max(state.global_step, 1),
             "skipped_while_training": trainer.skipped_rows,
             "curves": state.log_history,
             **self.more,
         }
+
+    @property
+    def kept_update(self) -> int:
+        """The update whose weights are saved in the end."""
+        state, best = self.trainer.state, self.trainer.state.best_model_checkpoint
+        return int(best.rsplit("-", 1)[1]) if best and self.trainer.args.load_best_model_at_end else state.global_step
 
     def keep(self, status: str, cause: str | None = None):
         """Writes record and picture, on the main process; `cause` is why the run failed."""

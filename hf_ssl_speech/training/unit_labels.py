@@ -142,7 +142,9 @@ class UnitLabels:
 def check_column(rows: pyarrow.Table, column: str, frames: np.ndarray, num_units: int):
     """Raises a ValueError, naming the row, if its units are not one for each frame, or are not below `num_units`."""
     units = rows[column]
-    lengths = pyarrow.compute.list_value_length(units).to_numpy()
+    if not pyarrow.types.is_integer(getattr(units.type, "value_type", pyarrow.null())):
+        raise ValueError(f"The column {column!r} holds {units.type}; expected a list of integers, one for each frame.")
+    lengths = pyarrow.compute.fill_null(pyarrow.compute.list_value_length(units), 0).to_numpy()
     wrong = np.flatnonzero(lengths != frames)
     if wrong.size:
         row = wrong[0]

@@ -98,7 +98,7 @@ def fit_kmeans(
     """
     if sample_frames is None:
         sample_frames = max(32_768, 128 * num_clusters)
-    _check_options(num_clusters, sample_frames, seeding)
+    _check_options(num_clusters, sample_frames, seeding, restarts)
     with tqdm(unit=" frames", unit_scale=True, disable=not progress or rank_and_size()[0] > 0) as bar:
         stream = _stream(batches, num_clusters, device, bar)
         passes = _Passes.with_sample(stream, num_clusters, sample_frames, seed, distance_dtype, bar)
@@ -108,11 +108,13 @@ def fit_kmeans(
         return passes.mini_batch(centroids, mini_batch, iterations, tolerance)
 
 
-def _check_options(num_clusters: int, sample_frames: int, seeding: str) -> None:
+def _check_options(num_clusters: int, sample_frames: int, seeding: str, restarts: int) -> None:
     if not 1 <= num_clusters <= sample_frames:
         raise ValueError(f"Expected 1 to {sample_frames:,} clusters (`sample_frames`), but got {num_clusters:,}.")
     if seeding not in SEEDINGS:
         raise ValueError(f"Expected `seeding` to be one of {list(SEEDINGS)}, but got {seeding!r}.")
+    if restarts < 1:
+        raise ValueError(f"restarts is {restarts}: k-means needs at least one start.")
 
 
 class _ClusterSums:

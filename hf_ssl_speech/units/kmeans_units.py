@@ -32,7 +32,8 @@ from hf_ssl_speech.data.features import (
     weights_hash,
 )
 from hf_ssl_speech.data.processes import in_several_processes
-from hf_ssl_speech.units.kmeans import assign, fit_kmeans
+from hf_ssl_speech.units.kmeans import fit_kmeans
+from hf_ssl_speech.units.nearest import assign
 
 CENTROIDS_FILE, FACTS_FILE = "kmeans.safetensors", "kmeans.json"
 FORMAT = 1
