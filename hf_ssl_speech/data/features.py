@@ -17,7 +17,7 @@ from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoFeatureExtractor, AutoModel, PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.loading import row_waveform
@@ -200,7 +200,11 @@ class HiddenFeatures(SpeechFeatures):
             raise ValueError(
                 f"{type(model).__name__} has no conv encoder over waveforms; expected a wav2vec 2.0 or HuBERT model."
             )
-        check_layer(layer, config)
+        if not 0 <= layer <= config.num_hidden_layers:
+            raise ValueError(
+                f"There is no layer {layer}: this encoder has {config.num_hidden_layers}, counted from 1; 0 is the "
+                "input of the first."
+            )
         self.layer = layer
         self.normalize = normalize
         if batch_seconds is None:
@@ -287,15 +291,6 @@ class HiddenFeatures(SpeechFeatures):
             hidden = _hidden_state(self.model, self.layer, padded, mask).float()  # (batch, frames, width)
         frames = num_frames(lengths, self.conv_layers).tolist()
         return [row[:length] for row, length in zip(hidden, frames)]
-
-
-def check_layer(layer: int, config: PreTrainedConfig):
-    """Raises a ValueError if an encoder of this configuration has no such layer."""
-    if not 0 <= layer <= config.num_hidden_layers:
-        raise ValueError(
-            f"There is no layer {layer}: this encoder has {config.num_hidden_layers}, counted from 1; 0 is the input "
-            "of the first."
-        )
 
 
 def open_features(description: FeatureDescription, **settings) -> SpeechFeatures:

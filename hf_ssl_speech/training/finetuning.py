@@ -167,8 +167,8 @@ def find_normalization(source: str, text_args: SpeechTextArguments, processor: W
     asked = make_normalization(text_args, normalization.case)
     if asked not in (normalization, TextNormalization(case=normalization.case)):
         raise ValueError(
-            f"The processor of {source} goes with transcripts written as {normalization.to_dict()}, but the arguments ask "
-            f"for {asked.to_dict()}: leave them out, or make a new vocabulary."
+            f"The processor of {source} goes with transcripts written as {normalization.to_dict()}, but the arguments "
+            f"ask for {asked.to_dict()}: leave them out, or make a new vocabulary."
         )
     logger.info(f"Transcripts are written as {NORMALIZATION_FILE} of {source} says")
     return normalization

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures, SpeechFeatures, check_layer
+from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures, SpeechFeatures
 from hf_ssl_speech.data.loading import row_waveform
 from hf_ssl_speech.models.configuration import SSLHubertConfig
 from hf_ssl_speech.models.encoder import SSLHubertModel
@@ -258,8 +258,9 @@ class Ladder:
             args.max_steps = ladder.updates[min(iteration, len(ladder.updates)) - 1]
         set_seed(args.seed)
         model = self.new_model(units)
-        for layer in ladder.layers or ():
-            check_layer(layer, model.config)
+        highest = model.config.num_hidden_layers
+        if any(not 0 <= layer <= highest for layer in ladder.layers or ()):
+            raise ValueError(f"layers is {ladder.layers}, but the models have {highest} layers, counted from 1.")
         identity = identify(model, args, self.train, self.validation, units)
         if is_complete(self.folder / name, identity):
             logger.info(f"{name} is complete")
