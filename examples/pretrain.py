@@ -11,11 +11,12 @@ goes on from its last checkpoint.
 import logging
 import sys
 
-from transformers import AutoFeatureExtractor, set_seed
+from transformers import set_seed
 
 from hf_ssl_speech import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.pretraining import load_split, make_model, pretrain
+from hf_ssl_speech.training.trainer import feature_extractor_for
 from hf_ssl_speech.training.unit_labels import UnitLabels
 
 
@@ -34,8 +35,7 @@ def main(argv):
     if units:  # what HuBERT predicts
         train, validation = units.label(train, args), units.label(validation, args)
     model = make_model(model_args, **(units.config_fields if units else {}))
-    start = model_args.model_name_or_path
-    feature_extractor = AutoFeatureExtractor.from_pretrained(start) if start else None
+    feature_extractor = feature_extractor_for(model.config, model_args.model_name_or_path)
     pretrain(model, args, train, validation, processing_class=feature_extractor, units=units)
 
 

@@ -117,6 +117,14 @@ def test_columns_of_the_data_give_the_run_that_their_unit_set_gives(folder, tmp_
         for name in {"loss", "eval_loss", "eval_masked_accuracy"} & ours.keys():
             assert ours[name] == theirs[name], name
 
+    rows = Dataset.load_from_disk(labelled / "train")
+    rows.map(lambda row: {"clusters": [(unit + 1) % 6 for unit in row["clusters"]]}).save_to_disk(tmp_path / "train")
+    with pytest.raises(ValueError, match=r"is of another run .data.unit_columns"):
+        run_script(
+            labelled, tmp_path / "there", "--unit_columns", "clusters", "--train_data", str(tmp_path / "train"),
+            config={"num_units": [6]},
+        )  # fmt: skip
+
 
 def test_a_complete_run_has_its_model(folder, tmp_path, monkeypatch):
     """A kill while the model is saved leaves a run that goes on, not one that counts as complete."""

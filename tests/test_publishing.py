@@ -12,6 +12,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+import transformers
 import yaml
 from hub_folders import VOCABULARY, make_ctc, make_encoder, make_processor, make_units, score
 from hub_server import HubStandIn
@@ -35,6 +36,8 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
+        # transformers keeps one client, made with the address that held when it was first needed.
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

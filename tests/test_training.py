@@ -8,6 +8,7 @@ import soundfile
 import torch
 from conftest import TINY, WAV2VEC2
 from datasets import Dataset
+from transformers import Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech import (
     SpeechModelArguments,
@@ -18,11 +19,12 @@ from hf_ssl_speech import (
     prepare_speech,
     prepare_stream,
 )
-from hf_ssl_speech.training.arguments import parse_arguments
+from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.callbacks import HealthCheck, UnhealthyRun
 from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
 from hf_ssl_speech.training.pretraining import pretrain
 from hf_ssl_speech.training.record import RecordKeeper, command_line, read_record, split_facts
+from hf_ssl_speech.training.trainer import feature_extractor_for
 
 SETTINGS = dict(
     batch_seconds=8, max_seconds=4, min_seconds=1, max_steps=2, learning_rate=1e-3, warmup_steps=0, logging_steps=1,
@@ -265,6 +267,18 @@ def test_the_command_line_wins_over_the_yaml_and_unknown_names_are_errors(tmp_pa
 def test_settings_that_contradict_each_other_are_errors(settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         SpeechPreTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+
+
+def test_a_mistake_in_a_models_config_ends_a_script_with_its_message_alone():
+    with pytest.raises(SystemExit, match="hidden_size 50 does not split into 4 heads"), tidy_errors():
+        SSLWav2Vec2Config.preset("tiny", hidden_size=50)
+
+
+def test_a_model_starts_with_the_feature_extractor_of_its_checkpoint_where_that_has_one(tmp_path):
+    config = SSLWav2Vec2Config.preset("tiny")  # group norm
+    assert not feature_extractor_for(config, str(tmp_path)).do_normalize
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
+    assert feature_extractor_for(config, str(tmp_path)).do_normalize
 
 
 def test_a_token_on_the_command_line_stays_out_of_the_record(monkeypatch):

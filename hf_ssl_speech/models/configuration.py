@@ -109,10 +109,13 @@ class SSLSpeechConfig(PreTrainedConfig):
         """The configuration of a size: `tiny` (CPU, minutes), `small` (one GPU), and the papers' `base` and `large`.
 
         Raises:
-            ValueError: If there is no such size.
+            ValueError: If there is no such size, or no such field.
         """
         if size not in cls.presets():
             raise ValueError(f"There is no preset {size!r}: choose one of {', '.join(cls.presets())}.")
+        unknown = [name for name in overrides if not (name in cls.__dataclass_fields__ or hasattr(cls, name))]
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}: check the spelling.")
         return cls(**{**cls.presets()[size], **overrides})
 
     @classmethod

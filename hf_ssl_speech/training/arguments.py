@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_ssl_speech.training.callbacks import UnhealthyRun
@@ -260,7 +261,7 @@ def tidy_errors(*more: type[Exception]):
     """
     try:
         yield
-    except (ValueError, ImportError, UnhealthyRun, *more) as error:
+    except (ValueError, ImportError, StrictDataclassError, UnhealthyRun, *more) as error:
         raise SystemExit(f"\n{type(error).__name__}: {error}") from error
 
 

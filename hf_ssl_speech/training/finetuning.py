@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import AutoConfig, PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_ssl_speech.data.loading import SkipReport
@@ -213,10 +213,7 @@ def find_feature_extractor(model_args: SpeechModelArguments) -> Wav2Vec2FeatureE
     """That of the model to start from; where it has none, or is new, the one that fits its config."""
     start = model_args.model_name_or_path
     if start:
-        try:
-            return AutoFeatureExtractor.from_pretrained(start)
-        except OSError:
-            return feature_extractor_for(stock_config(start))
+        return feature_extractor_for(stock_config(start), start)
     config_class, _ = RECOGNIZERS[model_args.objective]
     return feature_extractor_for(config_class.preset(model_args.preset, **model_args.config))
 

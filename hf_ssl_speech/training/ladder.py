@@ -27,6 +27,7 @@ from hf_ssl_speech.training.preflight import differences
 from hf_ssl_speech.training.pretraining import identify, load_split, make_model, pretrain
 from hf_ssl_speech.training.record import command_line, machine, now, read_record, write_record
 from hf_ssl_speech.training.report import EXAMPLE_FILE, write_report
+from hf_ssl_speech.training.trainer import feature_extractor_for
 from hf_ssl_speech.training.unit_labels import UnitLabels
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 
@@ -268,7 +269,8 @@ class Ladder:
         train, validation = units.label(self.train, args), units.label(self.validation, args)
         # Labelling ran other models: the training starts from the same random state, wherever it was interrupted.
         set_seed(args.seed)
-        pretrain(model, args, train, validation, units=units)
+        feature_extractor = feature_extractor_for(model.config, self.model_args.model_name_or_path)
+        pretrain(model, args, train, validation, processing_class=feature_extractor, units=units)
         PartialState().wait_for_everyone()
 
     def new_model(self, units: UnitLabels) -> SSLHubertForPreTraining:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
@@ -108,7 +110,18 @@ def identify(
         fingerprints["validation"] = validation[1]["fingerprint"]
     if units:
         fingerprints["units"] = units.fingerprint
+        if not units.sets and isinstance(train[0], Dataset):
+            fingerprints["unit_columns"] = fingerprint_columns(train[0], units.columns)
     return run_identity(model.config, fingerprints, args)
+
+
+def fingerprint_columns(dataset: Dataset, columns: Sequence[str]) -> str:
+    """Of the units that came with the data: other labels make another run."""
+    digest = hashlib.sha256()
+    for batch in dataset.select_columns(list(columns)).with_format("arrow").iter(1000):
+        for column in columns:
+            digest.update(batch[column].combine_chunks().flatten().to_numpy().astype(np.int64).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def pretrain(

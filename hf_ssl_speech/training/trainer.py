@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import Any
@@ -12,13 +13,19 @@ from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import ProgressCallback, Trainer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import (
+    AutoFeatureExtractor,
+    PreTrainedConfig,
+    ProgressCallback,
+    Trainer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+)
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
 from hf_ssl_speech.data.collators import SpeechCollator, pretraining_collator
-from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, SpeechTrainingArguments
@@ -27,8 +34,14 @@ from hf_ssl_speech.training.callbacks import HealthCheck, ProgressLine, Schedule
 logger = logging.getLogger(__name__)
 
 
-def feature_extractor_for(config: SSLSpeechConfig) -> Wav2Vec2FeatureExtractor:
-    """The feature extractor a new model is trained and saved with: layer-norm models get normalised waveforms."""
+def feature_extractor_for(config: PreTrainedConfig, start: str | None = None) -> Wav2Vec2FeatureExtractor:
+    """The feature extractor a model is trained and saved with: that of the checkpoint it starts from, if it has one.
+
+    Of the others, as of new models, those with layer norm get normalised waveforms.
+    """
+    if start:
+        with contextlib.suppress(OSError):
+            return AutoFeatureExtractor.from_pretrained(start)
     return Wav2Vec2FeatureExtractor(do_normalize=config.feat_extract_norm == "layer", return_attention_mask=True)
 
 
