@@ -5,7 +5,8 @@
         --layer 6 --num_units 500
 
 Both run on a CPU too (`python examples/make_units.py ...`). Writes the unit set for `KMeansUnits.from_pretrained`,
-`run.json` and, where `--validation_data` has phones, the units' quality and two pictures.
+`run.json` and, where `--validation_data` has phones, the units' quality and two pictures; with `--abx True` also how
+well features and units tell phones apart (ABX, through fastabx; needs the column `speaker`).
 """
 
 import logging
@@ -19,10 +20,11 @@ from accelerate import PartialState
 
 from hf_ssl_speech import SpeechDataArguments
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
+from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, MfccFeatures, rows_of
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.pretraining import load_split
 from hf_ssl_speech.training.record import command_line, now, write_record
+from hf_ssl_speech.units.abx import abx_error, import_fastabx
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
 from hf_ssl_speech.units.pictures import draw_phone_unit_matrix, draw_units
@@ -51,6 +53,9 @@ class UnitArguments:
     batch_seconds: float | None = field(
         default=None, metadata={"help": "Audio that the encoder gets at a time; by default what suits the device."}
     )
+    abx: bool = field(
+        default=False, metadata={"help": "Measure ABX on the validation data, which needs `phones` and `speaker`."}
+    )
 
 
 def main(argv):
@@ -62,9 +67,11 @@ def main(argv):
 
     # Data: rows that can't be used are named, counted and left out.
     data, facts = {}, {}
-    for split, keep in (("train", ()), ("validation", ["phones"])):
+    for split, keep in (("train", ()), ("validation", ["phones", "speaker"] if args.abx else ["phones"])):
         if getattr(data_args, f"{split}_data"):
             data[split], facts[split] = load_split(split, data_args, args, keep)
+    if args.abx:
+        check_abx(data.get("validation"))
 
     # Units: every process computes the features of its share of the rows.
     if args.encoder:
@@ -80,7 +87,7 @@ def main(argv):
     # Quality, record and pictures.
     if state.is_main_process:
         units.save_pretrained(args.output_dir)
-        quality = measure(units, source, data["validation"], Path(args.output_dir)) if "validation" in data else None
+        quality = measure(units, source, data["validation"], args) if "validation" in data else None
         record = {
             "format": 1,
             "status": "complete",
@@ -98,28 +105,53 @@ def main(argv):
     state.destroy_process_group()
 
 
-def measure(units, source, dataset, folder):
+def check_abx(dataset):
+    """Says what ABX lacks before anything is fitted."""
+    import_fastabx()
+    missing = {"phones", "speaker"}.difference(dataset.column_names if dataset else [])
+    if missing:
+        raise ValueError(
+            "--abx True needs --validation_data with the columns `phones` and `speaker`, but there is no "
+            f"{' and no '.join(sorted(missing))}."
+        )
+
+
+def measure(units, source, dataset, args):
     """How well the units follow the phones of validation rows; the pictures beside. None if no phones are known."""
+    folder = Path(args.output_dir)
     phones = dataset["phones"] if "phones" in dataset.column_names else []
     aligned = [row for row, row_phones in enumerate(phones) if row_phones]
     if not aligned:
         logger.info("The validation data has no `phones`, so the units' quality is not measured.")
         return None
     labelled = add_units(dataset.select(aligned), units, source=source)
-    hop_seconds = 1 / units.features.frames_per_second
-    window_seconds = units.features.window_samples / SAMPLE_RATE
+    times = {
+        "hop_seconds": 1 / units.features.frames_per_second,
+        "window_seconds": units.features.window_samples / SAMPLE_RATE,
+    }
     predictions = list(labelled["units"])
-    references = [
-        phones_to_frames(phones, len(row), hop_seconds, window_seconds)
-        for phones, row in zip(labelled["phones"], predictions)
-    ]
+    references = [phones_to_frames(phones, len(row), **times) for phones, row in zip(labelled["phones"], predictions)]
     quality = UnitQuality().compute(predictions=predictions, references=references, num_clusters=units.num_units)
+    if args.abx:
+        quality |= measure_abx(units, source, labelled, seed=args.seed, **times)
     row = labelled[0]
-    draw_units(row, row["units"], row["phones"], folder / "units.png", hop_seconds=hop_seconds)
+    draw_units(row, row["units"], row["phones"], folder / "units.png", hop_seconds=times["hop_seconds"])
     draw_phone_unit_matrix(
         list(chain.from_iterable(predictions)), list(chain.from_iterable(references)), folder / "phones.png"
     )
     return quality
+
+
+def measure_abx(units, source, labelled, **settings):
+    """How well the features tell phones apart, and how well what is left when each frame is its unit's centroid."""
+    features = [frames for batch in labelled.iter(ROWS_AT_ONCE) for frames in source.features(rows_of(batch))]
+    centroids = [units.centroids[row] for row in labelled["units"]]
+    found = {}
+    for name, frames in {"features": features, "units": centroids}.items():
+        errors = abx_error(frames, labelled["phones"], labelled["speaker"], **settings)
+        measured = [speakers for speakers in ("within", "across") if errors[speakers] is not None]
+        found |= {f"abx_{speakers}_{name}": errors[speakers] for speakers in measured}
+    return found
 
 
 def describe(units, quality):
@@ -133,7 +165,7 @@ def describe(units, quality):
     for name, value in (quality or {}).items():
         lines[name.replace("_", " ")] = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
     for name, value in lines.items():
-        logger.info(f"{name:>18}  {value}")
+        logger.info(f"{name:>19}  {value}")
 
 
 if __name__ == "__main__":
