@@ -146,7 +146,7 @@ def times_table(
 
 def machine(stage: dict[str, Any]) -> str:
     """What a stage ran on, as far as its record tells."""
-    facts = stage.get("machine") or {"processes": stage["processes"]}
+    facts = stage["machine"]
     parts = [facts["device"]] if "device" in facts else []
     parts += ["1 process" if facts["processes"] == 1 else f"{facts['processes']} processes"]
     if "threads" in facts:
