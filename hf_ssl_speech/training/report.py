@@ -145,13 +145,10 @@ def times_table(
 
 
 def machine(stage: dict[str, Any]) -> str:
-    """What a stage ran on, as far as its record tells."""
+    """What a stage ran on."""
     facts = stage["machine"]
-    parts = [facts["device"]] if "device" in facts else []
-    parts += ["1 process" if facts["processes"] == 1 else f"{facts['processes']} processes"]
-    if "threads" in facts:
-        parts += ["1 thread" if facts["threads"] == 1 else f"{facts['threads']} threads"]
-    return ", ".join(parts)
+    counts = [(facts["processes"], "process", "processes"), (facts["threads"], "thread", "threads")]
+    return ", ".join([facts["device"], *(f"{count} {one if count == 1 else many}" for count, one, many in counts)])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
