@@ -102,7 +102,6 @@ def main(argv):
         write_record(record, args.output_dir)
         describe(units, quality)
         logger.info(f"The units, run.json and pictures are in {args.output_dir}")
-    state.destroy_process_group()
 
 
 def check_abx(dataset):

@@ -11,6 +11,7 @@ from datasets import load_from_disk
 from transformers import set_seed
 
 import hf_ssl_speech
+from hf_ssl_speech.training.arguments import tidy_errors
 
 SETTINGS = dict(
     batch_seconds=8,
@@ -44,4 +45,5 @@ def train(rows: str, output: str, settings: dict, config: dict, resume: str | No
 
 if __name__ == "__main__":
     rows, output, settings, config = sys.argv[1:]
-    train(rows, output, json.loads(settings), json.loads(config))
+    with tidy_errors():
+        train(rows, output, json.loads(settings), json.loads(config))

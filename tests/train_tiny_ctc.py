@@ -12,6 +12,7 @@ from train_tiny import SETTINGS
 from transformers import set_seed
 
 import hf_ssl_speech
+from hf_ssl_speech.training.arguments import tidy_errors
 
 MASKS = dict(mask_time_prob=0.3, mask_time_length=5, mask_feature_prob=0.2, mask_feature_length=4)
 # With the recipe's epsilon of 1e-8, Adam makes whole steps of the rounding in gradients that are nearly zero.
@@ -42,4 +43,5 @@ def train(rows: str, output: str, settings: dict, config: dict, resume: str | No
 
 if __name__ == "__main__":
     rows, output, settings, config = sys.argv[1:]
-    train(rows, output, json.loads(settings), json.loads(config))
+    with tidy_errors():
+        train(rows, output, json.loads(settings), json.loads(config))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, TrainingArguments
@@ -254,7 +255,7 @@ def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def tidy_errors(*more: type[Exception]):
-    """Ends a script on a user's mistake, a missing extra or an unhealthy run with its message alone, no traceback.
+    """Around a script: a user's mistake, a missing extra or an unhealthy run ends it with its message, no traceback.
 
     Args:
         more: Other errors that tell all in their message.
@@ -263,6 +264,9 @@ def tidy_errors(*more: type[Exception]):
         yield
     except (ValueError, ImportError, StrictDataclassError, UnhealthyRun, *more) as error:
         raise SystemExit(f"\n{type(error).__name__}: {error}") from error
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Left to the interpreter's exit, its threads now and then abort a process whose work is done.
+        torch.distributed.destroy_process_group()
 
 
 def as_tokens(name: str, value: Any) -> list[str]:
