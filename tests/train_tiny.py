@@ -43,7 +43,12 @@ def train(rows: str, output: str, settings: dict, config: dict, resume: str | No
     return trainer
 
 
-if __name__ == "__main__":
+def run_as_script(train):
+    """Trains in a process of its own, one of several, as the command line says: rows, output, settings and config."""
     rows, output, settings, config = sys.argv[1:]
     with tidy_errors():
         train(rows, output, json.loads(settings), json.loads(config))
+
+
+if __name__ == "__main__":
+    run_as_script(train)

@@ -3,16 +3,12 @@
 torchrun --nproc_per_node 2 tests/train_tiny_ctc.py ROWS OUTPUT '{"batch_seconds": 4}' '{"layerdrop": 0.5}'
 """
 
-import json
-import sys
-
 from conftest import TINY
 from datasets import load_from_disk
-from train_tiny import SETTINGS
+from train_tiny import SETTINGS, run_as_script
 from transformers import set_seed
 
 import hf_ssl_speech
-from hf_ssl_speech.training.arguments import tidy_errors
 
 MASKS = dict(mask_time_prob=0.3, mask_time_length=5, mask_feature_prob=0.2, mask_feature_length=4)
 # With the recipe's epsilon of 1e-8, Adam makes whole steps of the rounding in gradients that are nearly zero.
@@ -42,6 +38,4 @@ def train(rows: str, output: str, settings: dict, config: dict, resume: str | No
 
 
 if __name__ == "__main__":
-    rows, output, settings, config = sys.argv[1:]
-    with tidy_errors():
-        train(rows, output, json.loads(settings), json.loads(config))
+    run_as_script(train)
