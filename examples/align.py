@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.loading import load_speech, prepare_speech
-from hf_ssl_speech.evaluation.alignment import add_alignment, write_textgrid
+from hf_ssl_speech.data.preparing import prepare_speech
+from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.evaluation.comparison import choose_rows
-from hf_ssl_speech.evaluation.transcription import load_normalization, load_recognizer
+from hf_ssl_speech.recognition.alignment import add_alignment, write_textgrid
+from hf_ssl_speech.recognition.transcription import load_normalization, load_recognizer
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 
 logger = logging.getLogger("align")

@@ -14,11 +14,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_ssl_speech.data.text import TextNormalization
 from hf_ssl_speech.evaluation.comparison import differences, load_evaluation_set, save_scores, score, score_entry
-from hf_ssl_speech.evaluation.decoding import BeamSettings
 from hf_ssl_speech.evaluation.recognizers import is_seq2seq, load_ctc, load_seq2seq
 from hf_ssl_speech.evaluation.report import comparison_report, write_report
+from hf_ssl_speech.recognition.decoding import BeamSettings
+from hf_ssl_speech.recognition.text import TextNormalization
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 
 logger = logging.getLogger("evaluate_asr")

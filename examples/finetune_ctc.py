@@ -14,14 +14,14 @@ import sys
 from transformers import set_seed
 
 from hf_ssl_speech import SpeechCTCTrainingArguments, SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
-from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
-from hf_ssl_speech.training.finetuning import (
+from hf_ssl_speech.recipes.finetuning import (
     Transcripts,
     find_feature_extractor,
     finetune,
     load_transcribed,
     make_recognizer,
 )
+from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 
 
 def main(argv):

@@ -11,8 +11,8 @@ import logging
 import sys
 
 from hf_ssl_speech import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.recipes.hubert_iterations import Ladder, LadderArguments
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
-from hf_ssl_speech.training.ladder import Ladder, LadderArguments
 
 
 def main(argv):

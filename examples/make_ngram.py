@@ -14,9 +14,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_ssl_speech.data.loading import load_speech
-from hf_ssl_speech.evaluation.language_model import as_characters, write_ngram
-from hf_ssl_speech.evaluation.transcription import load_normalization, load_processor
+from hf_ssl_speech.data.sources import load_speech
+from hf_ssl_speech.recognition.language_model import as_characters, write_ngram
+from hf_ssl_speech.recognition.transcription import load_normalization, load_processor
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 
 logger = logging.getLogger("make_ngram")

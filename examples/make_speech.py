@@ -15,8 +15,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from hf_ssl_speech.data.sentences import LANGUAGES
-from hf_ssl_speech.data.synthetic import SILENCE, synthesize_speech
+from hf_ssl_speech.demo.sentences import LANGUAGES
+from hf_ssl_speech.demo.synthetic import SILENCE, synthesize_speech
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -21,9 +21,9 @@ from accelerate import PartialState
 from hf_ssl_speech import SpeechDataArguments
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, MfccFeatures, rows_of
+from hf_ssl_speech.recipes.splits import load_split
+from hf_ssl_speech.records import command_line, now, write_record
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
-from hf_ssl_speech.training.pretraining import load_split
-from hf_ssl_speech.training.record import command_line, now, write_record
 from hf_ssl_speech.units.abx import abx_error, import_fastabx
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units

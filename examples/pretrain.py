@@ -14,10 +14,11 @@ import sys
 from transformers import set_seed
 
 from hf_ssl_speech import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.recipes.pretraining import make_model, pretrain
+from hf_ssl_speech.recipes.splits import load_split
+from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
-from hf_ssl_speech.training.pretraining import load_split, make_model, pretrain
 from hf_ssl_speech.training.trainer import feature_extractor_for
-from hf_ssl_speech.training.unit_labels import UnitLabels
 
 
 def main(argv):

@@ -13,9 +13,9 @@ import sys
 from dataclasses import dataclass, field, replace
 
 from hf_ssl_speech.evaluation.comparison import load_evaluation_set
-from hf_ssl_speech.evaluation.decoding import BeamDecoder, BeamSettings, GreedyDecoder
-from hf_ssl_speech.evaluation.metrics import count_edits
-from hf_ssl_speech.evaluation.transcription import compute_logits, load_normalization, load_recognizer
+from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, GreedyDecoder
+from hf_ssl_speech.recognition.metrics import count_edits
+from hf_ssl_speech.recognition.transcription import compute_logits, load_normalization, load_recognizer
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 
 logger = logging.getLogger("tune_decoder")

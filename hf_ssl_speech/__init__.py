@@ -16,13 +16,8 @@ from transformers import (
 
 from hf_ssl_speech.data.batching import DurationBatchSampler
 from hf_ssl_speech.data.collators import HubertPretrainingCollator, Wav2Vec2PretrainingCollator
-from hf_ssl_speech.data.ctc_collator import CTCCollator
-from hf_ssl_speech.data.loading import load_speech, prepare_speech, prepare_stream
-from hf_ssl_speech.data.text import TextNormalization, add_labels, make_processor
-from hf_ssl_speech.evaluation.alignment import add_alignment
-from hf_ssl_speech.evaluation.decoding import BeamDecoder, BeamSettings, GreedyDecoder
-from hf_ssl_speech.evaluation.metrics import CharacterErrorRate, WordErrorRate
-from hf_ssl_speech.evaluation.transcription import load_recognizer, transcribe
+from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
+from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.hub.cards import create_model_card
 from hf_ssl_speech.hub.exchange import from_torchaudio, from_transformers, to_transformers
 from hf_ssl_speech.hub.publishing import push_to_hub
@@ -35,6 +30,12 @@ from hf_ssl_speech.models.heads import (
     SSLWav2Vec2ForSequenceClassification,
 )
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining, SSLWav2Vec2ForPreTraining
+from hf_ssl_speech.recognition.alignment import add_alignment
+from hf_ssl_speech.recognition.ctc_collator import CTCCollator
+from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, GreedyDecoder
+from hf_ssl_speech.recognition.metrics import CharacterErrorRate, WordErrorRate
+from hf_ssl_speech.recognition.text import TextNormalization, add_labels, make_processor
+from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
     SpeechDataArguments,

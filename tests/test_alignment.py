@@ -11,8 +11,8 @@ from datasets import Dataset
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
 from hf_ssl_speech import SSLWav2Vec2Config, SSLWav2Vec2ForCTC
-from hf_ssl_speech.evaluation.alignment import add_alignment, align_text, write_textgrid
-from hf_ssl_speech.evaluation.transcript import Alphabet
+from hf_ssl_speech.recognition.alignment import add_alignment, align_text, write_textgrid
+from hf_ssl_speech.recognition.transcript import Alphabet
 
 TOKENS = ["<pad>", "<unk>", "|", *"abcdefgh'"]
 

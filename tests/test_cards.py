@@ -20,11 +20,12 @@ from hf_ssl_speech import (
     create_model_card,
     to_transformers,
 )
-from hf_ssl_speech.hub.published import compare_with_paper
+from hf_ssl_speech.hub.paper_settings import compare_with_paper
+from hf_ssl_speech.recipes.pretraining import OBJECTIVES
+from hf_ssl_speech.records import write_record
 from hf_ssl_speech.training.arguments import parse_arguments
 from hf_ssl_speech.training.preflight import run_identity
-from hf_ssl_speech.training.pretraining import OBJECTIVES
-from hf_ssl_speech.training.record import RECIPE, write_record
+from hf_ssl_speech.training.record_keeper import RECIPE
 
 ROOT = Path(__file__).parents[1]
 

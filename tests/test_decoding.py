@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from hf_ssl_speech import SSLHubertForCTC, SSLWav2Vec2Config, SSLWav2Vec2ForCTC, SSLWav2Vec2ForPreTraining
-from hf_ssl_speech.evaluation.decoding import BeamDecoder, BeamSettings, GreedyDecoder, align_tokens
-from hf_ssl_speech.evaluation.language_model import as_characters, read_words, write_ngram
-from hf_ssl_speech.evaluation.transcription import load_recognizer, transcribe
+from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, GreedyDecoder, align_tokens
+from hf_ssl_speech.recognition.language_model import as_characters, read_words, write_ngram
+from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 SENTENCES = ["the cat sat on the mat", "a dog sat on the cat", "the dog ran", "a cat ran to the dog"] * 5

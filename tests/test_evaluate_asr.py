@@ -24,7 +24,6 @@ from transformers import (
 )
 
 from hf_ssl_speech import SSLHubertForCTC, SSLWav2Vec2ForCTC, SSLWav2Vec2ForPreTraining
-from hf_ssl_speech.data.text import TextNormalization, make_processor
 from hf_ssl_speech.evaluation.comparison import (
     ModelScores,
     choose_rows,
@@ -33,9 +32,10 @@ from hf_ssl_speech.evaluation.comparison import (
     read_scores,
     save_scores,
 )
-from hf_ssl_speech.evaluation.metrics import count_edits
 from hf_ssl_speech.evaluation.recognizers import is_seq2seq, load_ctc, load_seq2seq, split_at_pauses
 from hf_ssl_speech.evaluation.report import draw_scores, worst_utterances
+from hf_ssl_speech.recognition.metrics import count_edits
+from hf_ssl_speech.recognition.text import TextNormalization, make_processor
 
 TEXTS = ["Abba, a bad cab!", "a dab", "bad dad", "", None, "cab", "a a a b", "dada"]
 WINDOW_SECONDS = 1

@@ -24,8 +24,8 @@ from hf_ssl_speech.data.features import (
     open_features,
     weights_hash,
 )
-from hf_ssl_speech.data.loading import row_waveform
 from hf_ssl_speech.data.mfcc import mfcc_features, num_mfcc_frames
+from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.frames import num_frames
 
 CONV_LAYERS = SSLHubertConfig().conv_layers

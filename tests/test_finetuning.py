@@ -25,9 +25,11 @@ from hf_ssl_speech import (
     make_processor,
     prepare_speech,
 )
+from hf_ssl_speech.recognition.metrics import show_edits
+from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import tidy_errors
-from hf_ssl_speech.training.ctc_trainer import count_edits, show_edits
-from hf_ssl_speech.training.record import panels_of, read_record
+from hf_ssl_speech.training.ctc_trainer import edit_statistics
+from hf_ssl_speech.training.record_keeper import panels_of
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -137,13 +139,13 @@ def test_error_rates_are_those_of_jiwer_whatever_the_batches(save_rows, tmp_path
     for row in rows:
         batch = trainer.evaluation_collator([row])
         tokens = model(batch["input_values"]).logits.argmax(-1)[0]
-        heard.append(" ".join(trainer.tokenizer.decode(tokens).replace("<unk>", "").split()))
+        heard.append(" ".join(trainer.processing_class.tokenizer.decode(tokens).replace("<unk>", "").split()))
     assert metrics[0]["eval_wer"] == pytest.approx(jiwer.wer(list(rows["text"]), heard))
     assert metrics[0]["eval_cer"] == pytest.approx(jiwer.cer(list(rows["text"]), heard))
 
 
 def test_edits_are_counted_by_words_and_characters():
-    counts = count_edits([("the cat sat", "the hat sat on"), ("one", "")], torch.device("cpu"))
+    counts = edit_statistics([("the cat sat", "the hat sat on"), ("one", "")], torch.device("cpu"))
     assert {name: int(count) for name, count in counts.items()} == {
         "word_edits": 3, "words": 4, "character_edits": 7, "characters": 14,
     }  # fmt: skip

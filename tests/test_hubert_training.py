@@ -22,10 +22,10 @@ from hf_ssl_speech import (
     add_units,
 )
 from hf_ssl_speech.data.features import MfccFeatures
-from hf_ssl_speech.data.loading import prepare_speech
+from hf_ssl_speech.data.preparing import prepare_speech
+from hf_ssl_speech.recipes.hubert_iterations import LadderArguments
+from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import parse_arguments
-from hf_ssl_speech.training.ladder import LadderArguments
-from hf_ssl_speech.training.unit_labels import UnitLabels
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("hubert_*.yaml"))

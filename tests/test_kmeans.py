@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 
-from hf_ssl_speech.units.kmeans import _Passes, assign, fit_kmeans
+from hf_ssl_speech.units.kmeans import _Passes, fit_kmeans
+from hf_ssl_speech.units.nearest import assign
 from hf_ssl_speech.units.sampling import draw_sample
 
 CLUSTERS, DIMS = 8, 5

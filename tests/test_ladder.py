@@ -16,10 +16,11 @@ from tones import tone_rows
 
 import hf_ssl_speech
 from hf_ssl_speech import KMeansUnits, SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
-from hf_ssl_speech.training import ladder as ladder_module
-from hf_ssl_speech.training import pretraining
-from hf_ssl_speech.training.ladder import Ladder, LadderArguments
-from hf_ssl_speech.training.report import write_report
+from hf_ssl_speech.recipes import hubert_iterations as ladder_module
+from hf_ssl_speech.recipes import running
+from hf_ssl_speech.recipes.hubert_iterations import Ladder, LadderArguments
+from hf_ssl_speech.recipes.iterations_report import write_report
+from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.trainer import SpeechPreTrainer
 
 ROOT = Path(__file__).parents[1]
@@ -120,8 +121,8 @@ def test_a_ladder_killed_in_and_between_its_stages_ends_with_the_same_weights(
         (ladder_module, "write_record", 1, True),  # between stages
         (trainer, "training_step", 2, False),  # before the first checkpoint
         (trainer, "training_step", 4, False),  # after a checkpoint
-        (pretraining.SaveModel, "on_train_end", 1, False),  # all updates done, no model saved
-        (pretraining.SaveModel, "on_train_end", 1, True),  # model saved, the record still says running
+        (running.SaveModel, "on_train_end", 1, False),  # all updates done, no model saved
+        (running.SaveModel, "on_train_end", 1, True),  # model saved, the record still says running
         (ladder_module, "compare_layers", 1, True),
         (ladder_module, "write_record", 2, False),  # units of iteration 1 saved, no record
         (trainer, "_save_checkpoint", 1, False),
@@ -181,7 +182,7 @@ def test_a_teacher_gives_the_first_units_and_layers_can_be_named(climbed, make_l
 def test_start_weights_fill_the_encoder_and_leave_the_head_fresh(climbed, make_ladder, tmp_path):
     start = climbed / "1-model"
     ladder = make_ladder(tmp_path / "run", model={"model_name_or_path": str(start), "config": {}})
-    model = ladder.new_model(pretraining.UnitLabels.from_sets([str(climbed / "1-units")]))
+    model = ladder.new_model(UnitLabels.from_sets([str(climbed / "1-units")]))
     saved = load_file(start / "model.safetensors")
     assert model.config.num_units == [8]
     assert torch.equal(
@@ -242,7 +243,7 @@ def test_without_phones_the_label_free_criterion_chooses_and_the_report_does_wit
 ):
     tone_rows(4, seed=1, phones=False).save_to_disk(tmp_path / "validation")
     ladder = make_ladder(tmp_path / "run", iterations=1, max_steps=1)
-    ladder.validation = (ladder.validation[0].remove_columns("phones"), ladder.validation[1])
+    ladder.validation = ladder.validation._replace(rows=ladder.validation.rows.remove_columns("phones"))
     ladder.measured = ladder.measured.remove_columns("phones")
     ladder.criterion = ladder.find_criterion()
     ladder.climb()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_ssl_speech.evaluation.language_model import read_words, write_ngram
+from hf_ssl_speech.recognition.language_model import read_words, write_ngram
 
 
 def arpa(path) -> tuple[dict, dict]:

@@ -18,9 +18,9 @@ from hf_ssl_speech import (
     SpeechModelArguments,
     SpeechPreTrainingArguments,
 )
+from hf_ssl_speech.recipes.hubert_iterations import LadderArguments
+from hf_ssl_speech.recipes.pretraining import OBJECTIVES
 from hf_ssl_speech.training.arguments import parse_arguments
-from hf_ssl_speech.training.ladder import LadderArguments
-from hf_ssl_speech.training.pretraining import OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))

@@ -12,10 +12,11 @@ from tones import tone_rows
 import hf_ssl_speech
 from hf_ssl_speech import KMeansUnits, SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
-from hf_ssl_speech.data.loading import prepare_speech, row_waveform
+from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
+from hf_ssl_speech.recipes.hubert_iterations import Ladder, LadderArguments
+from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import parse_arguments
-from hf_ssl_speech.training.ladder import Ladder, LadderArguments
-from hf_ssl_speech.training.layers import (
+from hf_ssl_speech.units.layers import (
     Disturbed,
     EveryLayer,
     OneLayer,
@@ -25,7 +26,6 @@ from hf_ssl_speech.training.layers import (
     first_hours,
     measure_units,
 )
-from hf_ssl_speech.training.unit_labels import UnitLabels
 
 ROOT = Path(__file__).parents[1]
 

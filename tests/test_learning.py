@@ -22,7 +22,7 @@ from hf_ssl_speech import (
     prepare_speech,
 )
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
-from hf_ssl_speech.training.layers import Disturbed, compare_layers, first_hours, measure_units
+from hf_ssl_speech.units.layers import Disturbed, compare_layers, first_hours, measure_units
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import torch
 from datasets import Audio, Dataset, DatasetDict, IterableDataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, read_audio
-from hf_ssl_speech.data.loading import SkipReport, load_speech, prepare_speech, prepare_stream, row_waveform
+from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, row_waveform
+from hf_ssl_speech.data.sources import load_speech
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +141,7 @@ def test_another_name_is_asked_of_the_hub_with_its_configuration_and_split(monke
         assert (path, name, split, streaming) == ("someone/speech", "clean", "dev", True)
         return IterableDataset.from_generator(lambda: iter(speech("a")))  # says nothing of its columns
 
-    monkeypatch.setattr("hf_ssl_speech.data.loading.load_dataset", hub)
+    monkeypatch.setattr("hf_ssl_speech.data.sources.load_dataset", hub)
     rows = load_speech("someone/speech", name="clean", split="dev", streaming=True)
     assert next(iter(rows))["audio"]["bytes"] == encode(noise(0.5, ord("a")))
 
@@ -211,7 +212,7 @@ def test_cached_samples_beyond_full_scale_are_clipped_and_do_not_wrap(tmp_path):
 def test_a_second_run_finds_the_decoded_audio_again(tmp_path, monkeypatch):
     speech("abc").to_parquet(tmp_path / "rows.parquet")
     first, _ = prepare_speech(load_speech(str(tmp_path)), min_seconds=0.2, cache=True)
-    monkeypatch.setattr("hf_ssl_speech.data.loading.read_audio", lambda audio: pytest.fail("decoded again"))
+    monkeypatch.setattr("hf_ssl_speech.data.preparing.read_audio", lambda audio: pytest.fail("decoded again"))
     # Another shortest length is no reason to decode again.
     second, report = prepare_speech(load_speech(str(tmp_path)), min_seconds=0.3, cache=True)
     np.testing.assert_array_equal(first[2]["samples"], second[2]["samples"])

@@ -7,7 +7,7 @@ import jiwer
 import numpy as np
 import pytest
 
-from hf_ssl_speech.evaluation.metrics import (
+from hf_ssl_speech.recognition.metrics import (
     CharacterErrorRate,
     WordErrorRate,
     count_edits,
@@ -112,7 +112,7 @@ def test_a_seed_decides_the_interval_and_more_confidence_widens_it(corpus, word_
 def test_draws_taken_in_portions_are_those_taken_at_once(monkeypatch):
     errors, lengths = np.arange(40).reshape(2, 20), np.arange(1, 21)
     at_once = resample_rates(errors, lengths, bootstrap=50)
-    monkeypatch.setattr("hf_ssl_speech.evaluation.metrics.DRAWS_AT_ONCE", 7 * 20)
+    monkeypatch.setattr("hf_ssl_speech.recognition.metrics.DRAWS_AT_ONCE", 7 * 20)
     assert (resample_rates(errors, lengths, bootstrap=50) == at_once).all()
 
 

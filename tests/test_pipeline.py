@@ -13,7 +13,7 @@ import torch
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor, pipeline
 
 from hf_ssl_speech import SSLHubertForCTC, SSLWav2Vec2ForCTC, to_transformers
-from hf_ssl_speech.evaluation.transcription import load_recognizer, transcribe
+from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
 
 TOKENS = ["<pad>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz"]
 MINUTES = 10

@@ -11,10 +11,10 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE, read_audio
-from hf_ssl_speech.data import synthetic
-from hf_ssl_speech.data.espeak import Espeak
-from hf_ssl_speech.data.sentences import LANGUAGES, compose_sentence
-from hf_ssl_speech.data.synthetic import MAX_UTTERANCE_SECONDS, MIN_UTTERANCE_SECONDS, SILENCE, synthesize_speech
+from hf_ssl_speech.demo import synthetic
+from hf_ssl_speech.demo.espeak import Espeak
+from hf_ssl_speech.demo.sentences import LANGUAGES, compose_sentence
+from hf_ssl_speech.demo.synthetic import MAX_UTTERANCE_SECONDS, MIN_UTTERANCE_SECONDS, SILENCE, synthesize_speech
 
 MAKE_SPEECH = Path(__file__).parents[1] / "examples" / "make_speech.py"
 VOWELS = tuple("aeiouyøɑɒæɐəɛɜɪɔœʊʉɨʌᵻɚɵʏ")

@@ -6,7 +6,13 @@ from datasets import Dataset
 from transformers import AutoProcessor, Wav2Vec2Processor
 
 from hf_ssl_speech import SSLWav2Vec2Config, TextNormalization, add_labels, load_speech, make_processor, prepare_speech
-from hf_ssl_speech.data.text import count_characters, encode_text, find_case, rare_characters, spellable_characters
+from hf_ssl_speech.recognition.text import (
+    count_characters,
+    encode_text,
+    find_case,
+    rare_characters,
+    spellable_characters,
+)
 
 CONFIG = SSLWav2Vec2Config()
 

@@ -19,11 +19,14 @@ from hf_ssl_speech import (
     prepare_speech,
     prepare_stream,
 )
+from hf_ssl_speech.data.preparing import split_facts
+from hf_ssl_speech.recipes.pretraining import pretrain
+from hf_ssl_speech.recipes.splits import Split
+from hf_ssl_speech.records import command_line, read_record
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.callbacks import HealthCheck, UnhealthyRun
 from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
-from hf_ssl_speech.training.pretraining import pretrain
-from hf_ssl_speech.training.record import RecordKeeper, command_line, read_record, split_facts
+from hf_ssl_speech.training.record_keeper import RecordKeeper
 from hf_ssl_speech.training.trainer import feature_extractor_for
 
 SETTINGS = dict(
@@ -189,7 +192,7 @@ def test_a_run_that_fails_says_why_in_its_record(make_trainer, rows, tmp_path):
     trainer = make_trainer(learning_rate=1e30, max_steps=5)
     facts = split_facts("noise", *rows)
     with pytest.raises(UnhealthyRun):
-        pretrain(trainer.model, trainer.args, (rows[0], facts))
+        pretrain(trainer.model, trainer.args, Split(rows[0], facts))
     record = read_record(tmp_path / "run")
     assert record["status"] == "failed" and "diverged" in record["cause"]
 

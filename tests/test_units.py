@@ -21,7 +21,8 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech import HubertPretrainingCollator, SSLHubertForPreTraining, SSLHubertModel
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
-from hf_ssl_speech.data.loading import load_speech, prepare_speech, prepare_stream
+from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
+from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.units import kmeans_units
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units

@@ -1,1 +1,1 @@
-"""From audio and text to what a model takes: loading, batching, masking, features."""
+"""From audio to what a model takes: finding, preparing, batching, masking, features."""

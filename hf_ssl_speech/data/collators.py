@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
-from hf_ssl_speech.data.loading import row_waveform
 from hf_ssl_speech.data.masking import draw_spans, sample_negatives
+from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.frames import num_frames
 

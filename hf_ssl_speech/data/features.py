@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
-from hf_ssl_speech.data.loading import row_waveform
 from hf_ssl_speech.data.mfcc import HOP_SAMPLES, MFCC_FEATURES, WINDOW_SAMPLES, mfcc_features
+from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.data.processes import rank_and_size
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import ConvLayer, frame_mask, hop_samples, num_frames, window_samples

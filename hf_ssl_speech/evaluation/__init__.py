@@ -1,1 +1,1 @@
-"""What a recogniser is worth: decoding, error rates with intervals, recognisers side by side."""
+"""Recognisers side by side: scores, comparisons, reports."""

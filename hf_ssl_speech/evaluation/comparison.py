@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_ssl_speech.data.loading import load_speech, prepare_speech
-from hf_ssl_speech.data.text import TextNormalization
-from hf_ssl_speech.evaluation.metrics import (
+from hf_ssl_speech.data.preparing import prepare_speech, split_facts
+from hf_ssl_speech.data.sources import load_speech
+from hf_ssl_speech.evaluation.recognizers import Recognizer
+from hf_ssl_speech.recognition.metrics import (
     EditCounts,
     count_edits,
     group_edits,
@@ -25,8 +26,8 @@ from hf_ssl_speech.evaluation.metrics import (
     resample_rates,
     summarize_edits,
 )
-from hf_ssl_speech.evaluation.recognizers import Recognizer
-from hf_ssl_speech.training.record import command_line, device_name, now, split_facts, versions
+from hf_ssl_speech.recognition.text import TextNormalization
+from hf_ssl_speech.records import command_line, device_name, now, versions
 
 logger = logging.getLogger(__name__)
 

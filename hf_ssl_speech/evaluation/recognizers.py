@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.loading import row_waveform
-from hf_ssl_speech.evaluation.decoding import BeamDecoder, BeamSettings, Decoder, GreedyDecoder
-from hf_ssl_speech.evaluation.transcription import load_recognizer, transcribe
+from hf_ssl_speech.data.preparing import row_waveform
+from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, Decoder, GreedyDecoder
+from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
 
 WINDOW_SECONDS = 30
 # A longer row is cut in the quietest tenth of a second of a window's last sixth: in the last 5 of 30 s.

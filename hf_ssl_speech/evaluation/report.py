@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hf_ssl_speech.evaluation.comparison import EvaluationSet, ModelScores
-from hf_ssl_speech.training.ctc_trainer import show_edits
-from hf_ssl_speech.training.report import table
+from hf_ssl_speech.recognition.metrics import show_edits
+from hf_ssl_speech.records import table
 
 REPORT_FILE, PICTURE_FILE = "report.md", "scores.png"
 WORST_SHOWN, GROUPS_DRAWN = 5, 20

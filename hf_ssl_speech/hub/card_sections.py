@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_ssl_speech.training.record import PICTURE_FILE
-from hf_ssl_speech.training.report import LAYERS_PICTURE, QUALITY, UNITS_PICTURE, table
+from hf_ssl_speech.recipes.iterations_report import LAYERS_PICTURE, QUALITY, UNITS_PICTURE
+from hf_ssl_speech.records import table
+from hf_ssl_speech.training.record_keeper import PICTURE_FILE
 
 GROUPS_SHOWN = 10
 NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"

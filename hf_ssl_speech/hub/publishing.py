@@ -18,11 +18,11 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from transformers import AutoModel, AutoModelForCTC, AutoModelForPreTraining
 
 from hf_ssl_speech.evaluation.comparison import read_scores
-from hf_ssl_speech.evaluation.decoding import DECODER_FILE
 from hf_ssl_speech.hub.cards import CARD_FILE, benchmark_results, create_model_card, find_kind, is_hub_id
 from hf_ssl_speech.hub.exchange import to_transformers
 from hf_ssl_speech.models.configuration import AUTO_MODULE
-from hf_ssl_speech.training.record import read_record
+from hf_ssl_speech.recognition.decoding import DECODER_FILE
+from hf_ssl_speech.records import read_record
 from hf_ssl_speech.units.kmeans_units import CENTROIDS_FILE, KMeansUnits
 
 # Files that others need. Checkpoints, optimizer states and anything pickled stay here.

@@ -1,1 +1,1 @@
-"""Pretraining on transformers' Trainer: arguments, trainer, callbacks, checks and the record of a run."""
+"""Training on transformers' Trainer: arguments, trainers, callbacks, checks and the record of a run."""

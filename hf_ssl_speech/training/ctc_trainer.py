@@ -6,7 +6,6 @@ import logging
 import math
 from typing import Any
 
-import jiwer
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -15,9 +14,11 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Wav2Vec2Processor
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_ssl_speech.data.ctc_collator import CTCCollator
-from hf_ssl_speech.data.text import TextNormalization
 from hf_ssl_speech.models.heads import SSLSpeechForCTC
+from hf_ssl_speech.recognition.ctc_collator import CTCCollator
+from hf_ssl_speech.recognition.decoding import GreedyDecoder
+from hf_ssl_speech.recognition.metrics import count_edits, show_edits
+from hf_ssl_speech.recognition.text import TextNormalization
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 from hf_ssl_speech.training.callbacks import Patience
 from hf_ssl_speech.training.trainer import SpeechTrainer
@@ -92,7 +93,7 @@ class SpeechCTCTrainer(SpeechTrainer):
             **kwargs,
         )
         self.normalization = normalization
-        self.tokenizer = processing_class.tokenizer
+        self.decoder = GreedyDecoder(processing_class.tokenizer, model.config)
         self.examples: list[tuple[str, str]] = []  # transcripts and what was heard, of the evaluation at hand
         self.patience = Patience(args.early_stopping_patience) if args.early_stopping_patience else None
         if self.patience:
@@ -134,21 +135,11 @@ class SpeechCTCTrainer(SpeechTrainer):
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
             outputs = model(**inputs)
-        heard = self.transcribe(inputs, outputs.logits)
+        every_frame = torch.full(outputs.logits.shape[:1], outputs.logits.shape[1])  # padded ones are certain blanks
+        heard = [self.normalization(each.text) for each in self.decoder.decode(outputs.logits, every_frame)]
         rows = [pair for pair, is_usable in zip(zip(texts, heard), usable) if is_usable]
         self.examples.extend(rows[:1])
-        return outputs.statistics | count_edits(rows, outputs.logits.device)
-
-    def transcribe(self, inputs: dict[str, Any], logits: Tensor) -> list[str]:
-        """The likeliest token of each frame, repeats and blanks taken out, as text."""
-        blank, unknown = self.tokenizer.pad_token_id, self.tokenizer.unk_token_id
-        tokens = logits.argmax(-1)
-        tokens = tokens.masked_fill(tokens == unknown, blank)  # it spells nothing
-        if "attention_mask" in inputs:
-            frames = self.model.num_frames(inputs["attention_mask"].sum(-1))
-            padding = torch.arange(tokens.shape[1], device=tokens.device) >= frames[:, None]
-            tokens = tokens.masked_fill(padding, blank)
-        return [self.normalization(text) for text in self.tokenizer.batch_decode(tokens)]
+        return outputs.statistics | edit_statistics(rows, outputs.logits.device)
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """The model's metrics, and errors by words and characters of the transcripts."""
@@ -158,26 +149,13 @@ class SpeechCTCTrainer(SpeechTrainer):
         }
 
 
-def count_edits(rows: list[tuple[str, str]], device: torch.device) -> dict[str, Tensor]:
-    """Edits and lengths of transcripts and what was heard, by words and by characters."""
-    counts = dict.fromkeys(("word_edits", "words", "character_edits", "characters"), 0)
-    if rows:
-        references, heard = map(list, zip(*rows))
-        for unit, count in (
-            ("word", jiwer.process_words(references, heard)),
-            ("character", jiwer.process_characters(references, heard)),
-        ):
-            counts[f"{unit}_edits"] = count.substitutions + count.deletions + count.insertions
-            counts[f"{unit}s"] = count.substitutions + count.deletions + count.hits
-    return {name: torch.tensor(count, device=device) for name, count in counts.items()}
-
-
-def show_edits(reference: str, heard: str) -> str:
-    """A transcript above what was heard, edits marked below."""
-    lines = jiwer.visualize_alignment(
-        jiwer.process_words([reference], [heard]), show_measures=False, skip_correct=False, line_width=100
-    ).splitlines()
-    return "\n".join(line.rstrip() for line in lines[1:] if line.strip())
+def edit_statistics(rows: list[tuple[str, str]], device: torch.device) -> dict[str, Tensor]:
+    """Edits and lengths of transcripts and what was heard, by words and by characters, to be added up."""
+    references, heard = map(list, zip(*rows)) if rows else ([], [])
+    counts = {unit: count_edits(heard, references, f"{unit}s") for unit in ("word", "character")}
+    edits = {f"{unit}_edits": count.errors.sum() for unit, count in counts.items()}
+    lengths = {f"{unit}s": count.reference_length.sum() for unit, count in counts.items()}
+    return {name: torch.tensor(total, device=device) for name, total in (edits | lengths).items()}
 
 
 def check_head(model: SSLSpeechForCTC, processor: Wav2Vec2Processor):

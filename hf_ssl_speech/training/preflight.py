@@ -16,8 +16,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
+from hf_ssl_speech.records import RECORD_FILE, read_record
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
-from hf_ssl_speech.training.record import RECORD_FILE, read_record
 
 IDENTITY = (
     "max_steps",

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.loading import row_waveform
+from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.units.quality import SILENCE, phone_normalized_mutual_information
 
 # 25 ms windows every 5 ms.

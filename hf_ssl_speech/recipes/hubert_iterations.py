@@ -17,19 +17,20 @@ from transformers import set_seed
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures, SpeechFeatures
-from hf_ssl_speech.data.loading import row_waveform
+from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.configuration import SSLHubertConfig
 from hf_ssl_speech.models.encoder import SSLHubertModel
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
+from hf_ssl_speech.recipes.iterations_report import EXAMPLE_FILE, write_report
+from hf_ssl_speech.recipes.pretraining import identify, make_model, pretrain
+from hf_ssl_speech.recipes.splits import load_split
+from hf_ssl_speech.recipes.unit_labels import UnitLabels
+from hf_ssl_speech.records import command_line, machine, now, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
-from hf_ssl_speech.training.layers import Disturbed, Remembered, compare_layers, first_hours, measure_units
 from hf_ssl_speech.training.preflight import differences
-from hf_ssl_speech.training.pretraining import identify, load_split, make_model, pretrain
-from hf_ssl_speech.training.record import command_line, machine, now, read_record, write_record
-from hf_ssl_speech.training.report import EXAMPLE_FILE, write_report
 from hf_ssl_speech.training.trainer import feature_extractor_for
-from hf_ssl_speech.training.unit_labels import UnitLabels
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
+from hf_ssl_speech.units.layers import Disturbed, Remembered, compare_layers, first_hours, measure_units
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ class Ladder:
         self.folder = Path(args.output_dir)
         self.train = load_split("train", data_args, args)
         self.validation = load_split("validation", data_args, args, keep=["phones"])
-        self.measured = first_hours(self.validation[0], ladder_args.choice_hours, args.seed)
+        self.measured = first_hours(self.validation.rows, ladder_args.choice_hours, args.seed)
         self.criterion = self.find_criterion()
 
     def climb(self):
@@ -198,7 +199,7 @@ class Ladder:
         def work(folder: Path) -> dict[str, Any]:
             layers = compare_layers(
                 encoder,
-                first_hours(self.train[0], ladder.choice_hours, seed),
+                first_hours(self.train.rows, ladder.choice_hours, seed),
                 self.measured,
                 num_units,
                 seed=seed,
@@ -229,7 +230,7 @@ class Ladder:
 
         def work(folder: Path) -> dict[str, Any]:
             units = KMeansUnits.fit(
-                self.train[0],
+                self.train.rows,
                 Remembered(source, ladder.memory_gb * 1e9),
                 ladder.num_units_of(iteration),
                 seed=seed,
@@ -240,7 +241,7 @@ class Ladder:
                 units.save_pretrained(folder)
             quality = measure_units(units, source, Disturbed(source), self.measured)
             facts = {"features": str(features), "layer": features.layer, "num_units": units.num_units, **units.facts}
-            data = {"train": self.train[1], "validation": self.validation[1]}
+            data = {"train": self.train.facts, "validation": self.validation.facts}
             return {"data": data, "units": facts, "quality": quality, "example": self.label_example(units, source)}
 
         record = self.stage(f"{iteration}-units", identity, work)
@@ -311,7 +312,7 @@ class Ladder:
 
     def fingerprints(self) -> dict[str, str]:
         """Of the prepared rows."""
-        return {"train": self.train[1]["fingerprint"], "validation": self.validation[1]["fingerprint"]}
+        return {"train": self.train.facts["fingerprint"], "validation": self.validation.facts["fingerprint"]}
 
     def label_example(self, units: KMeansUnits, source: SpeechFeatures) -> dict[str, Any]:
         """One validation utterance with its units and phones, for the report; its audio lies beside the stages."""

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hf_ssl_speech.evaluation.transcript import Alphabet
+from hf_ssl_speech.recognition.transcript import Alphabet
 
 logger = logging.getLogger(__name__)
 

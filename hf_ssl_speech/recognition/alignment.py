@@ -10,10 +10,10 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from torch import Tensor
 from transformers import PreTrainedModel, Wav2Vec2Processor
 
-from hf_ssl_speech.data.loading import SkipReport
-from hf_ssl_speech.evaluation.decoding import align_tokens
-from hf_ssl_speech.evaluation.transcript import Alphabet, Transcript
-from hf_ssl_speech.evaluation.transcription import compute_logits
+from hf_ssl_speech.data.preparing import SkipReport
+from hf_ssl_speech.recognition.decoding import align_tokens
+from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
+from hf_ssl_speech.recognition.transcription import compute_logits
 
 SPANS = List({"text": Value("string"), "start": Value("float64"), "end": Value("float64")})
 ALIGNED = Features({"words": SPANS, "characters": SPANS})

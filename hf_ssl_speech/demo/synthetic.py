@@ -14,8 +14,8 @@ import soundfile
 from datasets import Audio, Dataset, Features, Value
 
 from hf_ssl_speech.audio import SAMPLE_RATE, read_audio
-from hf_ssl_speech.data.espeak import ESPEAK_SAMPLE_RATE, Espeak
-from hf_ssl_speech.data.sentences import LANGUAGES, compose_sentence
+from hf_ssl_speech.demo.espeak import ESPEAK_SAMPLE_RATE, Espeak
+from hf_ssl_speech.demo.sentences import LANGUAGES, compose_sentence
 
 MIN_UTTERANCE_SECONDS = 2.0
 MAX_UTTERANCE_SECONDS = 10.0
@@ -86,7 +86,7 @@ def synthesize_speech(
 
     Args:
         minutes: Speech to make, reached to within the last utterance.
-        languages: Codes from `LANGUAGES` of `hf_ssl_speech.data.sentences`.
+        languages: Codes from `LANGUAGES` of `hf_ssl_speech.demo.sentences`.
         speakers: Voices over all languages; a language with more than about 60 hears its voices again, at another
             pitch and pace.
         seed: Of voices, texts, pauses and noise.

@@ -17,12 +17,12 @@ from transformers import AutoConfig, AutoModelForCTC, PreTrainedModel, Wav2Vec2P
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.batching import DurationBatchSampler
-from hf_ssl_speech.data.loading import row_waveform
-from hf_ssl_speech.data.text import TextNormalization, find_case, spellable_characters
-from hf_ssl_speech.evaluation.decoding import Decoder, GreedyDecoder
-from hf_ssl_speech.evaluation.transcript import Alphabet, Transcript
+from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import ConvLayer, num_frames
+from hf_ssl_speech.recognition.decoding import Decoder, GreedyDecoder
+from hf_ssl_speech.recognition.text import TextNormalization, find_case, spellable_characters
+from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
 
 logger = logging.getLogger(__name__)
 

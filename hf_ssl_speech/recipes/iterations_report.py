@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from matplotlib.ticker import MaxNLocator
 
-from hf_ssl_speech.training.record import read_record
+from hf_ssl_speech.records import read_record, table
 from hf_ssl_speech.units.pictures import draw_units
 
 REPORT_FILE, EXAMPLE_FILE = "report.md", "example.flac"
@@ -149,12 +149,6 @@ def machine(stage: dict[str, Any]) -> str:
     facts = stage["machine"]
     counts = [(facts["processes"], "process", "processes"), (facts["threads"], "thread", "threads")]
     return ", ".join([facts["device"], *(f"{count} {one if count == 1 else many}" for count, one, many in counts)])
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells as a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def last_value(curves: Sequence[dict[str, float]], name: str) -> float | None:

@@ -12,8 +12,12 @@ from accelerate import PartialState
 from transformers import AutoConfig, PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_ssl_speech.data.loading import SkipReport
-from hf_ssl_speech.data.text import (
+from hf_ssl_speech.data.preparing import SkipReport, split_facts
+from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.heads import SSLHubertForCTC, SSLSpeechForCTC, SSLWav2Vec2ForCTC
+from hf_ssl_speech.recipes.running import train_and_record
+from hf_ssl_speech.recipes.splits import Split, load_split
+from hf_ssl_speech.recognition.text import (
     NORMALIZATION_FILE,
     TextNormalization,
     add_labels,
@@ -22,8 +26,7 @@ from hf_ssl_speech.data.text import (
     rare_characters,
     spellable_characters,
 )
-from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
-from hf_ssl_speech.models.heads import SSLHubertForCTC, SSLSpeechForCTC, SSLWav2Vec2ForCTC
+from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
     SpeechDataArguments,
@@ -32,8 +35,6 @@ from hf_ssl_speech.training.arguments import (
 )
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
 from hf_ssl_speech.training.preflight import check_disk, find_checkpoint, run_identity
-from hf_ssl_speech.training.pretraining import Split, load_split, train_and_record
-from hf_ssl_speech.training.record import read_record, split_facts
 from hf_ssl_speech.training.trainer import feature_extractor_for
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Transcripts:
             normalization = find_normalization(source, text_args, processor)
             return cls(processor, normalization, {"processor": source})
         normalization = make_normalization(text_args, "lower")
-        texts = [normalization(text or "") for text in train[0][text_args.text_column]]
+        texts = [normalization(text or "") for text in train.rows[text_args.text_column]]
         processor = make_processor(texts, min_count=text_args.min_character_count, feature_extractor=feature_extractor)
         rare = rare_characters(texts, text_args.min_character_count)
         seldom = {each: count for each, count in rare_characters(texts, SELDOM).items() if each not in rare}
@@ -142,7 +143,7 @@ class Transcripts:
         found["fingerprint"] = hashlib.sha256("\n".join(rows["text"]).encode()).hexdigest()[:16]
         self.facts |= found if which == "train" else {which: found}
         self.facts["vocabulary"] = list(self.processor.tokenizer.get_vocab())
-        return rows, split_facts(facts["source"], rows, report)
+        return Split(rows, split_facts(facts["source"], rows, report))
 
 
 def load_transcribed(
@@ -270,12 +271,12 @@ def finetune(
     if start is None and (args.freeze_conv_encoder or args.freeze_transformer_updates):
         logger.info("Fresh weights: nothing is frozen.")
         args.freeze_conv_encoder, args.freeze_transformer_updates = False, 0
-    if validation[0] is None:
+    if validation.rows is None:
         logger.info("Without validation_data the last model is saved, not the best.")
         args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
         args.early_stopping_patience = None
     check_disk(model, args)
-    facts = {"train": train[1]} | ({"validation": validation[1]} if validation[1] else {})
+    facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
     texts = {"train_text": transcripts.facts["fingerprint"], "normalization": transcripts.normalization.to_dict()}
     fingerprints = {split: fact["fingerprint"] for split, fact in facts.items()}
     identity = {"task": "ctc", "start": start, **run_identity(model.config, fingerprints | texts, args)}
@@ -284,8 +285,8 @@ def finetune(
     trainer = SpeechCTCTrainer(
         model,
         args,
-        train[0],
-        validation[0],
+        train.rows,
+        validation.rows,
         processing_class=transcripts.processor,
         normalization=transcripts.normalization,
     )

@@ -14,6 +14,7 @@ from datasets import Dataset, IterableDataset
 
 from hf_ssl_speech.models.configuration import SSLHubertConfig
 from hf_ssl_speech.models.frames import num_frames
+from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
@@ -93,7 +94,7 @@ class UnitLabels:
         ]
         return {"columns": self.columns, "fingerprint": self.fingerprint, "sets": sets}
 
-    def label(self, split: tuple, args: SpeechPreTrainingArguments) -> tuple:
+    def label(self, split: Split, args: SpeechPreTrainingArguments) -> Split:
         """Adds the units to the rows of a split and to its facts; all processes call this and share the work."""
         dataset, facts = split
         if dataset is None:
@@ -108,7 +109,7 @@ class UnitLabels:
         if isinstance(dataset, Dataset) and len(dataset) < len(before):
             lost = sorted(set(before["name"]) - set(dataset["name"]))
             facts |= {"rows": len(dataset), "skipped_while_labelling": lost}
-        return dataset, facts
+        return Split(dataset, facts)
 
     def check(self, dataset: Dataset | IterableDataset | None, config: SSLHubertConfig):
         """Checks that the model can learn these units; rows of a stream are checked as they come by.

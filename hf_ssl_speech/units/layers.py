@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, SpeechFeatures, rows_of
-from hf_ssl_speech.data.loading import INT16_SCALE, row_waveform
+from hf_ssl_speech.data.preparing import INT16_SCALE, row_waveform
 from hf_ssl_speech.data.processes import rank_and_size
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.quality import UnitQuality, phones_to_frames, unit_agreement

@@ -68,6 +68,14 @@ def count_edits(
     return EditCounts(*counts)
 
 
+def show_edits(reference: str, heard: str) -> str:
+    """A transcript above what was heard, edits marked below."""
+    lines = jiwer.visualize_alignment(
+        jiwer.process_words([reference], [heard]), show_measures=False, skip_correct=False, line_width=100
+    ).splitlines()
+    return "\n".join(line.rstrip() for line in lines[1:] if line.strip())
+
+
 def resample_rates(
     errors: np.ndarray, reference_length: np.ndarray, *, bootstrap: int = 1000, seed: int = 0
 ) -> np.ndarray:

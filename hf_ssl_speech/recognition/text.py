@@ -19,7 +19,7 @@ from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec
 from transformers.utils import cached_file
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.loading import SkipReport
+from hf_ssl_speech.data.preparing import SkipReport
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.models.heads import frames_needed

@@ -1,29 +1,21 @@
-"""The record of a run, `run.json`, and the picture of its curves: what cards, reports and plots are made from."""
+"""Keeps the record of a training up to date, and the picture of its curves."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
-import shlex
-import sys
 import time
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
-from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.records import command_line, machine, now, read_record, versions, write_record
 
 if TYPE_CHECKING:
     from hf_ssl_speech.training.trainer import SpeechTrainer
 
-RECORD_FILE, PICTURE_FILE = "run.json", "training.png"
+PICTURE_FILE = "training.png"
 RECIPE = (
     "batch_seconds",
     "gradient_accumulation_steps",
@@ -52,32 +44,6 @@ RECIPE = (
     "seed",
     "data_seed",
 )
-
-
-def read_record(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """The record of the run in a folder, None if there is none.
-
-    Raises:
-        ValueError: If the file is not a record.
-    """
-    path = Path(folder, RECORD_FILE)
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not a run record ({error}). Move it away, or use another output folder."
-        ) from error
-
-
-def write_record(record: dict[str, Any], folder: str | os.PathLike):
-    """Writes the record in one stroke: a killed process leaves the old one or the new one."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    path = Path(folder, RECORD_FILE)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=2, default=str) + "\n")
-    partial.replace(path)
 
 
 class RecordKeeper(TrainerCallback):
@@ -157,56 +123,6 @@ class RecordKeeper(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.collect()
         self.keep("complete" if self.trainer.is_complete else "stopped")
-
-
-def command_line() -> str:
-    """The command of this process, as a shell takes it; a token given there is not told."""
-    words = list(sys.argv)
-    for place, word in enumerate(words):
-        name, equals, _ = word.partition("=")
-        if name.startswith("--") and name.endswith("token"):
-            if equals:
-                words[place] = f"{name}=..."
-            elif place + 1 < len(words):
-                words[place + 1] = "..."
-    return shlex.join(words)
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Of Python and of these packages."""
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def device_name(device: torch.device) -> str:
-    """A device in words."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
-
-
-def machine(device: torch.device, processes: int) -> dict[str, Any]:
-    """What a stage or run was computed on."""
-    return {"device": device_name(device), "processes": processes, "threads": torch.get_num_threads()}
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def split_facts(source: str, dataset, report) -> dict[str, Any]:
-    """What the record says of one split: where from, how much, what was left out."""
-    samples = dataset.with_format("numpy")["num_samples"][:]
-    return {
-        "source": source,
-        "fingerprint": hashlib.sha256(samples.tobytes() + "\n".join(dataset["name"]).encode()).hexdigest()[:16],
-        "rows": len(dataset),
-        "hours": float(samples.sum()) / SAMPLE_RATE / 3600,
-        "skipped": report.to_dict(),
-    }
-
-
-def stream_facts(source) -> dict[str, Any]:
-    """What the record says of a stream, whose rows are not known beforehand."""
-    return {"source": source, "fingerprint": "stream of " + " ".join(source), "streaming": True}
 
 
 PANELS = {

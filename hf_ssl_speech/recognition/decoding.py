@@ -18,9 +18,9 @@ from torch import Tensor
 from torchaudio.functional import forced_align
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from hf_ssl_speech.evaluation.language_model import read_words, spellable_words
-from hf_ssl_speech.evaluation.transcript import Alphabet, Transcript
 from hf_ssl_speech.models.heads import frames_needed
+from hf_ssl_speech.recognition.language_model import read_words, spellable_words
+from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
 
 DECODER_FILE = "decoder.json"
 # No token but the wanted one: a log probability that a beam never recovers from.

@@ -1,0 +1,1 @@
+"""Whole runs from their parts: what the scripts in examples/ call."""

@@ -1,0 +1,115 @@
+"""A pretraining run from its parts: model, checks, training, record."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import Wav2Vec2FeatureExtractor
+
+from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.pretraining import (
+    SSLHubertForPreTraining,
+    SSLSpeechForPreTraining,
+    SSLWav2Vec2ForPreTraining,
+)
+from hf_ssl_speech.recipes.running import train_and_record
+from hf_ssl_speech.recipes.splits import Split
+from hf_ssl_speech.recipes.unit_labels import UnitLabels
+from hf_ssl_speech.training.arguments import SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
+from hf_ssl_speech.training.trainer import SpeechPreTrainer
+
+logger = logging.getLogger(__name__)
+
+OBJECTIVES = {
+    "wav2vec2": (SSLWav2Vec2Config, SSLWav2Vec2ForPreTraining),
+    "hubert": (SSLHubertConfig, SSLHubertForPreTraining),
+}
+
+
+def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForPreTraining:
+    """The model to train: a preset, or the weights of a checkpoint, ours or stock.
+
+    Args:
+        fields: Fields of the configuration that the data decides; those of `model_args` win.
+    """
+    config_class, model_class = OBJECTIVES[model_args.objective]
+    fields |= model_args.config
+    attention = {"attn_implementation": model_args.attn_implementation}
+    if model_args.model_name_or_path:
+        # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
+        source = model_args.model_name_or_path
+        model = model_class.from_pretrained(source, dtype=torch.float32, **attention, **fields)
+    else:
+        model = model_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
+    logger.info(f"{model_class.__name__}, {model.num_parameters():,} parameters")
+    return model
+
+
+def identify(
+    model: SSLSpeechForPreTraining,
+    args: SpeechPreTrainingArguments,
+    train: Split,
+    validation: Split = Split(),
+    units: UnitLabels | None = None,
+) -> dict[str, Any]:
+    """What makes a run this run: model, data, units and recipe."""
+    fingerprints = {"train": train.facts["fingerprint"]}
+    if validation.facts:
+        fingerprints["validation"] = validation.facts["fingerprint"]
+    if units:
+        fingerprints["units"] = units.fingerprint
+        if not units.sets and isinstance(train.rows, Dataset):
+            fingerprints["unit_columns"] = fingerprint_columns(train.rows, units.columns)
+    return run_identity(model.config, fingerprints, args)
+
+
+def fingerprint_columns(dataset: Dataset, columns: Sequence[str]) -> str:
+    """Of the units that came with the data: other labels make another run."""
+    digest = hashlib.sha256()
+    for batch in dataset.select_columns(list(columns)).with_format("arrow").iter(1000):
+        for column in columns:
+            digest.update(batch[column].combine_chunks().flatten().to_numpy().astype(np.int64).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def pretrain(
+    model: SSLSpeechForPreTraining,
+    args: SpeechPreTrainingArguments,
+    train: Split,
+    validation: Split = Split(),
+    *,
+    processing_class: Wav2Vec2FeatureExtractor | None = None,
+    units: UnitLabels | None = None,
+) -> SpeechPreTrainer:
+    """Checks, trains, going on where an earlier start of this run stopped, and saves model and record.
+
+    Args:
+        train, validation: Rows and facts, as `load_split` gives them; for HuBERT with their units, as
+            `UnitLabels.label` leaves them.
+        units: HuBERT: which units the rows have.
+    Returns:
+        The trainer, its work done.
+    Raises:
+        ValueError: If the masks or the units do not fit the audio, the disk is too full, or the output folder holds
+            another run.
+        UnhealthyRun: If the loss is no number any more, or a codebook collapsed.
+    """
+    facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
+    check_masks(model.config, args.min_seconds)
+    if units:
+        for split in (train, validation):
+            units.check(split.rows, model.config)
+    check_disk(model, args)
+    identity = identify(model, args, train, validation, units)
+    checkpoint = find_checkpoint(identity, args)
+    collator_settings = {"unit_columns": units.columns} if units else None
+    trainer = SpeechPreTrainer(model, args, train.rows, validation.rows, processing_class, collator_settings)
+    train_and_record(trainer, checkpoint, identity, facts)
+    return trainer

@@ -1,0 +1,1 @@
+"""Text and speech: transcripts, labels, decoding, error rates, alignment."""
