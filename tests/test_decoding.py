@@ -256,7 +256,7 @@ def test_settings_of_a_beam_travel_with_their_folder(tmp_path):
     loaded = BeamSettings.load(tmp_path / "two")
     assert loaded == BeamSettings(str(tmp_path / "two" / "lm.arpa"), lm_weight=1.5)
     (tmp_path / "two" / "decoder.json").write_text('{"weight": 2}')
-    with pytest.raises(ValueError, match=r"decoder\.json holds no settings"):
+    with pytest.raises(ValueError, match=r"decoder\.json does not hold settings"):
         BeamSettings.load(tmp_path / "two")
 
 

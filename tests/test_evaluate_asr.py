@@ -293,7 +293,7 @@ def test_scores_of_other_data_or_decoders_stay_when_one_is_replaced(tmp_path):
 
 def test_a_file_that_holds_no_scores_is_left_alone(tmp_path):
     (tmp_path / "scores.json").write_text("my notes")
-    with pytest.raises(ValueError, match="holds no scores"):
+    with pytest.raises(ValueError, match="does not hold scores"):
         save_scores([], tmp_path)
     assert (tmp_path / "scores.json").read_text() == "my notes"
 

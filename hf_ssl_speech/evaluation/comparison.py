@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -27,7 +26,7 @@ from hf_ssl_speech.recognition.metrics import (
     summarize_edits,
 )
 from hf_ssl_speech.recognition.text import TextNormalization
-from hf_ssl_speech.records import command_line, device_name, now, versions
+from hf_ssl_speech.records import command_line, device_name, now, read_json, versions, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -218,24 +217,16 @@ def save_scores(entries: Sequence[dict[str, Any]], folder: str | os.PathLike):
     Raises:
         ValueError: If the file there holds something else.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
     path = Path(folder, SCORES_FILE)
     new = [_score_identity(entry) for entry in entries]
     kept = [entry for entry in read_scores(folder) if _score_identity(entry) not in new]
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps([*kept, *entries], indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json([*kept, *entries], path)
 
 
 def read_scores(folder: str | os.PathLike) -> list[dict[str, Any]]:
     """The entries of a folder's `scores.json`; none where there is no such file."""
     path = Path(folder, SCORES_FILE)
-    if not path.exists():
-        return []
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} holds no scores ({error}). Move it away, or use another folder.") from error
+    return read_json(path, "scores", list) if path.exists() else []
 
 
 def _score_identity(entry: dict[str, Any]) -> dict[str, Any]:

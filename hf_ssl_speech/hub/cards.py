@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ from hf_ssl_speech.hub.card_sections import (
 )
 from hf_ssl_speech.hub.paper_settings import PAPERS, compare_with_paper
 from hf_ssl_speech.recipes.iterations_report import UNITS_GLOSSARY
-from hf_ssl_speech.records import read_record
+from hf_ssl_speech.records import read_json, read_record
 from hf_ssl_speech.units.kmeans_units import FACTS_FILE
 
 CARD_FILE = "README.md"
@@ -112,13 +111,13 @@ def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
         ValueError: If the folder holds none of them.
     """
     if (folder / FACTS_FILE).exists():
-        return "units", json.loads((folder / FACTS_FILE).read_text())
+        return "units", read_json(folder / FACTS_FILE, "a unit set")
     if not (folder / "config.json").exists():
         raise ValueError(
             f"{folder} has neither config.json nor {FACTS_FILE}: expected the folder of a pretrained or fine-tuned "
             "model, or of a unit set."
         )
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json", "a model's configuration")
     architecture = (config.get("architectures") or [""])[0]
     model_type = STOCK_TYPES.get(config.get("model_type"), config.get("model_type"))
     if model_type in PAPERS and architecture.endswith("ForCTC"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -21,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from hf_ssl_speech.models.heads import frames_needed
 from hf_ssl_speech.recognition.language_model import read_words, spellable_words
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
+from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 
 DECODER_FILE = "decoder.json"
 # No token but the wanted one: a log probability that a beam never recovers from.
@@ -97,14 +97,13 @@ class BeamSettings:
 
     def save(self, folder: str | os.PathLike):
         """Writes `decoder.json`; files in the same folder are named relative to it."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
         fields = asdict(self)
         for name in ("language_model", "words"):
             path = fields[name] and Path(fields[name]).resolve()
             if path:
                 inside = path.is_relative_to(Path(folder).resolve())
                 fields[name] = str(path.relative_to(Path(folder).resolve()) if inside else path)
-        Path(folder, DECODER_FILE).write_text(json.dumps(fields, indent=2) + "\n")
+        write_json(fields, Path(folder, DECODER_FILE))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> BeamSettings:
@@ -114,15 +113,14 @@ class BeamSettings:
             ValueError: If it is not there, or holds other names.
         """
         file = Path(path, DECODER_FILE) if Path(path).is_dir() else Path(path)
-        try:
-            fields = json.loads(file.read_text())
+        what = "settings of a beam search, as examples/tune_decoder.py writes them"
+        if not file.exists():
+            raise ValueError(f"There is no {file}: expected {what}.")
+        fields = read_json(file, what)
+        with naming_the_file(file, what):
             for name in ("language_model", "words"):
                 fields[name] = fields.get(name) and str(file.parent / fields[name])
-            return cls(**fields)
-        except (OSError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{file} holds no settings of a beam search ({error}): examples/tune_decoder.py writes them."
-            ) from error
+            return as_dataclass(cls, fields)
 
 
 class BeamDecoder(Decoder):

@@ -18,6 +18,7 @@ START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 # Discounts where a corpus is too small to tell: the ones KenLM falls back to.
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 MOST_UNSPELLABLE = 0.05
+ARPA_STARTS = ("\\data\\", "iARPA")  # the second is IRSTLM's
 
 NGram = tuple[str, ...]
 
@@ -135,22 +136,34 @@ def read_words(path: str | os.PathLike) -> list[str]:
     Args:
         path: An ARPA file, or a text with a word in each line.
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is neither, packed, or not in UTF-8.
     """
     path = Path(path)
+    with path.open("rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            raise ValueError(f"{path} is packed with gzip: unpack it first (gunzip).")
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             lines = (line.strip() for line in file)
-            if next((line for line in lines if line), "") != "\\data\\":
-                return path.read_text(encoding="utf-8").split()
+            first = next((line for line in lines if line), "")
+            if first not in ARPA_STARTS:
+                return path.read_text(encoding="utf-8-sig").split()
             lines = itertools.dropwhile(lambda line: line != "\\1-grams:", lines)
             entries = itertools.takewhile(lambda line: not line.startswith("\\"), itertools.islice(lines, 1, None))
-            words = [line.split()[1] for line in entries if line]
+            fields = [line.split() for line in entries if line]
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is no text: a language model in KenLM's binary format does not tell its words. Give the ARPA file "
-            "it was made from, or a file with a word in each line as `words`."
+            f"{path} is no text in UTF-8. If it is text, save it in UTF-8. If it is a language model in KenLM's binary "
+            "format (which does not tell its words), give the ARPA file it was made from, or a file with a word in each "
+            "line as `words`."
         ) from error
+    if not all(1 < len(each) < 4 for each in fields):
+        wrong = next(each for each in fields if not 1 < len(each) < 4)
+        raise ValueError(
+            f"{path} is no sound ARPA file: the unigram {' '.join(wrong)!r} is not a probability, a word and perhaps a "
+            "weight."
+        )
+    words = [word for _, word, *_ in fields]
     return [word for word in words if word.lower() not in (START, END, UNKNOWN)]
 
 

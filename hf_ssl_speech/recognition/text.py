@@ -23,6 +23,7 @@ from hf_ssl_speech.data.preparing import SkipReport
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.models.heads import frames_needed
+from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 
 NORMALIZATION_FILE = "text_normalization.json"
 CASES = {"lower": str.lower, "upper": str.upper, "keep": str}
@@ -79,8 +80,7 @@ class TextNormalization:
 
     def save_pretrained(self, folder: str | os.PathLike):
         """Writes `text_normalization.json`, beside a model's files."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        Path(folder, NORMALIZATION_FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        write_json(self.to_dict(), Path(folder, NORMALIZATION_FILE))
 
     @classmethod
     def from_pretrained(cls, folder_or_repo: str | os.PathLike, **download) -> TextNormalization:
@@ -88,8 +88,12 @@ class TextNormalization:
 
         Raises:
             OSError: If there is none.
+            ValueError: If the file holds something else.
         """
-        return cls(**json.loads(Path(cached_file(folder_or_repo, NORMALIZATION_FILE, **download)).read_text()))
+        path, what = cached_file(folder_or_repo, NORMALIZATION_FILE, **download), "how transcripts are written"
+        fields = read_json(path, what)
+        with naming_the_file(path, what):
+            return as_dataclass(cls, fields)
 
 
 def count_characters(texts: Iterable[str]) -> dict[str, int]:

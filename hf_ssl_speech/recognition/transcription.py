@@ -23,6 +23,7 @@ from hf_ssl_speech.models.frames import ConvLayer, num_frames
 from hf_ssl_speech.recognition.decoding import Decoder, GreedyDecoder
 from hf_ssl_speech.recognition.text import TextNormalization, find_case, spellable_characters
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
+from hf_ssl_speech.records import naming_the_file
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +46,17 @@ def load_recognizer(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
+        with naming_the_file(name_or_path, "the configuration of a recogniser"):
+            config = AutoConfig.from_pretrained(name_or_path)
+    except OSError as error:
         raise ValueError(f"No recogniser can be loaded from {name_or_path}: {error}") from error
     if not hasattr(config, "conv_kernel"):
         raise ValueError(
             f"{name_or_path} is a {config.model_type} model; expected a wav2vec 2.0 or HuBERT model with a CTC head."
         )
     try:
-        model, report = AutoModelForCTC.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+        with naming_the_file(name_or_path, "a recogniser"):
+            model, report = AutoModelForCTC.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
     except OSError as error:
         raise ValueError(f"{name_or_path} has no weights that can be loaded: {error}") from error
     if any(name.startswith("lm_head.") for name in report["missing_keys"]):
@@ -67,7 +70,8 @@ def load_recognizer(
         raise ValueError(
             f"{name_or_path} was trained at {processor.feature_extractor.sampling_rate} Hz; expected {SAMPLE_RATE}."
         )
-    Alphabet(processor.tokenizer, config)
+    with naming_the_file(name_or_path, "a recogniser whose parts belong together"):
+        Alphabet(processor.tokenizer, config)
     return model.eval().to(device), processor
 
 
@@ -78,8 +82,9 @@ def load_processor(name_or_path: str | os.PathLike) -> Wav2Vec2Processor:
         ValueError: If there is none.
     """
     try:
-        return Wav2Vec2Processor.from_pretrained(name_or_path)
-    except (OSError, TypeError) as error:
+        with naming_the_file(name_or_path, "a processor"):
+            return Wav2Vec2Processor.from_pretrained(name_or_path)
+    except OSError as error:
         raise ValueError(
             f"{name_or_path} has no processor (tokenizer and feature extractor): save the one it was trained with "
             f"there. {error}"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_ssl_speech.records import naming_the_file, read_yaml
 from hf_ssl_speech.training.callbacks import UnhealthyRun
 
 
@@ -234,35 +234,49 @@ def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:
     """Reads `[CONFIG.yaml] [--name value ...]` into one object of each dataclass; the command line wins.
 
     Raises:
-        ValueError: If a name is unknown (the closest known one is named).
+        ValueError: If a name is unknown (the closest known one is named), a value can't be understood, or the YAML is
+            malformed.
     """
-    parser = HfArgumentParser(kinds, description="[CONFIG.yaml] [--name value ...]; the command line wins.")
+    parser = _Parser(kinds, description="[CONFIG.yaml] [--name value ...]; the command line wins.")
     tokens = list(argv)
     if tokens and tokens[0].endswith((".yaml", ".yml")):
         path = Path(tokens.pop(0))
         if not path.exists():
             raise ValueError(f"There is no configuration {path}.")
-        fields = yaml.safe_load(path.read_text()) or {}
-        tokens = [token for name, value in fields.items() for token in as_tokens(name, value)] + tokens
-    known = parser._option_string_actions
-    for token in tokens:
-        name = token.partition("=")[0]
-        if token.startswith("--") and name not in known and name.replace("-", "_") not in known:
-            closest = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(f"There is no argument {name}." + (f" Did you mean {closest[0]}?" if closest else ""))
+        with naming_the_file(path, "settings of this script"):
+            settings = [token for name, value in read_yaml(path).items() for token in as_tokens(name, value)]
+            parser.check_names(settings)
+        tokens = settings + tokens
+    parser.check_names(tokens)
     return parser.parse_args_into_dataclasses(tokens)
+
+
+class _Parser(HfArgumentParser):
+    """A parser whose errors are sentences, for `tidy_errors`, and not hundreds of lines of usage."""
+
+    def error(self, message: str):
+        raise ValueError(f"{message[:1].upper()}{message[1:]}. `--help` lists the arguments.")
+
+    def check_names(self, tokens: Sequence[str]):
+        """Raises a ValueError if a name is unknown; the closest known one is named."""
+        known = self._option_string_actions
+        for token in tokens:
+            name = token.partition("=")[0]
+            if token.startswith("--") and name not in known and name.replace("-", "_") not in known:
+                closest = difflib.get_close_matches(name, known, n=1)
+                raise ValueError(f"There is no argument {name}." + (f" Did you mean {closest[0]}?" if closest else ""))
 
 
 @contextlib.contextmanager
 def tidy_errors(*more: type[Exception]):
-    """Around a script: a user's mistake, a missing extra or an unhealthy run ends it with its message, no traceback.
+    """Around a script: a user's mistake, a full disk, a missing extra or an unhealthy run ends it with its message.
 
     Args:
         more: Other errors that tell all in their message.
     """
     try:
         yield
-    except (ValueError, ImportError, StrictDataclassError, UnhealthyRun, *more) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError, UnhealthyRun, *more) as error:
         raise SystemExit(f"\n{type(error).__name__}: {error}") from error
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # Left to the interpreter's exit, its threads now and then abort a process whose work is done.
@@ -272,7 +286,19 @@ def tidy_errors(*more: type[Exception]):
 def as_tokens(name: str, value: Any) -> list[str]:
     """A YAML entry as command-line tokens; environment variables are expanded where paths are read."""
     if isinstance(value, dict):
-        return [f"--{name}", json.dumps(value)]
+        return [f"--{name}", json.dumps(typed(value))]
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
     return [] if value is None else [f"--{name}", str(value)]
+
+
+def typed(value: Any) -> Any:
+    """Scalars inside a mapping, which were read as text, as JSON takes them: numbers, true, false, else text."""
+    if isinstance(value, dict):
+        return {name: typed(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [typed(entry) for entry in value]
+    for read in (json.loads, float):
+        with contextlib.suppress(TypeError, ValueError):
+            return read(value)
+    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ from hf_ssl_speech.data.features import (
     weights_hash,
 )
 from hf_ssl_speech.data.processes import in_several_processes
+from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 from hf_ssl_speech.units.kmeans import fit_kmeans
 from hf_ssl_speech.units.nearest import assign
 
@@ -176,7 +176,7 @@ class KMeansUnits:
         tensors = {"centroids": self.centroids, "counts": self.counts}
         save_file(tensors, folder / CENTROIDS_FILE, metadata={"format": "pt"})
         state = {"format": FORMAT, "num_units": self.num_units, "features": asdict(self.features), **self.facts}
-        (folder / FACTS_FILE).write_text(json.dumps(state, indent=2) + "\n")
+        write_json(state, folder / FACTS_FILE)
 
     @classmethod
     def from_pretrained(cls, folder_or_repo: str | os.PathLike, **download) -> KMeansUnits:
@@ -189,7 +189,8 @@ class KMeansUnits:
             OSError: If there is no unit set.
             ValueError: If it is damaged, or of a newer format.
         """
-        state = json.loads(Path(cached_file(folder_or_repo, FACTS_FILE, **download)).read_text())
+        path = cached_file(folder_or_repo, FACTS_FILE, **download)
+        state = read_json(path, "a unit set")
         file_format, num_units = state.pop("format", None), state.pop("num_units", None)
         if file_format != FORMAT:
             raise ValueError(
@@ -200,7 +201,9 @@ class KMeansUnits:
             tensors = load_file(cached_file(folder_or_repo, CENTROIDS_FILE, **download))
         except SafetensorError as error:
             raise ValueError(f"{CENTROIDS_FILE} of {folder_or_repo} is damaged ({error}): get it once more.") from error
-        units = cls(tensors["centroids"], tensors["counts"], FeatureDescription(**state.pop("features")), state)
+        with naming_the_file(path, "a unit set"):
+            features = as_dataclass(FeatureDescription, state.pop("features"))
+            units = cls(tensors["centroids"], tensors["counts"], features, state)
         if units.num_units != num_units:
             raise ValueError(
                 f"{CENTROIDS_FILE} of {folder_or_repo} has {units.num_units} units, but {FACTS_FILE} tells of "
