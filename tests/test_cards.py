@@ -240,3 +240,33 @@ def test_a_wheel_holds_every_folder_of_the_package():
     packages = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "hf_ssl_speech").rglob("__init__.py")}
     assert packages == {".".join(folder.parts) for folder in folders} | {"hf_ssl_speech.model_cards"}
+
+
+def test_what_names_and_sources_hold_of_markup_is_shown_and_not_followed(tmp_path):
+    hostile = {
+        "data": {"train": SPLIT | {"source": ["a|b`c", "<script>alert(1)</script>"]}},
+        "machine": {"device": "<b>[x](y)</b>", "processes": 1, "threads": 1},
+        "command": "x.py --name 'a|b' --other `c`",
+    }
+    groups = {"speaker": {"[x](y)<i>": {"wer": 0.5, "low": 0.4, "high": 0.6, "reference_length": 10}}}
+    folder = make_ctc(tmp_path / 'a"b<i>', scores=[score(groups=groups, device="a | b")], **hostile)
+    text = str(create_model_card(folder))
+    prose = re.sub(r"^```.*?^```", "", text.split("\n---\n", 1)[1], flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"(`+).*?\1", "", prose)
+    assert not re.search(r"(?<!\\)<(?!!--)", prose), "an unescaped tag"
+    assert not re.search(r"(?<!\\|!)\[[^\]]*\]\(", prose), "an unescaped link"
+    for rows in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows.splitlines()}) == 1, "a table's rows differ"
+    code = re.search(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)[1]
+    compile(code, "card", "exec")
+
+
+def test_folders_of_this_machine_and_secrets_stay_out_of_a_card(tmp_path):
+    data = {"train": SPLIT | {"source": ["/home/anna/corpora/mini/train-*.parquet", "https://me:pw@host/x?token=zyx"]}}
+    command = "/home/anna/env/bin/x.py --train_data=/home/anna/corpora/mini --token hf_aaaaaaaaaaaaaaaaaaaaaaaa"
+    start = {"source": "/home/anna/runs/encoder", "record": None}
+    folder = make_ctc(tmp_path / "ctc", scores=[score(command=command)], data=data, command=command, start=start)
+    text = str(create_model_card(folder))
+    for secret in ("anna", "pw@", "zyx", "hf_aaa", str(tmp_path)):
+        assert secret not in text
+    assert "…/mini/train-*.parquet" in text and "https://me:...@host/x?token=..." in text

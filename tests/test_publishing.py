@@ -262,3 +262,14 @@ def assert_hidden(error: BaseException, token: str, *outputs: str):
     """The token is in no output, and in no line of the error and of those that led to it."""
     shown = "".join(traceback.format_exception(error)) + "".join(outputs)
     assert token not in shown
+
+
+def test_what_is_pushed_names_no_folder_of_this_machine(hub, tmp_path):
+    here = str(tmp_path / "data" / "mini")
+    folder = make_ctc(tmp_path / "ctc", scores=[score(command=f"x.py --data {here}")], command=f"x.py {here}")
+    before = (folder / "run.json").read_text()
+    push_to_hub(folder, "me/ctc")
+    files = hub.repositories["me/ctc"].files
+    assert not [name for name, content in files.items() if str(tmp_path).encode() in content]
+    assert json.loads(files["run.json"])["command"] == "x.py …/mini"
+    assert (folder / "run.json").read_text() == before

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_ssl_speech.hub.wording import code, plain
 from hf_ssl_speech.recipes.iterations_report import LAYERS_PICTURE, QUALITY, UNITS_PICTURE
 from hf_ssl_speech.records import table
 from hf_ssl_speech.training.record_keeper import PICTURE_FILE
@@ -90,13 +91,12 @@ def data_table(record: Mapping[str, Any]) -> str:
         left_out = (facts.get("skipped") or {}).get("num_skipped")
         rows.append(
             [
-                split,
-                ", ".join(f"`{each}`" for each in ([source] if isinstance(source, str) else source or []))
-                or NOT_RECORDED,
+                plain(split),
+                ", ".join(map(code, [source] if isinstance(source, str) else source or [])) or NOT_RECORDED,
                 shown(facts.get("rows"), ","),
                 shown(facts.get("hours"), ".2f"),
                 shown(left_out, ","),
-                f"`{facts['fingerprint']}`" if len(facts.get("fingerprint", "")) == 16 else NOT_RECORDED,
+                code(facts["fingerprint"]) if len(facts.get("fingerprint", "")) == 16 else NOT_RECORDED,
             ]
         )
     rows = rows or [["train", NOT_RECORDED, *[NOT_MEASURED] * 3, NOT_RECORDED]]
@@ -119,10 +119,10 @@ def effort_table(record: Mapping[str, Any]) -> str:
         ["effective batch", batch],
         ["precision", _precision(recipe)],
         ["seed", f"{recipe['seed']}" if "seed" in recipe else NOT_RECORDED],
-        ["command", f"`{record['command']}`" if "command" in record else NOT_RECORDED],
+        ["command", code(record["command"]) if "command" in record else NOT_RECORDED],
     ]
     for units in (splits(record).get("train") or {}).get("units", {}).get("sets", []):
-        rows.insert(0, ["predicts", f"{units['num_units']} units of {units['features']}"])
+        rows.insert(0, ["predicts", plain(f"{units['num_units']} units of {units['features']}")])
     return table(["", ""], rows)
 
 
@@ -147,7 +147,7 @@ def scores_table(scores: Sequence[Mapping[str, Any]]) -> str:
         source = data["source"] if isinstance(data["source"], str) else ", ".join(data["source"])
         rows.append(
             [
-                f"`{source}`" + (f", {split}" if split else ""),
+                code(source) + (f", {plain(split)}" if split else ""),
                 shown(data.get("rows"), ","),
                 shown(data.get("hours"), ".2f"),
                 _rate(score.get("wer")),
@@ -168,9 +168,9 @@ def evaluations(scores: Sequence[Mapping[str, Any]]) -> list[str]:
         found.append(
             f"Row {number}: text normalised with {_settings(score.get('normalization'))}; intervals of "
             f"{shown(confidence, '.0%')} by bootstrap over utterances; data fingerprint "
-            f"`{score['data'].get('fingerprint', NOT_RECORDED)}`; on {score.get('device', NOT_RECORDED)}, "
-            f"{score.get('date', NOT_RECORDED)}, {_settings(score.get('versions'))}; command "
-            f"`{score.get('command', NOT_RECORDED)}`."
+            f"{code(score['data'].get('fingerprint', NOT_RECORDED))}; on {plain(score.get('device', NOT_RECORDED))}, "
+            f"{plain(score.get('date', NOT_RECORDED))}, {_settings(score.get('versions'))}; command "
+            f"{code(score.get('command', NOT_RECORDED))}."
         )
     return found
 
@@ -186,7 +186,7 @@ def breakdown_table(scores: Sequence[Mapping[str, Any]]) -> str:
             for name in worst:
                 rate = measured[name]
                 cells = [_rate({**rate, "value": rate["wer"]}), shown(rate.get("reference_length"), ",")]
-                rows.append([f"{number}", column + more, _plain(name), *cells])
+                rows.append([f"{number}", plain(column) + more, plain(name), *cells])
     return table(["row", "by", "group", "WER, %", "words"], rows) if rows else ""
 
 
@@ -206,7 +206,7 @@ def unit_effort_table(facts: Mapping[str, Any], record: Mapping[str, Any]) -> st
         ["passes over the data", shown(facts.get("iterations"), ",")],
         ["inertia (mean squared distance)", shown(facts.get("inertia"), ",.4g")],
         ["seed", f"{facts['seed']}" if "seed" in facts else NOT_RECORDED],
-        ["command", f"`{record['command']}`" if "command" in record else NOT_RECORDED],
+        ["command", code(record["command"]) if "command" in record else NOT_RECORDED],
     ]
     return table(["", ""], rows)
 
@@ -235,7 +235,7 @@ def compute_table(record: Mapping[str, Any]) -> str:
     processes = machine.get("processes", record.get("processes"))
     seconds = record.get("train_seconds", record.get("seconds"))
     rows = [
-        ["device", machine.get("device", NOT_RECORDED)],
+        ["device", plain(machine.get("device", NOT_RECORDED))],
         ["processes", f"{processes}" if processes else NOT_RECORDED],
         ["time", _time(seconds)],
         ["device hours", NOT_MEASURED if seconds is None or not processes else f"{seconds * processes / 3600:.2f}"],
@@ -303,14 +303,11 @@ def _settings(settings: Mapping[str, Any] | None) -> str:
     """`{"kind": "beam", "width": 10}` as "kind beam, width 10"."""
     if not settings:
         return NOT_RECORDED
-    return ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())
+    return ", ".join(f"{plain(name)} {_plain(value)}" for name, value in settings.items())
 
 
 def _plain(value: Any) -> str:
     """A value as the cell of a table."""
     if isinstance(value, Mapping):
         return _settings(value)
-    if isinstance(value, (list, tuple)):
-        value = f"`{' '.join(map(str, value))}`"
-    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{value}"
-    return text.replace("|", "\\|")
+    return code(" ".join(map(str, value))) if isinstance(value, (list, tuple)) else plain(value)

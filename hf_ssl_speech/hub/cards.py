@@ -31,6 +31,7 @@ from hf_ssl_speech.hub.card_sections import (
     unit_effort_table,
 )
 from hf_ssl_speech.hub.paper_settings import PAPERS, compare_with_paper
+from hf_ssl_speech.hub.wording import for_others, plain, quoted
 from hf_ssl_speech.recipes.iterations_report import UNITS_GLOSSARY
 from hf_ssl_speech.records import read_json, read_record
 from hf_ssl_speech.units.kmeans_units import FACTS_FILE
@@ -77,12 +78,12 @@ def create_model_card(
     languages = [language] if isinstance(language, str) else list(language or ())
     licences = dict(datasets) if isinstance(datasets, Mapping) else dict.fromkeys(datasets)
     check_metadata(license, languages)
-    record, scores = read_record(folder) or {}, read_scores(folder)
+    config, record, scores = map(for_others, (config, read_record(folder) or {}, read_scores(folder)))
     name = (repo_id or str(folder.resolve())).split("/")[-1]
     context = CONTEXTS[kind](folder, config, record, scores)
     context |= {
         "title": name,
-        "repo_id": repo_id or str(folder),
+        "repo_id": repo_id or name,
         "license": license or NOT_STATED,
         "language": ", ".join(languages) or NOT_STATED,
         "licences": {data: licence or NOT_STATED for data, licence in licences.items()},
@@ -99,6 +100,7 @@ def create_model_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters |= {"plain": plain, "quoted": quoted}
     text = re.sub(r"\n{3,}", "\n\n", environment.get_template(f"{kind}.md").render(context))
     metadata = card_data(kind, context, record, scores, license=license, languages=languages, datasets=licences)
     return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text.strip()}\n")

@@ -17,12 +17,13 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from transformers import AutoModel, AutoModelForCTC, AutoModelForPreTraining
 
-from hf_ssl_speech.evaluation.comparison import read_scores
+from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
 from hf_ssl_speech.hub.cards import CARD_FILE, benchmark_results, create_model_card, find_kind, is_hub_id
 from hf_ssl_speech.hub.exchange import to_transformers
+from hf_ssl_speech.hub.wording import for_others
 from hf_ssl_speech.models.configuration import AUTO_MODULE
 from hf_ssl_speech.recognition.decoding import DECODER_FILE
-from hf_ssl_speech.records import read_record
+from hf_ssl_speech.records import RECORD_FILE, read_json, read_record, write_json
 from hf_ssl_speech.units.kmeans_units import CENTROIDS_FILE, KMeansUnits
 
 # Files that others need. Checkpoints, optimizer states and anything pickled stay here.
@@ -36,6 +37,7 @@ NEEDED = {
 }
 AUTO_CLASSES = {"ForCTC": AutoModelForCTC, "ForPreTraining": AutoModelForPreTraining, "Model": AutoModel}
 RESULTS_FOLDER = ".eval_results"
+RECORDS = {RECORD_FILE: dict, SCORES_FILE: list}
 # Cards with one of these were written by a program, and are made anew.
 GENERATED = ("Made by hf_ssl_speech from run.json", "generated automatically according to the information the Trainer")
 ACCESS_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
@@ -89,7 +91,9 @@ def push_to_hub(
     folder = Path(folder)
     with prepared(folder, stock, encoder) as source:
         results = benchmark_results(read_scores(source), benchmarks or {})
-        files = {*files_to_push(source, token), CARD_FILE, *(f"{RESULTS_FOLDER}/{name}" for name in results)}
+        check_tokens(folder, token)
+        files = {path.name for path in published_files(source)} | {CARD_FILE}
+        files |= {f"{RESULTS_FOLDER}/{name}" for name in results}
         create_model_card(source, **card)  # wrong metadata shows before anything is made on the Hub
         api = HfApi(token=token)
         with told_in_words(folder, api.endpoint, repo_id):
@@ -100,6 +104,8 @@ def push_to_hub(
                 raise ValueError(f"{repo_id} is there already, and public: make it private first, or use another name.")
         if not is_hand_written(source / CARD_FILE):
             create_model_card(source, repo_id=repo_id, **card).save(source / CARD_FILE)
+            if not stock and encoder is None:
+                shutil.copy(source / CARD_FILE, folder)
         for name, content in results.items():
             (source / RESULTS_FOLDER).mkdir(exist_ok=True)
             (source / RESULTS_FOLDER / name).write_text(yaml.safe_dump(content, sort_keys=False))
@@ -113,7 +119,7 @@ def push_to_hub(
 
 @contextlib.contextmanager
 def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
-    """The folder to push: this one once it is found complete, or one beside the point with another form of it.
+    """What is pushed of a folder, once it is found complete: its files, with records as they may leave this machine.
 
     Raises:
         ValueError: If it is not fit to be pushed.
@@ -129,18 +135,21 @@ def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
                 f"These units are made of {source}, which nobody else has: push that encoder first, and name its "
                 "repository with `encoder`."
             )
-    if not stock and (encoder is None or kind != "units"):
-        yield folder
-        return
+    another_form = stock or (encoder is not None and kind == "units")  # whose weights are written anew
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary, folder.resolve().name)
         target.mkdir()
         for path in published_files(folder):
-            if not path.name.startswith("model") and not (path.name == CARD_FILE and not is_hand_written(path)):
+            if path.name in RECORDS:
+                write_json(for_others(read_json(path, "a record", RECORDS[path.name])), target / path.name)
+            elif path.suffix == ".safetensors":
+                if not another_form:
+                    (target / path.name).symlink_to(path.resolve())
+            elif path.name != CARD_FILE or is_hand_written(path):
                 shutil.copy(path, target)
         if stock:
             export(folder, facts, target)
-        else:
+        elif another_form:
             units = KMeansUnits.from_pretrained(folder)
             units.features = replace(units.features, encoder=encoder)
             units.save_pretrained(target)
@@ -179,19 +188,14 @@ def published_files(folder: Path) -> list[Path]:
     ]
 
 
-def files_to_push(folder: Path, token: str | None) -> list[str]:
-    """Names of the files to push.
-
-    Raises:
-        ValueError: If one of them holds an access token, as the command of a run may.
-    """
+def check_tokens(folder: Path, token: str | None):
+    """Raises a ValueError if a file to push holds an access token, as the command of a run may."""
     secret = token or get_token()
     for path in published_files(folder):
         if path.suffix not in (".safetensors", ".png"):
             text = path.read_text(errors="replace")
             if ACCESS_TOKEN.search(text) or (secret and secret in text):
                 raise ValueError(f"{path} holds an access token: take it out, everybody would read it on the Hub.")
-    return [path.name for path in published_files(folder)]
 
 
 def is_hand_written(card: Path) -> bool:

@@ -154,8 +154,8 @@ def read_words(path: str | os.PathLike) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is no text in UTF-8. If it is text, save it in UTF-8. If it is a language model in KenLM's binary "
-            "format (which does not tell its words), give the ARPA file it was made from, or a file with a word in each "
-            "line as `words`."
+            "format (which does not tell its words), give the ARPA file it was made from, or a file with a word in "
+            "each line as `words`."
         ) from error
     if not all(1 < len(each) < 4 for each in fields):
         wrong = next(each for each in fields if not 1 < len(each) < 4)
