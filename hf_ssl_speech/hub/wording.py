@@ -25,9 +25,10 @@ def for_others(record: Any) -> Any:
         return [for_others(value) for value in record]
     if not isinstance(record, str):
         return record
-    if record.startswith(("/", "~/")) and " /" not in record:  # the whole is one path, spaces and all
-        return _shortened(record)
-    return _ABSOLUTE_PATH.sub(lambda found: _shortened(found[0]), without_secrets(record))
+    text = without_secrets(record)
+    if text.startswith(("/", "~/")) and not re.search(r"\s[-/~]", text):  # the whole is one path, spaces and all
+        return _shortened(text)
+    return _ABSOLUTE_PATH.sub(lambda found: _shortened(found[0]), text)
 
 
 def _shortened(path: str) -> str:
