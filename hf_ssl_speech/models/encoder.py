@@ -150,7 +150,7 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
         """Encodes audio.
 
         Args:
-            input_values: Waveforms at 16 kHz, `(batch, samples)`.
+            input_values: Waveforms at 16 kHz, `(batch, samples)`, of any floating type.
             attention_mask: 1 on real samples, 0 on padding (to the right), `(batch, samples)`; None if none is padded.
             mask_time_indices: True on frames to be replaced by the mask embedding, `(batch, frames)` bool.
             mask_feature_indices: True on channels to be set to zero in all frames, `(batch, hidden)` bool.
@@ -170,7 +170,7 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
             )
 
         lengths = None if attention_mask is None else attention_mask.sum(-1)
-        features = self.feature_extractor(input_values, lengths)  # (batch, frames, channels)
+        features = self.feature_extractor(input_values.to(self.dtype), lengths)  # (batch, frames, channels)
         mask = None if lengths is None else frame_mask(self.num_frames(lengths), features.shape[1])
         if self.training and self.config.feature_gradient_scale != 1:
             features = ScaleGradient.apply(features, self.config.feature_gradient_scale)

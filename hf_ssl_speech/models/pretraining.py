@@ -169,7 +169,8 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
 
         soft_codes = (quantized.probabilities * valid[..., None, None]).sum((0, 1))  # (groups, entries)
         choices = quantized.codes.flatten(0, 1).T  # (groups, batch * masked)
-        hard_codes = torch.zeros_like(soft_codes).scatter_add(1, choices, valid.float().flatten().expand_as(choices))
+        counted = valid.to(soft_codes.dtype).flatten().expand_as(choices)
+        hard_codes = torch.zeros_like(soft_codes).scatter_add(1, choices, counted)
         return loss, {
             "masked": masked,
             "contrastive": contrastive,

@@ -1,0 +1,27 @@
+"""What needs digits gets them: at least float32, whatever the model or autocast computes in."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or as it is if it is more precise."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def in_float32(function):
+    """Runs a function of tensors out of autocast, its first argument in at least float32.
+
+    A cosine similarity at temperature 0.1 has no bits to spare.
+    """
+
+    @functools.wraps(function)
+    def wrapper(first: Tensor, *args, **kwargs):
+        with torch.autocast(first.device.type, enabled=False):
+            return function(at_least_float32(first), *args, **kwargs)
+
+    return wrapper
