@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
 import json
 import math
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -271,6 +274,8 @@ class _Parser(HfArgumentParser):
 def tidy_errors(*more: type[Exception]):
     """Around a script: a user's mistake, a full disk, a missing extra or an unhealthy run ends it with its message.
 
+    One of several processes ends here when its work is done: nothing after it is run.
+
     Args:
         more: Other errors that tell all in their message.
     """
@@ -279,8 +284,12 @@ def tidy_errors(*more: type[Exception]):
     except (ValueError, OSError, ImportError, StrictDataclassError, UnhealthyRun, *more) as error:
         raise SystemExit(f"\n{type(error).__name__}: {error}") from error
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Left to the interpreter's exit, its threads now and then abort a process whose work is done.
-        torch.distributed.destroy_process_group()
+        # The group's threads now and then abort a process whose work is done, when the group or the interpreter is
+        # taken down. So neither is: exit handlers run, as those of trackers, and the process ends.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def as_tokens(name: str, value: Any) -> list[str]:
