@@ -9,6 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import frame_mask, num_frames
+from hf_ssl_speech.models.initialization import UniformLinear
 
 
 class ValidGroupNorm(nn.GroupNorm):
@@ -109,10 +110,6 @@ class ScaleGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.scale, None
-
-
-class UniformLinear(nn.Linear):
-    """A linear layer that starts as torch's own does, uniform in 1 / sqrt(inputs); the transformer's are N(0, .02)."""
 
 
 class FeatureProjection(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 
@@ -14,14 +13,10 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
-from hf_ssl_speech.models.conv_encoder import ConvEncoder, FeatureProjection, ScaleGradient, UniformLinear
+from hf_ssl_speech.models.conv_encoder import ConvEncoder, FeatureProjection, ScaleGradient
 from hf_ssl_speech.models.frames import frame_mask, num_frames
-from hf_ssl_speech.models.quantizer import GumbelQuantizer
+from hf_ssl_speech.models.initialization import initialize
 from hf_ssl_speech.models.transformer import Transformer
-
-
-class UnitEmbedding(nn.Embedding):
-    """Learned embeddings of one unit set, `(units, dim)`, that start uniform in [0, 1)."""
 
 
 @dataclass
@@ -59,32 +54,8 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """The originals' initial weights. Leaves only: transformers passes over containers of outside packages."""
-        if isinstance(module, UniformLinear):
-            bound = 1 / math.sqrt(module.in_features)
-            init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, GumbelQuantizer):
-            init.normal_(module.weight_proj.weight)
-            init.zeros_(module.weight_proj.bias)
-            init.uniform_(module.codevectors)
-            init.constant_(module.temperature, module.temperature_start)
-        elif isinstance(module, nn.Conv1d) and hasattr(module, "parametrizations"):
-            # The positional conv. Writing to its `.weight` would change nothing: the norm and the direction are stored.
-            norm, direction = module.parametrizations.weight.original0, module.parametrizations.weight.original1
-            init.normal_(direction, std=math.sqrt(4 / (module.kernel_size[0] * module.in_channels)))
-            init.copy_(norm, torch.norm_except_dim(direction, dim=2))
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv1d):
-            init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                bound = math.sqrt(module.groups / (module.in_channels * module.kernel_size[0]))
-                init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, UnitEmbedding):
-            init.uniform_(module.weight)
-        elif isinstance(module, SSLSpeechModel):
-            init.uniform_(module.masked_spec_embed)
-        else:
+        """The originals' initial values. transformers asks for them wherever a module's own weights were not loaded."""
+        if not initialize(module):
             super()._init_weights(module)
 
     @classmethod
@@ -136,6 +107,10 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
         self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size))
         self.encoder = Transformer(config)
         self.post_init()
+
+    def set_initial_values(self):
+        """The mask embedding, uniform in [0, 1)."""
+        init.uniform_(self.masked_spec_embed)
 
     def forward(
         self,

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hf_ssl_speech.models import objectives
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
-from hf_ssl_speech.models.conv_encoder import UniformLinear, feature_penalty_per_row
+from hf_ssl_speech.models.conv_encoder import feature_penalty_per_row
 from hf_ssl_speech.models.encoder import (
     SSLHubertModel,
     SSLSpeechModelOutput,
     SSLSpeechPreTrainedModel,
     SSLWav2Vec2Model,
-    UnitEmbedding,
 )
+from hf_ssl_speech.models.initialization import UniformLinear
 from hf_ssl_speech.models.quantizer import GumbelQuantizer
 
 
@@ -200,6 +201,14 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
         config = self.config
         decayed = config.gumbel_temperature_start * config.gumbel_temperature_decay**update
         self.quantizer.temperature.fill_(max(decayed, config.gumbel_temperature_end))
+
+
+class UnitEmbedding(nn.Embedding):
+    """Learned embeddings of one unit set, `(units, dim)`."""
+
+    def set_initial_values(self):
+        """Uniform in [0, 1)."""
+        init.uniform_(self.weight)
 
 
 class SSLHubertForPreTraining(SSLSpeechForPreTraining):

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchaudio.functional import forced_align
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from hf_ssl_speech.models.heads import frames_needed
+from hf_ssl_speech.models.objectives import frames_needed
 from hf_ssl_speech.recognition.language_model import read_words, spellable_words
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
 
