@@ -27,7 +27,7 @@ class SSLPreTrainingOutput(ModelOutput):
     """What a pretraining model gives.
 
     Attributes:
-        loss: Sum over predicted frames, divided by `num_items_in_batch` or by the frames predicted here.
+        loss: Sum over predicted frames, divided by those of the whole update (else by those predicted here).
         last_hidden_state: `(batch, frames, hidden)`.
         statistics: Detached sums over this batch, to be added up over batches and ranks and read by `metrics`.
         hidden_states, attentions: As the encoder gives them.
@@ -62,7 +62,8 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
             masked_positions: Frame numbers of the masked frames of each row, `(batch, masked)`, filled up with -1.
             labels: `(batch, frames)`, -100 where nothing is predicted; wav2vec 2.0: 0 elsewhere; HuBERT: the unit
                 (`(batch, frames, unit sets)` for several sets).
-            num_items_in_batch: Predicted frames of the whole update, over accumulation and ranks.
+            num_items_in_batch: Labels of the whole update that are not -100, over accumulation and ranks; with several
+                unit sets a predicted frame has as many labels.
             objective_inputs: wav2vec 2.0: `sampled_negative_indices`, `gumbel_seeds`.
         Raises:
             ValueError: If the labels do not fit the frames that the audio makes.
@@ -79,9 +80,11 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
         if labels is not None:
             self.check_labels(labels, outputs.last_hidden_state, masked_positions)
             total, statistics = self.objective(outputs, labels, masked_positions, **objective_inputs)
-            predicted = (labels != -100).sum()
+            items, unit_sets = (labels != -100).sum(), labels.shape[2:].numel()
             # No frame is predicted at all where every audio of an update was unusable: then the loss is 0.
-            loss = total / torch.as_tensor(predicted if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+            divisor = torch.as_tensor(items if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+            loss = total * unit_sets / divisor  # per frame, in which the losses of all unit sets add up
+            predicted = items // unit_sets
             mask = outputs.frame_mask
             statistics["frames"] = torch.full_like(predicted, labels.shape[:2].numel()) if mask is None else mask.sum()
             statistics |= {"total": total, "predicted": predicted}
@@ -100,13 +103,19 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
         """Means over the frames that `statistics`, added up over batches and ranks, have seen."""
         return {
             "loss": float(statistics["total"] / statistics["predicted"].clamp(min=1)),
-            "feature_penalty": float(statistics["penalty"] / statistics["masked"].clamp(min=1)),
+            "feature_penalty": float(statistics["penalty"] / statistics["predicted"].clamp(min=1)),
             "masked_share": float(statistics["masked"] / statistics["frames"].clamp(min=1)),
         }
 
-    def feature_penalty(self, outputs: SSLSpeechModelOutput, valid: Tensor) -> Tensor:
-        """Mean square of each row's conv features times its masked frames, summed: a row weighs as in the loss."""
-        return (feature_penalty_per_row(outputs.conv_features, outputs.frame_mask) * valid.sum(-1)).sum()
+    def feature_penalty(self, outputs: SSLSpeechModelOutput, predicted: Tensor) -> Tensor:
+        """Mean square of each row's conv features times its predicted frames, summed: a row weighs as in the loss.
+
+        The mean over the predicted frames of an update, by which the loss is divided, is then the penalty itself.
+
+        Args:
+            predicted: True where a frame is predicted, masked or not, `(batch, frames)`.
+        """
+        return (feature_penalty_per_row(outputs.conv_features, outputs.frame_mask) * predicted.sum(-1)).sum()
 
     @staticmethod
     def check_labels(labels: Tensor, hidden: Tensor, masked_positions: Tensor | None):
@@ -163,7 +172,7 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
         masked = valid.sum()
         contrastive = objectives.contrastive_loss(logits, valid)
         diversity = objectives.diversity_loss(quantized.probabilities, valid) * masked
-        penalty = self.feature_penalty(outputs, valid)
+        penalty = self.feature_penalty(outputs, valid)  # predicted is what is masked
         loss = (
             contrastive + self.config.diversity_loss_weight * diversity + self.config.feature_penalty_weight * penalty
         )
@@ -241,7 +250,7 @@ class SSLHubertForPreTraining(SSLSpeechForPreTraining):
         context = objectives.gather_frames(outputs.last_hidden_state, masked_positions)
         units = objectives.gather_frames(labels, masked_positions).masked_fill(~valid[..., None], -100)
         masked_loss, statistics = self.predict_units(context, units, "masked")
-        penalty = self.feature_penalty(outputs, valid)
+        penalty = self.feature_penalty(outputs, (labels != -100).any(-1))
         loss = masked_loss + self.config.feature_penalty_weight * penalty
         if self.config.unmasked_loss_weight:
             units = hide_labels(labels, masked_positions)
