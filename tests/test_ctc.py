@@ -154,6 +154,16 @@ def test_audio_shorter_than_a_span_stays_whole(config):
     assert not batch["mask_time_indices"][0].any() and batch["mask_time_indices"][1].any()
 
 
+def test_no_row_is_hidden_altogether_in_fine_tuning(config):
+    config.mask_time_prob, config.mask_time_length = 0.65, 10
+    rows = rows_of(*[(400 + (frames - 1) * 320) / 16_000 for frames in range(8, 28) for _ in range(10)])
+    batch = CTCCollator(config, normalize=False)(rows)
+    frames = [(len(row["samples"]) - 400) // 320 + 1 for row in rows]
+    for mask, count in zip(batch["mask_time_indices"], frames):
+        assert mask.any() == (count > 10)
+        assert not mask[:count].all()
+
+
 def test_a_row_that_turns_out_unusable_has_no_labels_and_is_named(config):
     rows = rows_of(1.0, 1.0)
     rows[0]["audio"] = {"bytes": b"this is no audio", "path": None}
