@@ -117,9 +117,8 @@ class PretrainingCollator(SpeechCollator):
             waveform, first_frame = self.crop(self.waveform(row), generator)
             frames = num_frames(len(waveform), self.config.conv_layers)
             if frames <= self.config.mask_time_length:
-                raise BadAudio(
-                    f"too short to be masked: {frames} frames, no more than the {self.config.mask_time_length} of a span"
-                )
+                span = self.config.mask_time_length
+                raise BadAudio(f"too short to be masked: {frames} frames, no more than the {span} of a span")
         except BadAudio as reason:
             skipped.append((row["name"], str(reason)))
             length = min(row["num_samples"], self.max_samples or row["num_samples"])
