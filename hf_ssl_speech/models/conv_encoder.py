@@ -33,7 +33,7 @@ class ValidGroupNorm(nn.GroupNorm):
             mean = mean / share
             scale = self.weight[:, None] * torch.rsqrt(second_moment - mean.square() + self.eps)
             shift = self.bias[:, None] - mean * scale
-        return frames * scale.to(frames.dtype) + shift.to(frames.dtype)
+        return (frames * scale + shift).to(frames.dtype)  # in float32 also in low precision, as torch's group norm
 
 
 class ConvLayerBlock(GradientCheckpointingLayer):

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.conv_encoder import ConvEncoder, FeatureProjection, ScaleGradient
@@ -112,6 +112,7 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
         """The mask embedding, uniform in [0, 1)."""
         init.uniform_(self.masked_spec_embed)
 
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
@@ -120,7 +121,6 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
         mask_feature_indices: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
     ) -> SSLSpeechModelOutput | tuple:
         """Encodes audio.
 
@@ -129,7 +129,7 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
             attention_mask: 1 on real samples, 0 on padding (to the right), `(batch, samples)`; None if none is padded.
             mask_time_indices: True on frames to be replaced by the mask embedding, `(batch, frames)` bool.
             mask_feature_indices: True on channels to be set to zero in all frames, `(batch, hidden)` bool.
-            output_hidden_states, output_attentions, return_dict: As everywhere in transformers.
+            output_hidden_states, output_attentions: As everywhere in transformers, and so is `return_dict`.
         Raises:
             ValueError: If the audio is shorter than one frame, masks do not fit the frames, or attentions are asked of
                 an implementation that does not compute them.
@@ -154,8 +154,7 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
         hidden, hidden_states, attentions = self.encoder(
             hidden, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
-        output = SSLSpeechModelOutput(hidden, normalised, features, mask, hidden_states, attentions)
-        return output if self.config.return_dict and return_dict is not False else output.to_tuple()
+        return SSLSpeechModelOutput(hidden, normalised, features, mask, hidden_states, attentions)
 
     def hide(self, hidden: Tensor, frames: Tensor | None, channels: Tensor | None) -> Tensor:
         """Replaces masked frames by the mask embedding and masked channels by zero (SpecAugment in fine-tuning)."""

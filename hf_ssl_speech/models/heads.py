@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
+from transformers.utils import can_return_tuple
 
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLSpeechModel, SSLSpeechPreTrainedModel, SSLWav2Vec2Model
@@ -48,6 +49,7 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
         self.encoder_learns = True
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
@@ -58,7 +60,7 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
         num_items_in_batch: Tensor | int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-    ) -> SSLSpeechCTCOutput:
+    ) -> SSLSpeechCTCOutput | tuple:
         """Character logits, and the loss if labels are given.
 
         Args:
@@ -139,6 +141,7 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
         if self.config.use_weighted_layer_sum:
             init.constant_(self.layer_weights, 1 / self.layer_weights.numel())
 
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
@@ -146,7 +149,7 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-    ) -> SequenceClassifierOutput:
+    ) -> SequenceClassifierOutput | tuple:
         """Class logits `(batch, classes)`, and the mean cross-entropy if labels `(batch,)` are given."""
         outputs = self.base_model(
             input_values,

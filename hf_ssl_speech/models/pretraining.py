@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from hf_ssl_speech.models import objectives
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
@@ -43,6 +43,7 @@ class SSLPreTrainingOutput(ModelOutput):
 class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
     """What both objectives share: labels carry the mask, losses are sums over the frames they predict."""
 
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
@@ -54,7 +55,7 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **objective_inputs: Tensor,
-    ) -> SSLPreTrainingOutput:
+    ) -> SSLPreTrainingOutput | tuple:
         """Predicts hidden frames. A batch comes ready from the objective's collator.
 
         Args:
