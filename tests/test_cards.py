@@ -14,16 +14,17 @@ from hf_ssl_speech import (
     SpeechModelArguments,
     SpeechPreTrainingArguments,
     SpeechTextArguments,
+    SSLHubertConfig,
     SSLHubertForCTC,
     SSLWav2Vec2Config,
     SSLWav2Vec2ForSequenceClassification,
     create_model_card,
     to_transformers,
 )
-from hf_ssl_speech.hub.paper_settings import compare_with_paper
+from hf_ssl_speech.hub.paper_settings import SETTINGS, compare_with_paper
 from hf_ssl_speech.recipes.pretraining import OBJECTIVES
 from hf_ssl_speech.records import write_record
-from hf_ssl_speech.training.arguments import parse_arguments
+from hf_ssl_speech.training.arguments import as_tokens, parse_arguments
 from hf_ssl_speech.training.preflight import run_identity
 from hf_ssl_speech.training.record_keeper import RECIPE
 
@@ -189,23 +190,75 @@ def test_the_published_configurations_depart_in_nothing(name, tmp_path, monkeypa
     assert changed.departures == (("mask span, frames", "7", "10"), ("weight decay", "0.5", "0.01"))
 
 
-@pytest.mark.parametrize(
-    ("name", "hours"), [("ctc_10min", 1 / 6), ("ctc_1h", 1), ("ctc_10h", 10), ("ctc_100h", 100), ("ctc_960h", 960)]
-)
-def test_the_published_fine_tuning_departs_in_nothing(name, hours, tmp_path):
+CTC_CONFIGS = {"ctc_10min": 1 / 6, "ctc_1h": 1, "ctc_10h": 10, "ctc_100h": 100, "ctc_960h": 960}
+COMPARED_IN_CTC = {
+    SETTINGS[name]
+    for name in (
+        "max_steps", "learning_rate", "lr_scheduler_type", "tri_stage", "seconds_per_update", "mask_time_prob",
+        "mask_time_length", "mask_feature_prob", "mask_feature_length", "layerdrop", "hidden_dropout",
+        "attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout", "weight_decay",
+        "max_grad_norm", "freeze_transformer_updates",
+    )
+}  # fmt: skip
+
+
+def ctc_record(file: Path, folder: Path, config_class=SSLWav2Vec2Config, size="base", **changes) -> dict:
+    """What a run with a configuration file would record, with some of its settings changed."""
     kinds = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
-    options = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
-    model_args, _, _, args = parse_arguments([str(ROOT / f"examples/configs/{name}.yaml"), *options], *kinds)
+    fields = {name: changes.pop(name) for name in list(changes) if hasattr(config_class, name)}
+    options = [token for name, value in changes.items() for token in as_tokens(name, value)]
+    options += ["--output_dir", str(folder), "--use_cpu", "--bf16", "false"]
+    model_args, _, _, args = parse_arguments([str(file), *options], *kinds)
+    config = config_class.preset(size, **model_args.config | fields)
     record = {
         "task": "ctc",
-        "identity": run_identity(SSLWav2Vec2Config.preset("base", **model_args.config), {}, args),
+        "identity": run_identity(config, {}, args),
         "recipe": {each: getattr(args, each) for each in RECIPE if hasattr(args, each)},
-        "data": {"train": {"hours": hours}},
+        "data": {"train": {"hours": CTC_CONFIGS[file.stem]}},
+        "machine": {"processes": args.world_size},
     }
-    comparison = compare_with_paper(json.loads(json.dumps(record, default=str)))
-    assert "BASE fine-tuned on" in comparison.published
+    return json.loads(json.dumps(record, default=str))
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+@pytest.mark.parametrize("name", CTC_CONFIGS)
+def test_the_published_fine_tuning_departs_in_nothing(name, size, tmp_path):
+    """As the files stand for BASE, and for LARGE with the changes that their comments name."""
+    file = ROOT / f"examples/configs/{name}.yaml"
+    hint = file.read_text().partition("# LARGE: ")[2].partition("\nmodel_name_or_path")[0]
+    named = re.findall(r"([a-z_]+) (\d[\d.e-]*\d|\d)(?=[,.]| \()", hint)
+    changes = {key: int(value) if value.isdigit() else float(value) for key, value in named}
+    assert "batch_seconds" in changes
+    comparison = compare_with_paper(ctc_record(file, tmp_path, size=size, **changes if size == "large" else {}))
+    assert f"{size.upper()} fine-tuned on" in comparison.published
     assert comparison.departures == ()
-    assert {"updates", "peak learning rate", "mask probability", "layer drop"} <= set(comparison.as_published)
+    assert set(comparison.as_published) >= COMPARED_IN_CTC
+
+
+def test_huberts_ten_hours_have_a_schedule_of_their_own(tmp_path):
+    file = ROOT / "examples/configs/ctc_10h.yaml"
+    changes = dict(tri_stage=[8000, 0, 72000], hours_per_update=200 / 3600, max_steps=25_000, learning_rate=2e-5)
+    changes |= dict(mask_time_prob=0.75, layerdrop=0.1)
+    comparison = compare_with_paper(ctc_record(file, tmp_path, SSLHubertConfig, **changes))
+    assert comparison.published == "HuBERT BASE fine-tuned on 10 hours"
+    assert comparison.departures == ()
+    of_wav2vec2 = compare_with_paper(ctc_record(file, tmp_path, SSLHubertConfig))
+    assert ("seconds of audio an update, at most", "1,600", "200") in of_wav2vec2.departures
+    assert SETTINGS["tri_stage"] in {name for name, *_ in of_wav2vec2.departures}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("hidden_dropout", 0.1), ("attention_dropout", 0.1), ("feat_proj_dropout", 0.1), ("final_dropout", 0.1),
+        ("mask_time_length", 5), ("weight_decay", 0.01), ("max_grad_norm", 1.0), ("lr_scheduler_type", "linear"),
+        ("batch_seconds", 100.0),
+    ],
+)  # fmt: skip
+def test_no_setting_of_fine_tuning_departs_unnoticed(setting, value, tmp_path):
+    record = ctc_record(ROOT / "examples/configs/ctc_10h.yaml", tmp_path)
+    (record["identity"]["config"] if hasattr(SSLWav2Vec2Config, setting) else record["recipe"])[setting] = value
+    assert len(compare_with_paper(record).departures) == 1
 
 
 def test_ctc_is_compared_with_the_nearest_hours_of_transcripts(tmp_path, make_tiny):

@@ -102,6 +102,17 @@ def test_unusable_audio_becomes_silence_that_predicts_nothing_and_is_named():
     assert (batch["masked_positions"][1] == -1).all()
 
 
+def test_audio_no_longer_than_a_span_predicts_nothing_and_is_named():
+    config = SSLWav2Vec2Config.preset("tiny", mask_time_length=10)
+    collator = Wav2Vec2PretrainingCollator(config, normalize=False)
+    ten, eleven = row(1, (400 + 9 * 320) / 16_000), row(2, (400 + 10 * 320) / 16_000)
+    batch = collator([ten, eleven])
+    assert (batch["labels"][0] == -100).all() and not batch["mask_time_indices"][0].any()
+    assert batch["mask_time_indices"][1].sum() == 10
+    ((name, reason),) = batch["skipped_rows"]
+    assert name == "row-1" and "too short to be masked: 10 frames" in reason
+
+
 def test_units_are_cropped_with_their_audio():
     config = SSLHubertConfig.preset("tiny", num_units=[200])
     one = row(1, 4.0, units=np.arange(199))

@@ -9,7 +9,7 @@ import torch
 from conftest import TINY
 
 from hf_ssl_speech import CTCCollator, SSLHubertForCTC, SSLWav2Vec2Config, SSLWav2Vec2ForCTC
-from hf_ssl_speech.models.heads import ctc_loss, frames_needed
+from hf_ssl_speech.models.objectives import ctc_loss, frames_needed
 from hf_ssl_speech.training.ctc_trainer import tri_stage
 
 MASKS = dict(mask_time_prob=0.5, mask_time_length=5, mask_feature_prob=0.25, mask_feature_length=4)
@@ -152,6 +152,16 @@ def test_evaluation_hides_nothing_and_brings_the_transcripts(config):
 def test_audio_shorter_than_a_span_stays_whole(config):
     batch = CTCCollator(config, normalize=True)(rows_of(0.06, 1.0))
     assert not batch["mask_time_indices"][0].any() and batch["mask_time_indices"][1].any()
+
+
+def test_no_row_is_hidden_altogether_in_fine_tuning(config):
+    config.mask_time_prob, config.mask_time_length = 0.65, 10
+    rows = rows_of(*[(400 + (frames - 1) * 320) / 16_000 for frames in range(8, 28) for _ in range(10)])
+    batch = CTCCollator(config, normalize=False)(rows)
+    frames = [(len(row["samples"]) - 400) // 320 + 1 for row in rows]
+    for mask, count in zip(batch["mask_time_indices"], frames):
+        assert mask.any() == (count > 10)
+        assert not mask[:count].all()
 
 
 def test_a_row_that_turns_out_unusable_has_no_labels_and_is_named(config):

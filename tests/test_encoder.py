@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchaudio
 from safetensors.torch import save_file
 from torch import nn
@@ -18,6 +19,7 @@ from hf_ssl_speech import (
     SSLWav2Vec2Model,
 )
 from hf_ssl_speech.hub.exchange import from_torchaudio, to_transformers
+from hf_ssl_speech.models.conv_encoder import ValidGroupNorm
 from hf_ssl_speech.models.frames import num_frames
 
 PAIRS = [(SSLWav2Vec2Model, Wav2Vec2Model), (SSLHubertModel, HubertModel)]
@@ -348,3 +350,17 @@ def test_norms_start_as_identity(make_tiny, architecture):
     norms = [module for module in fresh.modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm)]
     assert len(norms) == (7 if architecture["feat_extract_norm"] == "layer" else 1) + 1 + 1 + 2 * 3
     assert all((norm.weight == 1).all() and (norm.bias == 0).all() for norm in norms)
+
+
+def test_under_bf16_the_first_norm_of_a_padded_row_is_as_exact_as_alone():
+    """Statistics, scale and shift are in float32: what is left is one rounding to bf16, 2 ** -9 of the value."""
+    norm = ValidGroupNorm(8)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    alone = (torch.randn(1, 8, 200) + 20).bfloat16()  # far from zero: scale and shift must cancel
+    padded, mask = F.pad(alone, (0, 50)), torch.arange(250)[None] < 200
+    exact = norm(alone.float())
+    rounded = norm(padded, mask)
+    assert rounded.dtype == torch.bfloat16
+    # A value below 1e-2 may also carry the float32 rounding of the cancelled terms.
+    torch.testing.assert_close(rounded[..., :200].float(), exact, rtol=2**-8, atol=1e-3)

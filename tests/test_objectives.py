@@ -281,7 +281,8 @@ def test_hubert_has_the_loss_and_gradients_of_torchaudio(unmasked_weight, torcha
         F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long), reduction="sum")
         for logits in (masked_logits, unmasked_logits)
     )
-    loss = masked + unmasked_weight * unmasked + 10 * len(masked_logits) * penalty
+    predicted = len(masked_logits) + bool(unmasked_weight) * len(unmasked_logits)
+    loss = masked + unmasked_weight * unmasked + 10 * predicted * penalty
     loss.backward()
 
     labels = units if unmasked_weight else units.masked_fill(~mask, -100)
@@ -306,6 +307,42 @@ def unit_batch(unit_sets: int) -> dict[str, torch.Tensor]:
         masked_positions=batch["masked_positions"],
         labels=units,
     )
+
+
+@pytest.mark.parametrize("unit_sets", [1, 2])
+@pytest.mark.parametrize("unmasked_weight", [0.0, 0.7])
+@torch.no_grad()
+def test_hubert_divides_by_predicted_frames_and_the_penalty_keeps_its_weight(unmasked_weight, unit_sets, make_tiny):
+    """As in fairseq: the losses of all sets add up, and frames count once, whatever is predicted in them."""
+    sizes = [10, 12][:unit_sets]
+    model = make_tiny(SSLHubertForPreTraining, num_units=sizes, unmasked_loss_weight=unmasked_weight)
+    batch = unit_batch(unit_sets)
+    mask = batch["mask_time_indices"]
+    if not unmasked_weight:
+        batch["labels"][~mask] = -100
+    items = (batch["labels"] != -100).sum()  # as Trainer counts them
+    output = model(**batch, num_items_in_batch=items)
+
+    labels = batch["labels"].reshape(2, 24, unit_sets)
+    prediction = 0.0
+    for index in range(unit_sets):
+        masked, unmasked = (labels[..., index].masked_fill(hidden, -100) for hidden in (~mask, mask))
+        prediction += naive_unit_loss(model, output.last_hidden_state, masked, index)
+        if unmasked_weight:
+            prediction += unmasked_weight * naive_unit_loss(model, output.last_hidden_state, unmasked, index)
+    frames = [24, 20] if unmasked_weight else mask.sum(1).tolist()
+    features = model.base_model(batch["input_values"], batch["attention_mask"]).conv_features
+    penalties = [features[0].square().mean().item(), features[1, :20].square().mean().item()]
+    penalty = sum(weight * each for weight, each in zip(frames, penalties)) / sum(frames)
+    assert output.loss.item() == pytest.approx(prediction / sum(frames) + 10 * penalty, rel=1e-5)
+    assert model(**batch).loss.item() == pytest.approx(output.loss.item(), rel=1e-6)
+    metrics = model.metrics(output.statistics)
+    assert metrics["loss"] == pytest.approx(output.loss.item(), rel=1e-6)
+    assert metrics["feature_penalty"] == pytest.approx(penalty, rel=1e-5)
+
+    micro_batches = [{name: value[row : row + 1] for name, value in batch.items()} for row in (0, 1)]
+    parts = [model(**each, num_items_in_batch=items).loss.item() for each in micro_batches]
+    assert sum(parts) == pytest.approx(output.loss.item(), rel=1e-5)
 
 
 def naive_unit_loss(model, hidden, labels, unit_set: int) -> float:
@@ -344,7 +381,7 @@ def test_without_that_weight_unmasked_frames_are_never_projected(tiny_hubert):
 def test_several_unit_sets_add_up_each_with_its_own_projection_and_embeddings(make_tiny):
     model = make_tiny(SSLHubertForPreTraining, num_units=[10, 12], feature_penalty_weight=0.0)
     batch = unit_batch(2)
-    output = model(**batch, num_items_in_batch=1)
+    output = model(**batch, num_items_in_batch=2)  # one frame's labels
     labels = batch["labels"].masked_fill(~batch["mask_time_indices"][..., None], -100)
     naive = [naive_unit_loss(model, output.last_hidden_state, labels[..., index], index) for index in (0, 1)]
     assert output.loss.item() == pytest.approx(sum(naive), rel=1e-5)

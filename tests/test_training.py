@@ -225,7 +225,7 @@ def test_the_record_tells_what_was_done_and_a_picture_shows_it(make_trainer, row
 
 
 def test_masks_longer_than_the_shortest_utterance_are_an_error():
-    with pytest.raises(ValueError, match="makes 9 frames, fewer than the 10 of one mask span"):
+    with pytest.raises(ValueError, match="makes 9 frames, no more than the 10 of one mask span"):
         check_masks(SSLWav2Vec2Config(), shortest_seconds=0.2)
     check_masks(SSLWav2Vec2Config(), shortest_seconds=0.3)
 

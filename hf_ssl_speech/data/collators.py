@@ -89,7 +89,8 @@ class PretrainingCollator(SpeechCollator):
 
     A batch holds `input_values` `(batch, samples)`, `attention_mask` (only if a row is padded), `mask_time_indices`
     `(batch, frames)`, `masked_positions` `(batch, masked)` filled up with -1, and `labels`. A row whose audio turns out
-    unusable becomes silence in which nothing is predicted; `skipped_rows` names it with the reason.
+    unusable, or no longer than a mask span, becomes silence in which nothing is predicted; `skipped_rows` names it with
+    the reason.
     """
 
     def __init__(self, config: SSLSpeechConfig, *, max_seconds: float | None = None, **settings):
@@ -113,16 +114,19 @@ class PretrainingCollator(SpeechCollator):
         """Decodes, crops, masks and labels a row."""
         generator = self.generator(row)
         try:
-            waveform = self.waveform(row)
+            waveform, first_frame = self.crop(self.waveform(row), generator)
+            frames = num_frames(len(waveform), self.config.conv_layers)
+            if frames <= self.config.mask_time_length:
+                span = self.config.mask_time_length
+                raise BadAudio(f"too short to be masked: {frames} frames, no more than the {span} of a span")
         except BadAudio as reason:
             skipped.append((row["name"], str(reason)))
             length = min(row["num_samples"], self.max_samples or row["num_samples"])
             frames = num_frames(length, self.config.conv_layers)
             mask = np.zeros(frames, dtype=bool)
             return Utterance(np.zeros(length, np.float32), mask, self.labels(row, 0, mask), generator)
-        waveform, first_frame = self.crop(waveform, generator)
         mask = draw_spans(
-            num_frames(len(waveform), self.config.conv_layers),
+            frames,
             probability=self.config.mask_time_prob,
             length=self.config.mask_time_length,
             min_spans=self.config.mask_time_min_masks,

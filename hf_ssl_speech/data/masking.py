@@ -13,24 +13,32 @@ def draw_spans(
     `probability * num_frames / length` spans start at different random frames and may overlap, so that .65 masks about
     49% of the frames. The fraction of a span that is left over is rounded up or down at random, row by row.
 
+    At least one frame always stays visible, or there would be nothing to tell the hidden ones from: of a short
+    utterance that the spans would hide altogether, those drawn last are left out, and an utterance no longer than one
+    span stays whole.
+
     Args:
         num_frames: Frames of the utterance, padding not counted.
         probability: Share of the frames that the spans would cover if none overlapped.
         length: Frames of a span.
         min_spans: At least so many spans, as far as there is room.
     Returns:
-        `(frames,)` bool, True where masked.
-    Raises:
-        ValueError: If a span is longer than the utterance.
+        `(frames,)` bool, True where masked, never everywhere.
     """
+    if num_frames <= length:
+        return np.zeros(num_frames, dtype=bool)
     room = num_frames - length + 1
-    if room < 1:
-        raise ValueError(
-            f"A span of {length} frames does not fit an utterance of {num_frames}: lower mask_time_length, or drop "
-            "audio this short with a larger min_seconds."
-        )
     num_spans = max(int(probability * num_frames / length + generator.random()), min_spans)
     starts = generator.choice(room, min(num_spans, room), replace=False)
+    mask = cover(num_frames, starts, length)
+    while mask.all():
+        starts = starts[:-1]
+        mask = cover(num_frames, starts, length)
+    return mask
+
+
+def cover(num_frames: int, starts: np.ndarray, length: int) -> np.ndarray:
+    """True on the frames of the spans of `length` frames that begin at `starts`, `(frames,)` bool."""
     mask = np.zeros(num_frames, dtype=bool)
     mask[starts[:, None] + np.arange(length)] = True
     return mask

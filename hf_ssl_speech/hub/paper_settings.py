@@ -33,6 +33,7 @@ SETTINGS = {
     "activation_dropout": "dropout of activations",
     "feat_proj_dropout": "dropout on the transformer's input",
     "feat_quantizer_dropout": "dropout on the quantiser's input",
+    "final_dropout": "dropout before the head",
     "layerdrop": "layer drop",
     "mask_time_prob": "mask probability",
     "mask_time_length": "mask span, frames",
@@ -62,7 +63,7 @@ SETTINGS = {
     "learning_rate": "peak learning rate",
     "lr_scheduler_type": "learning-rate schedule",
     "warmup_steps": "warm-up updates",
-    "tri_stage": "shares of warm-up, hold and decay",
+    "tri_stage": "warm-up, hold and decay (up to 1: shares of all updates)",
     "initial_share": "first learning rate, as a share of the peak",
     "final_share": "last learning rate, as a share of the peak",
     "freeze_conv_encoder": "conv encoder frozen",
@@ -87,18 +88,25 @@ _WAV2VEC2 = {
     "base": dict(
         learning_rate=5e-4, max_steps=400_000, max_seconds=15.625, seconds_per_update=64 * 87.5, max_grad_norm=0
     ),
-    # The peak learning rates of paper and authors' configuration differ: none is compared.
-    "large": dict(max_steps=1_000_000, max_seconds=20, seconds_per_update=128 * 75, max_grad_norm=0),
+    # Rate, warm-up (8% of the updates) and updates of the paper; the authors' configuration has 5e-3, 32,000 and
+    # 1,000,000, and a rate that high is not known to train.
+    "large": dict(
+        learning_rate=3e-4,
+        warmup_steps=48_000,
+        max_steps=600_000,
+        max_seconds=20,
+        seconds_per_update=128 * 75,
+        max_grad_norm=0,
+    ),
 }
 _HUBERT = {
     "base, iteration 1": dict(num_units=(100,), learning_rate=5e-4, max_steps=250_000, max_grad_norm=10),
     "base, iteration 2": dict(num_units=(500,), learning_rate=5e-4, max_steps=400_000, max_grad_norm=10),
     "large": dict(num_units=(500,), learning_rate=1.5e-3, max_steps=400_000, max_grad_norm=1),
 }
-_HUBERT_BATCHES = {"base": 32 * 87.5, "large": 128 * 56}
+_HUBERT_BATCHES = {"base": 32 * 87.5, "large": 128 * 56.25}
 
-# CTC by hours of transcripts: updates, peak learning rate, mask probabilities in time and over channels, layer drop and
-# updates with the transformer frozen (wav2vec 2.0, appendix B).
+# CTC by hours of transcripts (wav2vec 2.0, appendix B; batches as in the authors' configurations).
 _CTC_NAMES = (
     "max_steps",
     "learning_rate",
@@ -106,27 +114,35 @@ _CTC_NAMES = (
     "mask_feature_prob",
     "layerdrop",
     "freeze_transformer_updates",
+    "seconds_per_update",
 )
 _CTC = {
     ("ssl-wav2vec2", "base"): {
-        1 / 6: (13_000, 5e-5, 0.65, 0.25, 0.1, 10_000),
-        1: (13_000, 5e-5, 0.65, 0.25, 0.1, 10_000),
-        10: (20_000, 5e-5, 0.65, 0.5, 0.05, 10_000),
-        100: (80_000, 3e-5, 0.65, 0.5, 0.1, 0),
-        960: (320_000, 1e-4, 0.5, 0.1, 0.1, 0),
+        1 / 6: (13_000, 5e-5, 0.65, 0.25, 0.1, 10_000, 2 * 4 * 200),
+        1: (13_000, 5e-5, 0.65, 0.25, 0.1, 10_000, 2 * 4 * 200),
+        10: (20_000, 5e-5, 0.65, 0.5, 0.05, 10_000, 2 * 4 * 200),
+        100: (80_000, 3e-5, 0.65, 0.5, 0.1, 0, 2 * 4 * 200),
+        960: (320_000, 1e-4, 0.5, 0.1, 0.1, 0, 8 * 200),
     },
     ("ssl-wav2vec2", "large"): {
-        1 / 6: (13_000, 1e-4, 0.65, 0.25, 0.1, 10_000),
-        1: (13_000, 3e-4, 0.75, 0.25, 0.1, 10_000),
-        10: (20_000, 1e-4, 0.75, 0.25, 0.1, 10_000),
-        100: (80_000, 3e-5, 0.5, 0.5, 0.1, 10_000),
-        960: (320_000, 3e-5, 0.5, 0.25, 0.1, 10_000),
+        1 / 6: (13_000, 1e-4, 0.65, 0.25, 0.1, 10_000, 4 * 5 * 80),
+        1: (13_000, 3e-4, 0.75, 0.25, 0.1, 10_000, 4 * 5 * 80),
+        10: (20_000, 1e-4, 0.75, 0.25, 0.1, 10_000, 4 * 5 * 80),
+        100: (80_000, 3e-5, 0.5, 0.5, 0.1, 10_000, 4 * 5 * 80),
+        960: (320_000, 3e-5, 0.5, 0.25, 0.1, 10_000, 24 * 80),
     },
-    ("ssl-hubert", "base"): {10: (25_000, 2e-5, 0.75, 0.5, 0.1, 10_000)},
+    ("ssl-hubert", "base"): {10: (25_000, 2e-5, 0.75, 0.5, 0.1, 10_000, 200)},
 }
 _CTC_SHARED = dict(
+    hidden_dropout=0,
+    attention_dropout=0,
     activation_dropout=0.1,
+    feat_proj_dropout=0,
+    final_dropout=0,
+    mask_time_length=10,
+    mask_time_min_masks=2,
     mask_feature_length=64,
+    lr_scheduler_type="warmup_stable_decay",
     tri_stage=(0.1, 0.4, 0.5),
     initial_share=0.01,
     final_share=0.05,
@@ -134,7 +150,11 @@ _CTC_SHARED = dict(
     adam_beta1=0.9,
     adam_beta2=0.98,
     adam_epsilon=1e-8,
+    weight_decay=0,
+    max_grad_norm=0,
 )
+# The decay of HuBERT's is cut off by the end of the run: its last learning rate is half the peak.
+_CTC_OF_OBJECTIVE = {"ssl-wav2vec2": {}, "ssl-hubert": dict(tri_stage=(8_000, 0, 72_000))}
 
 
 @dataclass(frozen=True)
@@ -188,6 +208,7 @@ def compare_with_paper(record: Mapping[str, Any]) -> Comparison | None:
 
 def _published_pretraining(model_type: str, size: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     fields = CONFIGS[model_type].preset(size).to_dict()
+    del fields["final_dropout"]  # of heads for fine-tuning
     name = f"{PAPERS[model_type]} {size.upper()}"
     if model_type == "ssl-wav2vec2":
         return name, fields | _PRETRAINING | _WAV2VEC2[size]
@@ -207,7 +228,7 @@ def _published_ctc(model_type: str, size: str, record: Mapping[str, Any]) -> tup
     sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "feat_extract_norm")
     fields = {name: getattr(architecture, name) for name in sizes}
     name = f"{PAPERS[model_type]} {size.upper()} fine-tuned on {label}"
-    return name, fields | _CTC_SHARED | dict(zip(_CTC_NAMES, rows[nearest]))
+    return name, fields | _CTC_SHARED | _CTC_OF_OBJECTIVE[model_type] | dict(zip(_CTC_NAMES, rows[nearest]))
 
 
 def _seconds_per_update(record: Mapping[str, Any]) -> float | None:

@@ -279,7 +279,7 @@ class SSLHubertConfig(SSLSpeechConfig):
             mask_time_length=5,
             mask_time_prob=0.65,
             unit_embedding_dim=128,
-            feature_penalty_weight=0.1,
+            feature_penalty_weight=0.05,
             feature_gradient_scale=1.0,
         )
         return {

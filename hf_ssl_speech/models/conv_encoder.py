@@ -9,6 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import frame_mask, num_frames
+from hf_ssl_speech.models.initialization import UniformLinear
 from hf_ssl_speech.models.precision import at_least_float32
 
 
@@ -34,7 +35,7 @@ class ValidGroupNorm(nn.GroupNorm):
             mean = mean / share
             scale = self.weight[:, None] * torch.rsqrt(second_moment - mean.square() + self.eps)
             shift = self.bias[:, None] - mean * scale
-        return frames * scale.to(frames.dtype) + shift.to(frames.dtype)
+        return (frames * scale + shift).to(frames.dtype)  # in float32 also in low precision, as torch's group norm
 
 
 class ConvLayerBlock(GradientCheckpointingLayer):
@@ -111,10 +112,6 @@ class ScaleGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.scale, None
-
-
-class UniformLinear(nn.Linear):
-    """A linear layer that starts as torch's own does, uniform in 1 / sqrt(inputs); the transformer's are N(0, .02)."""
 
 
 class FeatureProjection(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 
@@ -11,17 +10,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
-from hf_ssl_speech.models.conv_encoder import ConvEncoder, FeatureProjection, ScaleGradient, UniformLinear
+from hf_ssl_speech.models.conv_encoder import ConvEncoder, FeatureProjection, ScaleGradient
 from hf_ssl_speech.models.frames import frame_mask, num_frames
-from hf_ssl_speech.models.quantizer import GumbelQuantizer
+from hf_ssl_speech.models.initialization import initialize
 from hf_ssl_speech.models.transformer import Transformer
-
-
-class UnitEmbedding(nn.Embedding):
-    """Learned embeddings of one unit set, `(units, dim)`, that start uniform in [0, 1)."""
 
 
 @dataclass
@@ -59,32 +54,8 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """The originals' initial weights. Leaves only: transformers passes over containers of outside packages."""
-        if isinstance(module, UniformLinear):
-            bound = 1 / math.sqrt(module.in_features)
-            init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, GumbelQuantizer):
-            init.normal_(module.weight_proj.weight)
-            init.zeros_(module.weight_proj.bias)
-            init.uniform_(module.codevectors)
-            init.constant_(module.temperature, module.temperature_start)
-        elif isinstance(module, nn.Conv1d) and hasattr(module, "parametrizations"):
-            # The positional conv. Writing to its `.weight` would change nothing: the norm and the direction are stored.
-            norm, direction = module.parametrizations.weight.original0, module.parametrizations.weight.original1
-            init.normal_(direction, std=math.sqrt(4 / (module.kernel_size[0] * module.in_channels)))
-            init.copy_(norm, torch.norm_except_dim(direction, dim=2))
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv1d):
-            init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                bound = math.sqrt(module.groups / (module.in_channels * module.kernel_size[0]))
-                init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, UnitEmbedding):
-            init.uniform_(module.weight)
-        elif isinstance(module, SSLSpeechModel):
-            init.uniform_(module.masked_spec_embed)
-        else:
+        """The originals' initial values. transformers asks for them wherever a module's own weights were not loaded."""
+        if not initialize(module):
             super()._init_weights(module)
 
     @classmethod
@@ -137,6 +108,11 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
         self.encoder = Transformer(config)
         self.post_init()
 
+    def set_initial_values(self):
+        """The mask embedding, uniform in [0, 1)."""
+        init.uniform_(self.masked_spec_embed)
+
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
@@ -145,7 +121,6 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
         mask_feature_indices: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
     ) -> SSLSpeechModelOutput | tuple:
         """Encodes audio.
 
@@ -154,7 +129,7 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
             attention_mask: 1 on real samples, 0 on padding (to the right), `(batch, samples)`; None if none is padded.
             mask_time_indices: True on frames to be replaced by the mask embedding, `(batch, frames)` bool.
             mask_feature_indices: True on channels to be set to zero in all frames, `(batch, hidden)` bool.
-            output_hidden_states, output_attentions, return_dict: As everywhere in transformers.
+            output_hidden_states, output_attentions: As everywhere in transformers, and so is `return_dict`.
         Raises:
             ValueError: If the audio is shorter than one frame, masks do not fit the frames, or attentions are asked of
                 an implementation that does not compute them.
@@ -179,8 +154,7 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
         hidden, hidden_states, attentions = self.encoder(
             hidden, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
-        output = SSLSpeechModelOutput(hidden, normalised, features, mask, hidden_states, attentions)
-        return output if self.config.return_dict and return_dict is not False else output.to_tuple()
+        return SSLSpeechModelOutput(hidden, normalised, features, mask, hidden_states, attentions)
 
     def hide(self, hidden: Tensor, frames: Tensor | None, channels: Tensor | None) -> Tensor:
         """Replaces masked frames by the mask embedding and masked channels by zero (SpecAugment in fine-tuning)."""

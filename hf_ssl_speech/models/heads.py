@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
+from transformers.utils import can_return_tuple
 
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLSpeechModel, SSLSpeechPreTrainedModel, SSLWav2Vec2Model
-from hf_ssl_speech.models.precision import at_least_float32, in_float32
+from hf_ssl_speech.models.initialization import XavierLinear
+from hf_ssl_speech.models.objectives import ctc_loss, frames_needed
+from hf_ssl_speech.models.precision import at_least_float32
 
 
 @dataclass
@@ -28,39 +32,6 @@ class SSLSpeechCTCOutput(CausalLMOutput):
     statistics: dict[str, Tensor] | None = None
 
 
-def frames_needed(labels: Tensor) -> Tensor:
-    """Frames that CTC needs to spell the labels: one for each token, and a blank between two alike.
-
-    Args:
-        labels: Token ids `(..., tokens)`, filled up with -100.
-    Returns:
-        `(...,)`.
-    """
-    given = labels != -100
-    alike = (labels[..., 1:] == labels[..., :-1]) & given[..., 1:]
-    return given.sum(-1) + alike.sum(-1)
-
-
-@in_float32
-def ctc_loss(logits: Tensor, num_frames: Tensor, labels: Tensor, blank: int) -> Tensor:
-    """Negative log-likelihood of each row's labels (Graves et al. 2006, section 4.1).
-
-    Args:
-        logits: `(batch, frames, vocabulary)`.
-        num_frames: Real frames of each row, `(batch,)`.
-        labels: Token ids `(batch, tokens)`, filled up with -100.
-    Returns:
-        `(batch,)`; 0 where there are no labels, and where they need more frames than there are, whose loss is infinite.
-    """
-    lengths = (labels != -100).sum(-1)
-    log_probabilities = logits.log_softmax(-1).transpose(0, 1)  # (frames, batch, vocabulary)
-    with torch.backends.cudnn.flags(enabled=False):
-        losses = F.ctc_loss(
-            log_probabilities, labels.clamp(min=0), num_frames, lengths, blank, reduction="none", zero_infinity=True
-        )
-    return losses * (lengths > 0)
-
-
 class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
     """An encoder with a linear layer that spells: frames to characters by CTC (wav2vec 2.0, section 3.3).
 
@@ -74,11 +45,12 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
         super().__init__(config)
         setattr(self, self.base_model_prefix, self.encoder_class(config))
         self.dropout = nn.Dropout(config.final_dropout)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.lm_head = XavierLinear(config.hidden_size, config.vocab_size)
         self.thaw_update = 0
         self.encoder_learns = True
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
@@ -89,7 +61,7 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
         num_items_in_batch: Tensor | int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-    ) -> SSLSpeechCTCOutput:
+    ) -> SSLSpeechCTCOutput | tuple:
         """Character logits, and the loss if labels are given.
 
         Args:
@@ -160,13 +132,17 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
         super().__init__(config)
         setattr(self, self.base_model_prefix, self.encoder_class(config))
         if config.use_weighted_layer_sum:
-            self.layer_weights = nn.Parameter(
-                torch.full((config.num_hidden_layers + 1,), 1 / (config.num_hidden_layers + 1))
-            )
+            self.layer_weights = nn.Parameter(torch.empty(config.num_hidden_layers + 1))
         self.projector = nn.Linear(config.hidden_size, config.classifier_proj_size)
         self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
         self.post_init()
 
+    def set_initial_values(self):
+        """The layers' weights, all alike."""
+        if self.config.use_weighted_layer_sum:
+            init.constant_(self.layer_weights, 1 / self.layer_weights.numel())
+
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
@@ -174,7 +150,7 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-    ) -> SequenceClassifierOutput:
+    ) -> SequenceClassifierOutput | tuple:
         """Class logits `(batch, classes)`, and the mean cross-entropy if labels `(batch,)` are given."""
         outputs = self.base_model(
             input_values,

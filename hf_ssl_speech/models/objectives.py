@@ -1,7 +1,7 @@
-"""The losses of both papers as pure functions of tensors. All are sums over masked frames, in at least float32.
+"""The losses of both papers and of CTC as pure functions of tensors, computed in at least float32.
 
-Masked frames come as `(batch, masked)`: the masked frames of each utterance in order, rows filled up to the longest;
-`valid` is False on the fill.
+The losses of pretraining are sums over masked frames. Those come as `(batch, masked)`: the masked frames of each
+utterance in order, rows filled up to the longest; `valid` is False on the fill.
 """
 
 from __future__ import annotations
@@ -92,3 +92,36 @@ def unit_logits(projections: Tensor, unit_embeddings: Tensor, temperature: float
 def unit_prediction_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each frame's unit, summed over the frames whose label is not -100 (HuBERT, equation 1)."""
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="sum")
+
+
+def frames_needed(labels: Tensor) -> Tensor:
+    """Frames that CTC needs to spell the labels: one for each token, and a blank between two alike.
+
+    Args:
+        labels: Token ids `(..., tokens)`, filled up with -100.
+    Returns:
+        `(...,)`.
+    """
+    given = labels != -100
+    alike = (labels[..., 1:] == labels[..., :-1]) & given[..., 1:]
+    return given.sum(-1) + alike.sum(-1)
+
+
+@in_float32
+def ctc_loss(logits: Tensor, num_frames: Tensor, labels: Tensor, blank: int) -> Tensor:
+    """Negative log-likelihood of each row's labels (Graves et al. 2006, section 4.1).
+
+    Args:
+        logits: `(batch, frames, vocabulary)`.
+        num_frames: Real frames of each row, `(batch,)`.
+        labels: Token ids `(batch, tokens)`, filled up with -100.
+    Returns:
+        `(batch,)`; 0 where there are no labels, and where they need more frames than there are, whose loss is infinite.
+    """
+    lengths = (labels != -100).sum(-1)
+    log_probabilities = logits.log_softmax(-1).transpose(0, 1)  # (frames, batch, vocabulary)
+    with torch.backends.cudnn.flags(enabled=False):
+        losses = F.ctc_loss(
+            log_probabilities, labels.clamp(min=0), num_frames, lengths, blank, reduction="none", zero_infinity=True
+        )
+    return losses * (lengths > 0)

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
 
 from hf_ssl_speech.models import objectives
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
-from hf_ssl_speech.models.conv_encoder import UniformLinear, feature_penalty_per_row
+from hf_ssl_speech.models.conv_encoder import feature_penalty_per_row
 from hf_ssl_speech.models.encoder import (
     SSLHubertModel,
     SSLSpeechModelOutput,
     SSLSpeechPreTrainedModel,
     SSLWav2Vec2Model,
-    UnitEmbedding,
 )
+from hf_ssl_speech.models.initialization import UniformLinear
 from hf_ssl_speech.models.quantizer import GumbelQuantizer
 
 
@@ -26,7 +27,7 @@ class SSLPreTrainingOutput(ModelOutput):
     """What a pretraining model gives.
 
     Attributes:
-        loss: Sum over predicted frames, divided by `num_items_in_batch` or by the frames predicted here.
+        loss: Sum over predicted frames, divided by those of the whole update (else by those predicted here).
         last_hidden_state: `(batch, frames, hidden)`.
         statistics: Detached sums over this batch, to be added up over batches and ranks and read by `metrics`.
         hidden_states, attentions: As the encoder gives them.
@@ -42,6 +43,7 @@ class SSLPreTrainingOutput(ModelOutput):
 class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
     """What both objectives share: labels carry the mask, losses are sums over the frames they predict."""
 
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
@@ -53,7 +55,7 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **objective_inputs: Tensor,
-    ) -> SSLPreTrainingOutput:
+    ) -> SSLPreTrainingOutput | tuple:
         """Predicts hidden frames. A batch comes ready from the objective's collator.
 
         Args:
@@ -61,7 +63,8 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
             masked_positions: Frame numbers of the masked frames of each row, `(batch, masked)`, filled up with -1.
             labels: `(batch, frames)`, -100 where nothing is predicted; wav2vec 2.0: 0 elsewhere; HuBERT: the unit
                 (`(batch, frames, unit sets)` for several sets).
-            num_items_in_batch: Predicted frames of the whole update, over accumulation and ranks.
+            num_items_in_batch: Labels of the whole update that are not -100, over accumulation and ranks; with several
+                unit sets a predicted frame has as many labels.
             objective_inputs: wav2vec 2.0: `sampled_negative_indices`, `gumbel_seeds`.
         Raises:
             ValueError: If the labels do not fit the frames that the audio makes.
@@ -78,9 +81,11 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
         if labels is not None:
             self.check_labels(labels, outputs.last_hidden_state, masked_positions)
             total, statistics = self.objective(outputs, labels, masked_positions, **objective_inputs)
-            predicted = (labels != -100).sum()
+            items, unit_sets = (labels != -100).sum(), labels.shape[2:].numel()
             # No frame is predicted at all where every audio of an update was unusable: then the loss is 0.
-            loss = total / torch.as_tensor(predicted if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+            divisor = torch.as_tensor(items if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+            loss = total * unit_sets / divisor  # per frame, in which the losses of all unit sets add up
+            predicted = items // unit_sets
             mask = outputs.frame_mask
             statistics["frames"] = torch.full_like(predicted, labels.shape[:2].numel()) if mask is None else mask.sum()
             statistics |= {"total": total, "predicted": predicted}
@@ -99,13 +104,19 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
         """Means over the frames that `statistics`, added up over batches and ranks, have seen."""
         return {
             "loss": float(statistics["total"] / statistics["predicted"].clamp(min=1)),
-            "feature_penalty": float(statistics["penalty"] / statistics["masked"].clamp(min=1)),
+            "feature_penalty": float(statistics["penalty"] / statistics["predicted"].clamp(min=1)),
             "masked_share": float(statistics["masked"] / statistics["frames"].clamp(min=1)),
         }
 
-    def feature_penalty(self, outputs: SSLSpeechModelOutput, valid: Tensor) -> Tensor:
-        """Mean square of each row's conv features times its masked frames, summed: a row weighs as in the loss."""
-        return (feature_penalty_per_row(outputs.conv_features, outputs.frame_mask) * valid.sum(-1)).sum()
+    def feature_penalty(self, outputs: SSLSpeechModelOutput, predicted: Tensor) -> Tensor:
+        """Mean square of each row's conv features times its predicted frames, summed: a row weighs as in the loss.
+
+        The mean over the predicted frames of an update, by which the loss is divided, is then the penalty itself.
+
+        Args:
+            predicted: True where a frame is predicted, masked or not, `(batch, frames)`.
+        """
+        return (feature_penalty_per_row(outputs.conv_features, outputs.frame_mask) * predicted.sum(-1)).sum()
 
     @staticmethod
     def check_labels(labels: Tensor, hidden: Tensor, masked_positions: Tensor | None):
@@ -162,7 +173,7 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
         masked = valid.sum()
         contrastive = objectives.contrastive_loss(logits, valid)
         diversity = objectives.diversity_loss(quantized.probabilities, valid) * masked
-        penalty = self.feature_penalty(outputs, valid)
+        penalty = self.feature_penalty(outputs, valid)  # predicted is what is masked
         loss = (
             contrastive + self.config.diversity_loss_weight * diversity + self.config.feature_penalty_weight * penalty
         )
@@ -203,6 +214,14 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
         self.quantizer.temperature.fill_(max(decayed, config.gumbel_temperature_end))
 
 
+class UnitEmbedding(nn.Embedding):
+    """Learned embeddings of one unit set, `(units, dim)`."""
+
+    def set_initial_values(self):
+        """Uniform in [0, 1)."""
+        init.uniform_(self.weight)
+
+
 class SSLHubertForPreTraining(SSLSpeechForPreTraining):
     """HuBERT: predict the k-means unit of each masked frame, once per unit set (section II)."""
 
@@ -233,7 +252,7 @@ class SSLHubertForPreTraining(SSLSpeechForPreTraining):
         context = objectives.gather_frames(outputs.last_hidden_state, masked_positions)
         units = objectives.gather_frames(labels, masked_positions).masked_fill(~valid[..., None], -100)
         masked_loss, statistics = self.predict_units(context, units, "masked")
-        penalty = self.feature_penalty(outputs, valid)
+        penalty = self.feature_penalty(outputs, (labels != -100).any(-1))
         loss = masked_loss + self.config.feature_penalty_weight * penalty
         if self.config.unmasked_loss_weight:
             units = hide_labels(labels, masked_positions)

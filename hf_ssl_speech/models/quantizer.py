@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from hf_ssl_speech.models.configuration import SSLWav2Vec2Config
 from hf_ssl_speech.models.precision import at_least_float32
@@ -25,6 +26,15 @@ class Quantized(NamedTuple):
     probabilities: Tensor
 
 
+class CodeLogits(nn.Linear):
+    """Scores of all codebook entries; they start wide apart, so that the first choices are as good as drawn by lot."""
+
+    def set_initial_values(self):
+        """Weight N(0, 1), bias zero."""
+        init.normal_(self.weight)
+        init.zeros_(self.bias)
+
+
 class GumbelQuantizer(nn.Module):
     """Chooses one entry in each group of a codebook; differentiable through the straight-through estimator."""
 
@@ -35,10 +45,15 @@ class GumbelQuantizer(nn.Module):
         self.codevectors = nn.Parameter(
             torch.empty(1, self.num_groups * self.num_entries, config.codevector_dim // self.num_groups)
         )
-        self.weight_proj = nn.Linear(config.conv_dim[-1], self.num_groups * self.num_entries)
+        self.weight_proj = CodeLogits(config.conv_dim[-1], self.num_groups * self.num_entries)
         self.temperature_start = float(config.gumbel_temperature_start)
         # A tensor, so that a new temperature in every update does not recompile the model.
         self.register_buffer("temperature", torch.tensor(self.temperature_start), persistent=False)
+
+    def set_initial_values(self):
+        """Codebook entries uniform in [0, 1), and the temperature of the first update."""
+        init.uniform_(self.codevectors)
+        init.constant_(self.temperature, self.temperature_start)
 
     def forward(self, frames: Tensor, seeds: Tensor | None = None) -> Quantized:
         """Quantises frames.

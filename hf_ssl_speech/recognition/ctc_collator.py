@@ -21,8 +21,8 @@ class CTCCollator(SpeechCollator):
     """Batches for `SSLWav2Vec2ForCTC` and `SSLHubertForCTC` from the rows of `add_labels`.
 
     In training, spans of frames and of channels are hidden as the config's `mask_time_*` and `mask_feature_*` say
-    (wav2vec 2.0, section 4.3); audio shorter than a span stays whole. In `evaluation` nothing is, and the batch has the
-    transcripts too.
+    (wav2vec 2.0, section 4.3); audio no longer than a span stays whole. In `evaluation` nothing is, and the batch has
+    the transcripts too.
 
     A batch holds `input_values` `(batch, samples)`, `attention_mask` (only if a row is padded), `labels`
     `(batch, tokens)` filled up with -100, `mask_time_indices` `(batch, frames)` and `mask_feature_indices`
@@ -30,12 +30,12 @@ class CTCCollator(SpeechCollator):
     names it with the reason.
 
     Raises:
-        ValueError: If a span of channels is wider than the model, or, when it comes by, if a label is beyond its head.
+        ValueError: If a span of channels is as wide as the model, or, when it comes by, if a label is beyond its head.
     """
 
     def __init__(self, config: SSLSpeechConfig, **settings):
         super().__init__(config, **settings)
-        if config.mask_feature_prob and config.mask_feature_length > config.hidden_size:
+        if config.mask_feature_prob and config.mask_feature_length >= config.hidden_size:
             raise ValueError(
                 f"A mask spans {config.mask_feature_length} channels but the model has {config.hidden_size}: lower "
                 "mask_feature_length."
@@ -73,7 +73,7 @@ class CTCCollator(SpeechCollator):
         config, generator = self.config, self.generator(row)
         frames = np.zeros(num_frames(num_samples, config.conv_layers), dtype=bool)
         channels = np.zeros(config.hidden_size, dtype=bool)
-        if config.mask_time_prob and len(frames) >= config.mask_time_length:
+        if config.mask_time_prob:
             frames = draw_spans(
                 len(frames),
                 probability=config.mask_time_prob,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchaudio.functional import forced_align
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from hf_ssl_speech.models.heads import frames_needed
+from hf_ssl_speech.models.objectives import frames_needed
 from hf_ssl_speech.recognition.language_model import read_words, spellable_words
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
 from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json

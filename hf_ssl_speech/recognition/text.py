@@ -22,7 +22,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.preparing import SkipReport
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
-from hf_ssl_speech.models.heads import frames_needed
+from hf_ssl_speech.models.objectives import frames_needed
 from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 
 NORMALIZATION_FILE = "text_normalization.json"

@@ -123,11 +123,11 @@ def is_whole(checkpoint: str | os.PathLike) -> bool:
 
 
 def check_masks(config: SSLSpeechConfig, shortest_seconds: float):
-    """Raises a ValueError if a mask span is longer than the shortest utterance that can come."""
+    """Raises a ValueError if a mask span leaves nothing to see of the shortest utterance that can come."""
     shortest = num_frames(int(shortest_seconds * SAMPLE_RATE), config.conv_layers)
-    if shortest < config.mask_time_length:
+    if shortest <= config.mask_time_length:
         raise ValueError(
-            f"Audio of min_seconds={shortest_seconds:g} makes {shortest} frames, fewer than the "
+            f"Audio of min_seconds={shortest_seconds:g} makes {shortest} frames, no more than the "
             f"{config.mask_time_length} of one mask span: raise min_seconds or lower mask_time_length."
         )
 
