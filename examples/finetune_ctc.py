@@ -35,7 +35,7 @@ def main(argv):
 
     start = model_args.model_name_or_path
     train = load_transcribed("train", data_args, args, text_args)
-    validation = load_transcribed("validation", data_args, args, text_args)
+    validation = load_transcribed("validation", data_args, args, text_args, beside=train)
     transcripts = Transcripts.prepare(train, text_args, find_feature_extractor(model_args), start)
     model = make_recognizer(model_args, transcripts)
     train = transcripts.label(train, "train", model.config, args, text_args)

@@ -32,7 +32,7 @@ def main(argv):
 
     units = UnitLabels.load(model_args, data_args)
     train = load_split("train", data_args, args)
-    validation = load_split("validation", data_args, args)
+    validation = load_split("validation", data_args, args, beside=train)
     if units:  # what HuBERT predicts
         train, validation = units.label(train, args), units.label(validation, args)
     model = make_model(model_args, **(units.config_fields if units else {}))

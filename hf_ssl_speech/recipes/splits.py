@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream, split_facts, stream_facts
 from hf_ssl_speech.data.sources import load_speech
+from hf_ssl_speech.data.split_names import available_splits
 from hf_ssl_speech.training.arguments import SpeechDataArguments
 
 logger = logging.getLogger(__name__)
+
+VALIDATION_SPLITS = ("validation", "valid", "dev", "eval")
+ROWS_COMPARED = 100
 
 
 class Split(NamedTuple):
@@ -29,7 +37,12 @@ class Split(NamedTuple):
 
 
 def load_split(
-    split: str, data_args: SpeechDataArguments, args: Any, keep: Sequence[str] = (), need: Sequence[str] = ()
+    split: str,
+    data_args: SpeechDataArguments,
+    args: Any,
+    keep: Sequence[str] = (),
+    need: Sequence[str] = (),
+    beside: Split | None = None,
 ) -> Split:
     """Loads and prepares `train` or `validation`; rows that can't be used are named, counted and left out.
 
@@ -37,8 +50,11 @@ def load_split(
         args: Whose `min_seconds` and `seed` hold: the settings of a training, or of a script.
         keep: Columns to keep if the data has them.
         need: Columns that must be there, as those of `data_args.unit_columns` must.
+        beside: The training rows that these validation rows are compared with: shared ones are counted and warned of.
     Returns:
         The rows and the facts; an empty `Split` for a validation part that nobody asked for.
+    Raises:
+        ValueError: If nothing can be loaded, or it is not clear which split of the validation data is meant.
     """
     source = getattr(data_args, f"{split}_data")
     if not source:
@@ -47,7 +63,7 @@ def load_split(
     with PartialState().local_main_process_first():
         dataset = load_speech(
             source,
-            split=getattr(data_args, f"{split}_split"),
+            split=_split_of(split, data_args),
             name=data_args.dataset_config,
             streaming=streaming,
             audio_column=data_args.audio_column,
@@ -66,4 +82,60 @@ def load_split(
         )
     facts = split_facts(source, dataset, report)
     logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
+    if beside is not None and isinstance(beside.rows, Dataset):
+        facts["shared_with_training"] = count_shared(beside.rows, dataset)
     return Split(dataset, facts)
+
+
+def _split_of(part: str, data_args: SpeechDataArguments) -> str:
+    """The split to load for `train` or `validation`: the one that was asked for, else the one that must be meant."""
+    asked = getattr(data_args, f"{part}_split")
+    if asked:
+        return asked
+    source = getattr(data_args, f"{part}_data")
+    splits = available_splits(source, data_args.dataset_config)
+    found = next((name for name in VALIDATION_SPLITS if name in splits), splits[0] if len(splits) == 1 else None)
+    if found is None:
+        raise ValueError(
+            f"{' '.join(source)} has the splits {splits}, none of them one of {list(VALIDATION_SPLITS)}: say which to "
+            "evaluate on with `validation_split`."
+        )
+    logger.info(f"validation_split is not given: the {part} data is the split {found!r} of {' '.join(source)}.")
+    return found
+
+
+def count_shared(train: Dataset, validation: Dataset) -> int:
+    """How many validation rows hold audio that is among the training rows too, and warns if there are any.
+
+    At most `ROWS_COMPARED` validation rows, evenly chosen, are looked for: by length, then, where lengths meet, by
+    a hash of their samples or encoded audio. The same speech in another encoding is not found.
+    """
+    if len(validation) > ROWS_COMPARED:
+        validation = validation.select(np.linspace(0, len(validation) - 1, ROWS_COMPARED).astype(int))
+    lengths = set(train["num_samples"]) & set(validation["num_samples"])
+    known = set(_contents(train, lengths))
+    shared = sum(content in known for content in _contents(validation, lengths))
+    if shared:
+        logger.warning(
+            f"{shared:,} of {len(validation):,} validation rows that were looked at are training rows too: scores on "
+            "them say nothing of new speech. Take other validation_data, or another validation_split."
+        )
+    return shared
+
+
+def _contents(rows: Dataset, lengths: set[int]) -> Iterator[bytes]:
+    """A hash of the audio of each row that has one of the lengths."""
+    meeting = [place for place, length in enumerate(rows["num_samples"]) if length in lengths]
+    column = "samples" if "samples" in rows.column_names else "audio"
+    for row in rows.select_columns([column]).select(meeting):
+        yield _content(row[column])
+
+
+def _content(audio: Any) -> bytes:
+    if not isinstance(audio, dict):
+        return blake2b(np.asarray(audio, np.int16).tobytes(), digest_size=16).digest()
+    content = audio.get("bytes")
+    path = audio.get("path") or ""
+    if content is None and os.path.isfile(path):
+        content = Path(path).read_bytes()
+    return blake2b(path.encode() if content is None else content, digest_size=16).digest()

@@ -10,7 +10,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from torch import Tensor
 from transformers import PreTrainedModel, Wav2Vec2Processor
 
-from hf_ssl_speech.data.preparing import SkipReport
+from hf_ssl_speech.data.preparing import SkipReport, keeping_format
 from hf_ssl_speech.recognition.decoding import align_tokens
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
 from hf_ssl_speech.recognition.transcription import compute_logits
@@ -90,7 +90,8 @@ def add_alignment(
         raise ValueError(f"No row can be aligned: {report}")
     places = sorted(found)
     spans = Dataset.from_list([_columns(found[place]) for place in places], features=ALIGNED)
-    return concatenate_datasets([dataset.select(places), spans], axis=1), report
+    chosen = dataset.select(places)
+    return keeping_format(chosen, lambda rows: concatenate_datasets([rows, spans], axis=1)), report
 
 
 def _columns(transcript: Transcript) -> dict[str, list[dict[str, Any]]]:

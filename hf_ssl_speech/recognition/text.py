@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers.utils import cached_file
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.preparing import SkipReport
+from hf_ssl_speech.data.preparing import SkipReport, keeping_format
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.models.objectives import frames_needed
@@ -211,7 +211,13 @@ def add_labels(
             usable.append(len(texts) - 1)
     if not usable:
         raise ValueError(f"No row can be learnt from: {report}.{_about(unknown, spellable)}")
-    kept = _with_texts(dataset, text_column, texts, labels).select(usable)
+    replaced = [column for column in {text_column, "text"} if column in dataset.column_names]
+    written = Dataset.from_dict({"text": texts, "labels": labels})
+
+    def with_texts(rows: Dataset) -> Dataset:
+        return concatenate_datasets([rows.remove_columns(replaced), written], axis=1).select(usable)
+
+    kept = keeping_format(dataset, with_texts)
     facts = {
         "rows": len(usable),
         "words": sum(len(texts[index].split()) for index in usable),
@@ -220,15 +226,6 @@ def add_labels(
         "unknown_characters": dict(sorted(unknown.items())),
     }
     return kept, report, facts
-
-
-def _with_texts(dataset: Dataset, text_column: str, texts: list[str], labels: list[list[int]]) -> Dataset:
-    """The rows with `text` and `labels`, formatted as they were: the new columns stay strings and lists."""
-    form = dataset.format
-    rows = dataset.remove_columns([column for column in {text_column, "text"} if column in dataset.column_names])
-    rows = rows.add_column("text", texts).add_column("labels", labels)
-    formatted = form["columns"] if form["type"] else None
-    return rows.with_format(form["type"], formatted, form["output_all_columns"], **form["format_kwargs"])
 
 
 def _about(unknown: Counter, spellable: set[str]) -> str:

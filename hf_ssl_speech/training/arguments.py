@@ -188,7 +188,13 @@ class SpeechDataArguments:
     )
     validation_data: list[str] | None = field(default=None, metadata={"help": "The same, for evaluation."})
     train_split: str = field(default="train", metadata={"help": "Split of train_data."})
-    validation_split: str = field(default="train", metadata={"help": "Split of validation_data."})
+    validation_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split of validation_data. By default its `validation`, `valid`, `dev` or `eval` split, whichever "
+            "is there, or its only split if it has just one; never its `train` or `test` split beside others."
+        },
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
     audio_column: str = field(default="audio", metadata={"help": "Column with the audio."})
     streaming: bool = field(default=False, metadata={"help": "Read train_data as a stream, never stored as a whole."})

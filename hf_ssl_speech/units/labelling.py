@@ -14,6 +14,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value, concatenat
 from datasets.fingerprint import Hasher
 
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, SpeechFeatures, rows_of
+from hf_ssl_speech.data.preparing import keeping_format
 from hf_ssl_speech.data.processes import failing_together, rank_and_size
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 
@@ -68,7 +69,7 @@ def add_units(
         return _label_stream(dataset, units, source, column)
     settings = (units, source, column, num_proc if several else None)
     labels = _labels_together(dataset, *settings) if together else _labels(dataset, *settings)
-    return _beside(dataset, labels, column)
+    return keeping_format(dataset, lambda rows: _beside(rows, labels, column))
 
 
 def _label_stream(dataset: IterableDataset, units: KMeansUnits, source: SpeechFeatures, column: str) -> IterableDataset:
@@ -133,24 +134,16 @@ def _fingerprint(dataset: Dataset, units: KMeansUnits, source: SpeechFeatures, c
 
 
 def _beside(dataset: Dataset, labels: Dataset, column: str) -> Dataset:
-    """The labels as a column of the dataset, in the dataset's format, without the rows that have none."""
-    form = dataset.format
-    dataset = dataset.with_format(None)
+    """The labels as a column of the dataset, which has no format, without the rows that have none."""
     usable = np.flatnonzero(pyarrow.compute.list_value_length(labels.data.column(column)).to_numpy())
     if dataset._indices is None:
         labelled = concatenate_datasets([dataset, labels], axis=1)
-        if len(usable) < len(labels):
-            labelled = labelled.select(usable)
-    else:
-        # Of a choice of rows, `datasets` would copy all audio to the disk: the labels go where the rows lie instead.
-        lie_at = dataset._indices.column(0).to_numpy()
-        whole = Dataset(dataset.data, info=dataset.info, split=dataset.split)
-        nowhere = Dataset.from_dict({column: [[]]}, features=labels.features)
-        label_of = np.full(len(whole), len(labels))
-        label_of[lie_at] = np.arange(len(labels))
-        labels = concatenate_datasets([labels, nowhere]).select(label_of)
-        labelled = concatenate_datasets([whole, labels.flatten_indices()], axis=1).select(lie_at[usable])
-    columns = None
-    if form["columns"] != dataset.column_names:  # else all, those to come as well
-        columns = form["columns"] if form["output_all_columns"] else [*form["columns"], column]
-    return labelled.with_format(form["type"], columns, form["output_all_columns"], **form["format_kwargs"])
+        return labelled.select(usable) if len(usable) < len(labels) else labelled
+    # Of a choice of rows, `datasets` would copy all audio to the disk: the labels go where the rows lie instead.
+    lie_at = dataset._indices.column(0).to_numpy()
+    whole = Dataset(dataset.data, info=dataset.info, split=dataset.split)
+    nowhere = Dataset.from_dict({column: [[]]}, features=labels.features)
+    label_of = np.full(len(whole), len(labels))
+    label_of[lie_at] = np.arange(len(labels))
+    labels = concatenate_datasets([labels, nowhere]).select(label_of)
+    return concatenate_datasets([whole, labels.flatten_indices()], axis=1).select(lie_at[usable])

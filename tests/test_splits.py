@@ -1,0 +1,57 @@
+"""The validation part of a run: which split is taken, and whether training has seen it."""
+
+import logging
+
+import numpy as np
+import pytest
+import soundfile
+
+from hf_ssl_speech.recipes.splits import load_split
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
+
+
+def write_audio(folder, seeds):
+    folder.mkdir(parents=True)
+    for seed in seeds:
+        noise = np.random.default_rng(seed).uniform(-0.5, 0.5, 40_000)
+        soundfile.write(folder / f"{seed}.flac", noise, 16_000)
+
+
+def load_both(tmp_path, train, validation, **settings):
+    data_args = SpeechDataArguments([str(train)], [str(validation)], **settings)
+    args = SpeechTrainingArguments(str(tmp_path / "run"), use_cpu=True)
+    first = load_split("train", data_args, args)
+    return load_split("validation", data_args, args, beside=first)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_validation_rows_that_are_training_rows_are_counted_and_warned_of(tmp_path, caplog, cache):
+    write_audio(tmp_path / "a", [1, 2, 3])
+    write_audio(tmp_path / "b", [3, 4])
+    with caplog.at_level(logging.INFO):
+        split = load_both(tmp_path, tmp_path / "a", tmp_path / "b", cache_audio=cache)
+    assert split.facts["shared_with_training"] == 1
+    assert "1 of 2 validation rows" in caplog.text
+
+
+def test_rows_of_their_own_cause_no_warning(tmp_path, caplog):
+    write_audio(tmp_path / "a", [1, 2])
+    write_audio(tmp_path / "b", [3, 4])
+    assert load_both(tmp_path, tmp_path / "a", tmp_path / "b").facts["shared_with_training"] == 0
+    assert "training rows too" not in caplog.text
+
+
+def test_validation_takes_the_validation_split_and_says_so(tmp_path, caplog):
+    for split, seed in (("train", 1), ("test", 2), ("dev", 3)):
+        write_audio(tmp_path / "all" / split, [seed])
+    with caplog.at_level(logging.INFO):
+        split = load_both(tmp_path, tmp_path / "all", tmp_path / "all")
+    assert split.facts["shared_with_training"] == 0 and split.rows["name"][:] == ["3"]
+    assert "the split 'dev'" in caplog.text
+
+
+def test_neither_train_nor_test_is_taken_for_validation_unasked(tmp_path):
+    for split, seed in (("train", 1), ("test", 2)):
+        write_audio(tmp_path / "all" / split, [seed])
+    with pytest.raises(ValueError, match="validation_split"):
+        load_both(tmp_path, tmp_path / "all", tmp_path / "all")
