@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, count_samples, read_audio
 
@@ -59,6 +60,39 @@ def test_resampling_keeps_a_tone_where_it_was(rate):
     waveform = read_audio(encode(tone(rate, rate), rate, subtype="FLOAT"))
     middle = slice(2_000, 14_000)  # the ends ring
     np.testing.assert_allclose(waveform[middle], tone(SAMPLE_RATE)[middle], atol=5e-3)
+
+
+def pass_band_noise(rate: int, edge: float) -> np.ndarray:
+    """Two seconds of noise of standard deviation 0.1 up to `edge` of the lower of the two Nyquist frequencies."""
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(2 * rate))
+    spectrum[np.fft.rfftfreq(2 * rate, 1 / rate) > edge * min(rate, SAMPLE_RATE) / 2] = 0
+    noise = np.fft.irfft(spectrum)
+    return (0.1 * noise / noise.std()).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000])
+def test_resampling_agrees_with_a_long_torchaudio_filter_in_the_pass_band(rate):
+    noise = pass_band_noise(rate, edge=0.8)
+    reference = torchaudio.functional.resample(
+        torch.from_numpy(noise), rate, SAMPLE_RATE, lowpass_filter_width=64
+    ).numpy()
+    middle = slice(2_000, 30_000)  # the ends ring
+    ours = read_audio({"array": noise, "sampling_rate": rate})
+    np.testing.assert_allclose(ours[middle], reference[middle], atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [15_999, 16_001, 22_257, 44_101, 95_999])
+def test_a_rate_that_shares_no_factor_with_16_khz_keeps_a_tone_and_its_length(rate):
+    waveform = read_audio({"array": tone(rate, rate), "sampling_rate": rate})
+    assert waveform.shape == (SAMPLE_RATE,)
+    middle = slice(2_000, 14_000)  # the ends ring
+    np.testing.assert_allclose(waveform[middle], tone(SAMPLE_RATE)[middle], atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [1, 2**31 - 1])
+def test_a_rate_that_no_recorder_has_is_a_bad_audio(rate):
+    with pytest.raises(BadAudio, match="sampling rate"):
+        read_audio({"array": tone(1_000), "sampling_rate": rate})
 
 
 def test_stereo_is_averaged_whether_channels_come_first_or_last():
