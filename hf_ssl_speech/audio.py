@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from typing import Any
 
 import fsspec
@@ -13,6 +14,13 @@ import soxr
 
 SAMPLE_RATE = 16_000
 MIN_RATE, MAX_RATE = 1_000, 1_000_000
+SAMPLES_AT_ONCE = 2**20
+# What a byte holds at the most: of FLAC the longest block of one value, which no other format beats; of MP3 24, so that
+# 50 leave room.
+SAMPLES_A_BYTE, SAMPLES_A_BYTE_OF_MP3 = 65_536 / 10, 50
+# How libsndfile's log of a header names the size of the samples, or in W64 and RF64 of the file, where it is wrong.
+WRONG_SIZE = re.compile(r"^\s*(?:data|Data Size|SSND|riff|Riff size)\s*: (-?\w+) \(should be (\d+)\)", re.MULTILINE)
+CONVERT = "convert it with ffmpeg, for example to FLAC"
 
 
 class BadAudio(ValueError):
@@ -90,34 +98,63 @@ def _open(audio: Any) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
-        raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
+        unknown = "format not recogni" in error.error_string.lower()
+        way_out = f"; {CONVERT}" if unknown else ""
+        raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}{way_out}") from error
+    size = os.path.getsize(source) if isinstance(source, str) else source.getbuffer().nbytes
+    _check_header(file, size)
+    return file
+
+
+def _check_header(file: soundfile.SoundFile, size: int):
+    """Refuses a header whose length is unknown, or more than the file's bytes can hold."""
     if file.frames == 0:
         raise BadAudio("empty")
     # A FLAC written to a pipe leaves its length open, which libsndfile reports as the largest integer.
     if file.frames == np.iinfo(np.int64).max:
         raise BadAudio("unreadable: the header does not tell the length")
-    return file
+    if file.frames > size * (SAMPLES_A_BYTE_OF_MP3 if file.format == "MP3" else SAMPLES_A_BYTE):
+        raise BadAudio("cut short: the header tells more samples than the file can hold")
+    wrong = WRONG_SIZE.search(file.extra_info)
+    if wrong and int(wrong[1], 0) > int(wrong[2]) and not _left_open(int(wrong[1], 0)):
+        raise BadAudio("cut short: the header tells more bytes than the file has")
+
+
+def _left_open(size: int) -> bool:
+    """Whether a header's size is what programs write that can't go back to correct it, as in a pipe."""
+    return 0x7FFFF000 <= size <= 0x7FFFFFFF or 0xFFFFF000 <= size <= 0xFFFFFFFF or size >= 2**62
 
 
 def _locate(path: str) -> str | io.BytesIO:
     """The path itself, or what lies behind a URL: streamed datasets name files as `hf://...` or `zip://...`."""
     if os.path.isfile(path):
         return path
+    if "://" not in path:  # what can't be a path at all is no file either: a NUL in it, or too long a name
+        raise BadAudio("missing: no such file")
     try:
         with fsspec.open(path, "rb") as file:
             return io.BytesIO(file.read())
     except (FileNotFoundError, IsADirectoryError) as error:
         raise BadAudio("missing: no such file") from error
+    except (ImportError, ValueError) as error:
+        raise BadAudio(f"missing: the address can't be opened ({type(error).__name__}); download the file") from error
 
 
 def _decode(file: soundfile.SoundFile) -> np.ndarray:
+    """Reads block by block, since what the header says of the length may be wrong."""
+    blocks, length = [], 0
+    # soundfile seeks after each read, which an MP3 does not survive unharmed; its length is well bounded by its bytes.
+    at_once = file.frames if file.format == "MP3" else SAMPLES_AT_ONCE // file.channels
     try:
-        samples = file.read(dtype="float32", always_2d=True)
+        while length < file.frames:
+            block = file.read(min(at_once, file.frames - length), dtype="float32", always_2d=True)
+            if len(block) == 0:
+                raise BadAudio("cut short: fewer samples than its header says")
+            blocks.append(block.mean(axis=1))
+            length += len(block)
     except soundfile.LibsndfileError as error:
         raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
-    if len(samples) < file.frames:
-        raise BadAudio("cut short: fewer samples than its header says")
-    return samples.mean(axis=1)
+    return np.concatenate(blocks)
 
 
 def _decoded(audio: Any) -> tuple[np.ndarray, int]:

@@ -1,6 +1,7 @@
 """What audio.py promises of any audio: 16 kHz, mono, float32, or a reason in words."""
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import soundfile
 import torch
 import torchaudio
 
+import hf_ssl_speech.audio as audio_module
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, count_samples, read_audio
 
 
@@ -127,6 +129,77 @@ def test_an_object_that_decodes_itself_is_asked_for_its_samples():
 
 FLAC = encode(tone(40_000), format="FLAC")
 PIPED_FLAC = FLAC[:21] + bytes([FLAC[21] & 0xF0, 0, 0, 0, 0]) + FLAC[26:]  # STREAMINFO's length field set to unknown
+# STREAMINFO's length field: 36 bits, the largest but one.
+BOASTFUL_FLAC = FLAC[:21] + bytes([FLAC[21] | 0x0F, 0xFF, 0xFF, 0xFF, 0xFE]) + FLAC[26:]
+
+
+@pytest.mark.parametrize("count", [count_samples, read_audio])
+def test_a_flac_that_claims_2_to_the_36_samples_is_refused_before_they_are_allocated(count):
+    with pytest.raises(BadAudio, match="more samples than the file can hold"):
+        count(BOASTFUL_FLAC)
+
+
+def test_a_flac_that_claims_more_than_it_holds_is_refused_without_memory_for_the_claim():
+    claimed = FLAC[:22] + (2**27).to_bytes(4, "big") + FLAC[26:]
+    assert count_samples(claimed) == 2**27  # 38 kB of FLAC could hold as many
+    tracemalloc.start()
+    with pytest.raises(BadAudio, match=r"cut short|unreadable"):
+        read_audio(claimed)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**27  # a byte for each claimed sample; as float32 they would take four
+
+
+@pytest.mark.parametrize("format", ["WAV", "WAVEX", "RF64", "AIFF", "AU", "W64"])
+def test_half_a_file_is_cut_short_by_its_header_alone(format):
+    encoded = encode(tone(32_000), format=format)
+    assert count_samples(encoded) == 32_000
+    for count in (count_samples, read_audio):
+        with pytest.raises(BadAudio, match="cut short"):
+            count(encoded[: len(encoded) // 2])
+
+
+@pytest.mark.parametrize("size", [0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_wav_from_a_pipe_whose_size_was_left_open_is_whole(size):
+    encoded = encode(tone(8_000))
+    at = encoded.index(b"data") + 4
+    piped = encoded[:at] + size.to_bytes(4, "little") + encoded[at + 4 :]
+    assert count_samples(piped) == len(read_audio(piped)) == 8_000
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "IMA_ADPCM", "MS_ADPCM", "ULAW"])
+def test_telephone_codecs_are_read(subtype):
+    encoded = encode(tone(16_000, 8_000), 8_000, subtype=subtype)
+    assert count_samples(encoded) == len(read_audio(encoded))
+
+
+@pytest.mark.parametrize(("format", "subtype"), [("FLAC", None), ("MP3", None), ("OGG", "VORBIS"), ("OGG", "OPUS")])
+def test_reading_in_blocks_gives_what_reading_at_once_does(format, subtype, monkeypatch):
+    encoded = encode(tone(40_000), format=format, subtype=subtype)
+    expected = read_audio(encoded)
+    monkeypatch.setattr(audio_module, "SAMPLES_AT_ONCE", 3_001)
+    np.testing.assert_array_equal(read_audio(encoded), expected)
+
+
+@pytest.mark.parametrize("path", ["nul\0.wav", "a" * 5_000 + ".wav", "nothing://there/a.wav", "memory://nul\0"])
+def test_a_name_that_cannot_be_opened_is_a_bad_audio(path):
+    for audio in (path, {"bytes": None, "path": path}):
+        with pytest.raises(BadAudio, match="missing"):
+            read_audio(audio)
+
+
+def test_a_dangling_link_and_a_loop_of_links_are_missing(tmp_path):
+    (tmp_path / "dangling.wav").symlink_to(tmp_path / "gone.wav")
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    for name in ("dangling.wav", "loop.wav"):
+        with pytest.raises(BadAudio, match="missing: no such file"):
+            read_audio(tmp_path / name)
+
+
+def test_a_format_that_cannot_be_decoded_tells_the_way_out():
+    m4a = b"\0\0\0\x18ftypM4A \0\0\0\0M4A mp42" + bytes(1_000)
+    with pytest.raises(BadAudio, match="convert it with ffmpeg"):
+        read_audio(m4a)
 
 
 @pytest.mark.parametrize(
