@@ -20,6 +20,9 @@ SAMPLES_AT_ONCE = 2**20
 SAMPLES_A_BYTE, SAMPLES_A_BYTE_OF_MP3 = 65_536 / 10, 50
 # How libsndfile's log of a header names the size of the samples, or in W64 and RF64 of the file, where it is wrong.
 WRONG_SIZE = re.compile(r"^\s*(?:data|Data Size|SSND|riff|Riff size)\s*: (-?\w+) \(should be (\d+)\)", re.MULTILINE)
+# What the path of a row may name: files here, on the Hub, and inside archives of either, as streaming names them. Any
+# other address was chosen by whoever wrote the dataset.
+ROW_PROTOCOLS = {"file", "hf", "zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"}
 CONVERT = "convert it with ffmpeg, for example to FLAC"
 
 
@@ -31,9 +34,10 @@ def read_audio(audio: Any) -> np.ndarray:
     """Reads, downmixes and resamples one audio.
 
     Args:
-        audio: A path or URL, encoded bytes, a row of `datasets` (`{"bytes", "path"}`, either may be None), a decoded
-            one (`{"array", "sampling_rate"}`, `array` as `(samples,)`, `(channels, samples)` or `(samples, channels)`,
-            integers scaled by the range of their type) or the decoder object of a `datasets.Audio` column.
+        audio: A path or URL, encoded bytes, a row of `datasets` (`{"bytes", "path"}`, either may be None, the path a
+            file here or on the Hub), a decoded one (`{"array", "sampling_rate"}`, `array` as `(samples,)`,
+            `(channels, samples)` or `(samples, channels)`, integers scaled by the range of their type) or the decoder
+            object of a `datasets.Audio` column.
     Returns:
         The waveform at 16 kHz, float32, `(samples,)`, in [-1, 1] as far as the source is.
     Raises:
@@ -81,7 +85,7 @@ def _is_file(audio: Any) -> bool:
 def _open(audio: Any) -> soundfile.SoundFile:
     """Opens encoded bytes, a path or a URL; what it returns has a length."""
     if isinstance(audio, dict):
-        audio = audio.get("path") if audio.get("bytes") is None else audio["bytes"]
+        audio = _row_path(audio.get("path")) if audio.get("bytes") is None else audio["bytes"]
     if audio is None:
         raise BadAudio("missing: neither bytes nor a path")
     if isinstance(audio, (str, os.PathLike)):
@@ -104,6 +108,17 @@ def _open(audio: Any) -> soundfile.SoundFile:
     size = os.path.getsize(source) if isinstance(source, str) else source.getbuffer().nbytes
     _check_header(file, size)
     return file
+
+
+def _row_path(path: str | None) -> str | None:
+    """The path of a row, unless it would make this machine ask a stranger's address."""
+    strange = set(re.findall(r"([\w+.-]*)://", path or "")) - ROW_PROTOCOLS
+    if strange:
+        raise BadAudio(
+            f"missing: the row names a {min(strange)}:// address, which is not fetched; download the file, or store "
+            "its bytes in the row"
+        )
+    return path
 
 
 def _check_header(file: soundfile.SoundFile, size: int):

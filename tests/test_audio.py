@@ -2,6 +2,7 @@
 
 import io
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -181,11 +182,27 @@ def test_reading_in_blocks_gives_what_reading_at_once_does(format, subtype, monk
     np.testing.assert_array_equal(read_audio(encoded), expected)
 
 
-@pytest.mark.parametrize("path", ["nul\0.wav", "a" * 5_000 + ".wav", "nothing://there/a.wav", "memory://nul\0"])
+@pytest.mark.parametrize("path", ["nul\0.wav", "a" * 5_000 + ".wav", "nothing://there/a.wav"])
 def test_a_name_that_cannot_be_opened_is_a_bad_audio(path):
     for audio in (path, {"bytes": None, "path": path}):
         with pytest.raises(BadAudio, match="missing"):
             read_audio(audio)
+
+
+@pytest.mark.parametrize(
+    "path", ["http://h/a.wav", "HTTPS://h/a.wav", "s3://b/a.wav", "zip://a.wav::https://h/a.zip", "simplecache::ftp://h/a"]
+)
+def test_an_address_in_a_row_is_not_fetched(path, monkeypatch):
+    monkeypatch.setattr(audio_module.fsspec, "open", lambda *args: pytest.fail("fetched"))
+    with pytest.raises(BadAudio, match="not fetched; download the file"):
+        read_audio({"bytes": None, "path": path})
+
+
+def test_streamed_rows_may_lie_inside_archives(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.flac", FLAC)
+    row = {"bytes": None, "path": f"zip://a.flac::{tmp_path}/a.zip"}
+    np.testing.assert_array_equal(read_audio(row), read_audio(FLAC))
 
 
 def test_a_dangling_link_and_a_loop_of_links_are_missing(tmp_path):
