@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from typing import Any
 
 import fsspec
 import numpy as np
 import soundfile
-import torch
-import torchaudio.functional
+import soxr
 
 SAMPLE_RATE = 16_000
+MIN_RATE, MAX_RATE = 1_000, 1_000_000
+SAMPLES_AT_ONCE = 2**20
+# What a byte holds at the most: of FLAC the longest block of one value, which no other format beats; of MP3 24, so that
+# 50 leave room.
+SAMPLES_A_BYTE, SAMPLES_A_BYTE_OF_MP3 = 65_536 / 10, 50
+# How libsndfile's log of a header names the size of the samples, or in W64 and RF64 of the file, where it is wrong.
+WRONG_SIZE = re.compile(r"^\s*(?:data|Data Size|SSND|riff|Riff size)\s*: (-?\w+) \(should be (\d+)\)", re.MULTILINE)
+# What the path of a row may name: files here, on the Hub, and inside archives of either, as streaming names them. Any
+# other address was chosen by whoever wrote the dataset.
+ROW_PROTOCOLS = {"file", "hf", "zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"}
+CONVERT = "convert it with ffmpeg, for example to FLAC"
 
 
 class BadAudio(ValueError):
@@ -23,9 +34,10 @@ def read_audio(audio: Any) -> np.ndarray:
     """Reads, downmixes and resamples one audio.
 
     Args:
-        audio: A path or URL, encoded bytes, a row of `datasets` (`{"bytes", "path"}`, either may be None), a decoded
-            one (`{"array", "sampling_rate"}`, `array` as `(samples,)`, `(channels, samples)` or `(samples, channels)`,
-            integers scaled by the range of their type) or the decoder object of a `datasets.Audio` column.
+        audio: A path or URL, encoded bytes, a row of `datasets` (`{"bytes", "path"}`, either may be None, the path a
+            file here or on the Hub), a decoded one (`{"array", "sampling_rate"}`, `array` as `(samples,)`,
+            `(channels, samples)` or `(samples, channels)`, integers scaled by the range of their type) or the decoder
+            object of a `datasets.Audio` column.
     Returns:
         The waveform at 16 kHz, float32, `(samples,)`, in [-1, 1] as far as the source is.
     Raises:
@@ -73,7 +85,7 @@ def _is_file(audio: Any) -> bool:
 def _open(audio: Any) -> soundfile.SoundFile:
     """Opens encoded bytes, a path or a URL; what it returns has a length."""
     if isinstance(audio, dict):
-        audio = audio.get("path") if audio.get("bytes") is None else audio["bytes"]
+        audio = _row_path(audio.get("path")) if audio.get("bytes") is None else audio["bytes"]
     if audio is None:
         raise BadAudio("missing: neither bytes nor a path")
     if isinstance(audio, (str, os.PathLike)):
@@ -90,34 +102,74 @@ def _open(audio: Any) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
-        raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
+        unknown = "format not recogni" in error.error_string.lower()
+        way_out = f"; {CONVERT}" if unknown else ""
+        raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}{way_out}") from error
+    size = os.path.getsize(source) if isinstance(source, str) else source.getbuffer().nbytes
+    _check_header(file, size)
+    return file
+
+
+def _row_path(path: str | None) -> str | None:
+    """The path of a row, unless it would make this machine ask a stranger's address."""
+    strange = set(re.findall(r"([\w+.-]*)://", path or "")) - ROW_PROTOCOLS
+    if strange:
+        raise BadAudio(
+            f"missing: the row names a {min(strange)}:// address, which is not fetched; download the file, or store "
+            "its bytes in the row"
+        )
+    return path
+
+
+def _check_header(file: soundfile.SoundFile, size: int):
+    """Refuses a header whose length is unknown, or more than the file's bytes can hold."""
     if file.frames == 0:
         raise BadAudio("empty")
     # A FLAC written to a pipe leaves its length open, which libsndfile reports as the largest integer.
     if file.frames == np.iinfo(np.int64).max:
         raise BadAudio("unreadable: the header does not tell the length")
-    return file
+    if file.frames > size * (SAMPLES_A_BYTE_OF_MP3 if file.format == "MP3" else SAMPLES_A_BYTE):
+        raise BadAudio("cut short: the header tells more samples than the file can hold")
+    wrong = WRONG_SIZE.search(file.extra_info)
+    if wrong and int(wrong[1], 0) > int(wrong[2]) and not _left_open(int(wrong[1], 0)):
+        raise BadAudio("cut short: the header tells more bytes than the file has")
+
+
+def _left_open(size: int) -> bool:
+    """Whether a header's size is what programs write that can't go back to correct it, as in a pipe."""
+    return 0x7FFFF000 <= size <= 0x7FFFFFFF or 0xFFFFF000 <= size <= 0xFFFFFFFF or size >= 2**62
 
 
 def _locate(path: str) -> str | io.BytesIO:
     """The path itself, or what lies behind a URL: streamed datasets name files as `hf://...` or `zip://...`."""
     if os.path.isfile(path):
         return path
+    if "://" not in path:  # what can't be a path at all is no file either: a NUL in it, or too long a name
+        raise BadAudio("missing: no such file")
     try:
         with fsspec.open(path, "rb") as file:
             return io.BytesIO(file.read())
     except (FileNotFoundError, IsADirectoryError) as error:
         raise BadAudio("missing: no such file") from error
+    except (ImportError, ValueError) as error:
+        raise BadAudio(f"missing: the address can't be opened ({type(error).__name__}); download the file") from error
 
 
 def _decode(file: soundfile.SoundFile) -> np.ndarray:
+    """Reads block by block, since what the header says of the length may be wrong."""
+    blocks, length = [], 0
+    # soundfile seeks after each read, which an MP3 does not survive unharmed; its length is well bounded by its bytes.
+    at_once = file.frames if file.format == "MP3" else SAMPLES_AT_ONCE // file.channels
     try:
-        samples = file.read(dtype="float32", always_2d=True)
+        while length < file.frames:
+            block = file.read(min(at_once, file.frames - length), dtype="float32", always_2d=True)
+            if len(block) == 0:
+                raise BadAudio("cut short: fewer samples than its header says")
+            blocks.append(block.mean(axis=1))
+            length += len(block)
     except soundfile.LibsndfileError as error:
         raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
-    if len(samples) < file.frames:
-        raise BadAudio("cut short: fewer samples than its header says")
-    return samples.mean(axis=1)
+    return np.concatenate(blocks)
 
 
 def _decoded(audio: Any) -> tuple[np.ndarray, int]:
@@ -156,15 +208,10 @@ def _resampled_length(num_samples: int, rate: int) -> int:
 
 
 def _resample(waveform: np.ndarray, rate: int) -> np.ndarray:
-    # torchaudio works out the new length in float32: at 44.1 kHz it can be a sample short from a minute on. It reads
-    # zeros past the end anyway, so 10 ms of them give it room, and the cut makes the length exact.
-    padded = torch.from_numpy(np.pad(waveform, (0, rate // 100)))
-    # On several threads this would hang for ever in a process forked from one that had used them, as those of
-    # `datasets.map` are.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        resampled = torchaudio.functional.resample(padded, rate, SAMPLE_RATE)
-    finally:
-        torch.set_num_threads(threads)
-    return resampled[: _resampled_length(len(waveform), rate)].numpy()
+    # A filter for the ratio of any two rates takes soxr the same time and memory, which torchaudio's does not.
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise BadAudio(f"a sampling rate outside {MIN_RATE:,} to {MAX_RATE:,} Hz")
+    length = _resampled_length(len(waveform), rate)
+    # soxr rounds the length to the nearest sample; 10 ms of zeros at the end give it room, and the cut is exact.
+    padded = np.pad(waveform, (0, rate // 100))
+    return np.ascontiguousarray(soxr.resample(padded, rate, SAMPLE_RATE)[:length])

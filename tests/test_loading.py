@@ -125,6 +125,28 @@ def test_audio_files_in_a_folder_are_rows_named_by_their_paths(tmp_path, streami
         load_speech(str(tmp_path), split="validation")
 
 
+def test_what_cannot_be_read_in_a_folder_is_counted_and_named(tmp_path):
+    soundfile.write(tmp_path / "good.wav", noise(0.5), SAMPLE_RATE)
+    (tmp_path / "dangling.wav").symlink_to(tmp_path / "gone.wav")
+    for name in ("phone.m4a", "browser.webm"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypM4A " + bytes(1_000))
+    prepared, report = prepare_speech(load_speech(str(tmp_path)), min_seconds=0.1)
+    assert prepared["name"][:] == ["good"] and report.total == 4
+    [way_out] = [reason for reason, names in report.skipped.items() if sorted(names) == ["browser", "phone"]]
+    assert "convert it with ffmpeg" in way_out
+    assert report.skipped["missing: no such file"] == ["dangling"]
+
+
+def test_linked_folders_are_read_once_even_where_a_link_leads_back(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here" / "real").mkdir(parents=True)
+    for name in ("there/b.wav", "here/real/a.wav"):
+        soundfile.write(tmp_path / name, noise(0.5), SAMPLE_RATE)
+    (tmp_path / "here" / "linked").symlink_to(tmp_path / "there")
+    (tmp_path / "here" / "real" / "back").symlink_to(tmp_path / "here")
+    assert sorted(load_speech(str(tmp_path / "here"))["id"]) == ["linked/b", "real/a"]
+
+
 @pytest.mark.parametrize("feature", [None, Audio()])
 @pytest.mark.parametrize(
     "audio",

@@ -27,7 +27,10 @@ from huggingface_hub.errors import HFValidationError
 
 logger = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
+DECODED_SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
+# Nothing here decodes these: they become rows so that the report of what was skipped names and counts them.
+OTHER_SUFFIXES = {".3gp", ".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mp4", ".webm", ".wma"}
+AUDIO_SUFFIXES = DECODED_SUFFIXES | OTHER_SUFFIXES
 AUDIO_STRUCT = {"bytes": Value("binary"), "path": Value("string")}
 
 
@@ -106,8 +109,21 @@ def _load_folder(folder: Path, split: str, name: str | None, streaming: bool) ->
         splits = load_dataset_builder(str(folder), name).config.data_files
         return _load_files(_in_split(split, splits, folder), folder, streaming)
     root = folder / split if (folder / split).is_dir() else folder
-    files = sorted(str(file) for file in root.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+    files = _find_audio(root)
     return _load_files(_in_split(split, {"train" if root == folder else split: files}, folder), folder, streaming)
+
+
+def _find_audio(root: Path) -> list[str]:
+    """The audio files below a folder, in linked folders too, each folder once."""
+    found, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above, or a second one to the same
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [os.path.join(folder, name) for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES]
+    return sorted(found)
 
 
 def _in_split(split: str, splits: dict[str, Any], source: str | Path) -> Any:
@@ -137,7 +153,7 @@ def _list_audio(files: Sequence[str]) -> Dataset:
     files = [os.path.abspath(file) for file in files]
     root = os.path.commonpath([os.path.dirname(file) for file in files])
     # The times go into the fingerprint, so that a file that changed is not taken from a cache.
-    changed = [os.stat(file).st_mtime_ns for file in files]
+    changed = [(os.stat(file) if os.path.exists(file) else os.lstat(file)).st_mtime_ns for file in files]
     features = Features({"id": Value("string"), "audio": Value("string")})
     return Dataset.from_generator(_audio_rows, features, gen_kwargs={"files": files, "root": root, "changed": changed})
 
