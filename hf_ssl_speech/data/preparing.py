@@ -106,7 +106,7 @@ def prepare_speech(
     prepared = prepared.select(usable)
     if cache:
         # Only `samples` becomes an array: as a list of numbers, a row takes 60 times as long. No type is asked for,
-        # because `flatten_indices`, and so `save_to_disk` and `add_column`, would cast all columns to it.
+        # because `flatten_indices`, `filter` and `add_column` would cast all columns to it.
         prepared = prepared.with_format("numpy", columns=["samples"], output_all_columns=True)
     return prepared, report
 
