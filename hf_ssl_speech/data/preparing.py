@@ -207,7 +207,8 @@ def _prepare_streamed(rows: dict[str, list], min_seconds: float, keep: tuple[str
 
 def _row_name(row: dict[str, Any]) -> str:
     audio = row["audio"]
-    return str(row.get("id") or (audio.get("path") if isinstance(audio, dict) else None) or "")
+    name = str(row.get("id") or (audio.get("path") if isinstance(audio, dict) else None) or "")
+    return name if name.isprintable() else repr(name)  # a name with a newline would forge a line of the log
 
 
 def _each_row(rows: dict[str, list]) -> list[dict[str, Any]]:
