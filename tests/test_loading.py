@@ -137,6 +137,21 @@ def test_what_cannot_be_read_in_a_folder_is_counted_and_named(tmp_path):
     assert report.skipped["missing: no such file"] == ["dangling"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_parquet_file_in_a_folder_with_brackets_in_its_name_is_read(tmp_path, streaming):
+    (tmp_path / "corpus [v1]").mkdir()
+    speech("a").to_parquet(tmp_path / "corpus [v1]" / "train.parquet")
+    rows = load_speech([f"{tmp_path}/corpus [v1]/train.parquet"], streaming=streaming)
+    assert [row["id"] for row in rows] == ["a"]
+
+
+def test_a_name_with_newlines_or_nul_is_shown_escaped():
+    rows = speech("a")
+    bad = Dataset.from_dict({"id": ["a\nforged", "b\0"], "audio": [{"bytes": b"x", "path": None}] * 2})
+    _, report = prepare_speech(datasets.concatenate_datasets([rows, bad]), min_seconds=0.1)
+    assert "\n" not in str(report) and "\0" not in str(report) and r"'a\nforged'" in str(report)
+
+
 def test_linked_folders_are_read_once_even_where_a_link_leads_back(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "here" / "real").mkdir(parents=True)

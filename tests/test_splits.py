@@ -55,3 +55,12 @@ def test_neither_train_nor_test_is_taken_for_validation_unasked(tmp_path):
         write_audio(tmp_path / "all" / split, [seed])
     with pytest.raises(ValueError, match="validation_split"):
         load_both(tmp_path, tmp_path / "all", tmp_path / "all")
+
+
+def test_the_share_of_long_recordings_that_an_epoch_uses_is_told(tmp_path, caplog):
+    (tmp_path / "a").mkdir()
+    soundfile.write(tmp_path / "a/talk.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000), 16_000)
+    args = SpeechTrainingArguments(str(tmp_path / "run"), use_cpu=True, max_seconds=4)
+    split = load_split("train", SpeechDataArguments([str(tmp_path / "a")]), args)
+    assert split.facts["cropped"] == {"rows": 1, "share_used_each_epoch": 0.8}
+    assert "an epoch uses 80.0%" in caplog.text

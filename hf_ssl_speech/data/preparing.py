@@ -106,7 +106,7 @@ def prepare_speech(
     prepared = prepared.select(usable)
     if cache:
         # Only `samples` becomes an array: as a list of numbers, a row takes 60 times as long. No type is asked for,
-        # because `flatten_indices`, and so `save_to_disk` and `add_column`, would cast all columns to it.
+        # because `flatten_indices`, `filter` and `add_column` would cast all columns to it.
         prepared = prepared.with_format("numpy", columns=["samples"], output_all_columns=True)
     return prepared, report
 
@@ -232,7 +232,8 @@ def _prepare_streamed(rows: dict[str, list], min_seconds: float, keep: tuple[str
 
 def _row_name(row: dict[str, Any]) -> str:
     audio = row["audio"]
-    return str(row.get("id") or (audio.get("path") if isinstance(audio, dict) else None) or "")
+    name = str(row.get("id") or (audio.get("path") if isinstance(audio, dict) else None) or "")
+    return name if name.isprintable() else repr(name)  # a name with a newline would forge a line of the log
 
 
 def _each_row(rows: dict[str, list]) -> list[dict[str, Any]]:

@@ -139,9 +139,8 @@ def _load_files(files: Sequence[str], source: str | Path, streaming: bool) -> li
     if suffixes == {".parquet"}:
         # One builder call takes files of one schema only.
         groups = itertools.groupby(files, lambda file: pyarrow.parquet.read_schema(file).remove_metadata())
-        return [
-            load_dataset("parquet", data_files=list(group), split="train", streaming=streaming) for _, group in groups
-        ]
+        groups = [[glob.escape(file) for file in group] for _, group in groups]
+        return [load_dataset("parquet", data_files=group, split="train", streaming=streaming) for group in groups]
     if suffixes <= AUDIO_SUFFIXES:
         dataset = _list_audio(files)
         return [dataset.to_iterable_dataset(num_shards=min(len(dataset), 64)) if streaming else dataset]

@@ -13,6 +13,7 @@ import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 
+from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream, split_facts, stream_facts
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.data.split_names import available_splits
@@ -82,9 +83,25 @@ def load_split(
         )
     facts = split_facts(source, dataset, report)
     logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
+    if not need and getattr(args, "max_seconds", None):
+        _tell_cropping(dataset, split, args.max_seconds, facts)
     if beside is not None and isinstance(beside.rows, Dataset):
         facts["shared_with_training"] = count_shared(beside.rows, dataset)
     return Split(dataset, facts)
+
+
+def _tell_cropping(dataset: Dataset, part: str, max_seconds: float, facts: dict[str, Any]):
+    """Says, in the log and the facts, how much of the audio an epoch leaves out because long rows are cropped."""
+    lengths = np.array(dataset["num_samples"])
+    longest = round(max_seconds * SAMPLE_RATE)
+    cropped = int((lengths > longest).sum())
+    if cropped:
+        used = float(np.minimum(lengths, longest).sum() / lengths.sum())
+        facts["cropped"] = {"rows": cropped, "share_used_each_epoch": used}
+        logger.warning(
+            f"{part}: {cropped:,} rows are longer than max_seconds={max_seconds:g} and are cropped: an epoch uses "
+            f"{used:.1%} of the audio. Cut long recordings into utterances to use all of it."
+        )
 
 
 def _split_of(part: str, data_args: SpeechDataArguments) -> str:
