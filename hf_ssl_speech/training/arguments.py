@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -290,12 +291,23 @@ def tidy_errors(*more: type[Exception]):
     except (ValueError, OSError, ImportError, StrictDataclassError, UnhealthyRun, *more) as error:
         raise SystemExit(f"\n{type(error).__name__}: {error}") from error
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # The group's threads now and then abort a process whose work is done, when the group or the interpreter is
-        # taken down. So neither is: exit handlers run, as those of trackers, and the process ends.
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        torch.distributed.destroy_process_group()
+        end_process()
+
+
+def end_process():
+    """Ends a process whose work is done with exit code 0, without the teardown of the interpreter.
+
+    DistributedDataParallel keeps Gloo's threads alive after `destroy_process_group`. If such a thread still has to
+    release a tensor of the last collective, it waits for the interpreter's lock; Python ends threads that ask for the
+    lock during its teardown, and C++ takes that for a fatal error and aborts the process. Everything else that happens
+    at an exit happens here too: threads are joined, exit functions (as those of trackers) run, and output is flushed.
+    """
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def as_tokens(name: str, value: Any) -> list[str]:
