@@ -25,7 +25,7 @@ from hf_ssl_speech.recipes.pretraining import OBJECTIVES
 from hf_ssl_speech.records import write_record
 from hf_ssl_speech.training.arguments import parse_arguments
 from hf_ssl_speech.training.preflight import run_identity
-from hf_ssl_speech.training.record_keeper import RECIPE
+from hf_ssl_speech.training.recipe import settings_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -175,7 +175,7 @@ def test_the_published_configurations_depart_in_nothing(name, tmp_path, monkeypa
     config = OBJECTIVES[model_args.objective][0].preset(model_args.preset, **fields)
     record = {
         "identity": run_identity(config, {}, args),
-        "recipe": {each: getattr(args, each) for each in RECIPE if hasattr(args, each)},
+        "recipe": settings_of(args),
         "machine": {"processes": args.world_size},
     }
     comparison = compare_with_paper(json.loads(json.dumps(record, default=str)))
@@ -199,7 +199,7 @@ def test_the_published_fine_tuning_departs_in_nothing(name, hours, tmp_path):
     record = {
         "task": "ctc",
         "identity": run_identity(SSLWav2Vec2Config.preset("base", **model_args.config), {}, args),
-        "recipe": {each: getattr(args, each) for each in RECIPE if hasattr(args, each)},
+        "recipe": settings_of(args),
         "data": {"train": {"hours": hours}},
     }
     comparison = compare_with_paper(json.loads(json.dumps(record, default=str)))
