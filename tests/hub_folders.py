@@ -16,7 +16,7 @@ from hf_ssl_speech.recognition.text import TextNormalization
 from hf_ssl_speech.records import write_record
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.training.preflight import run_identity
-from hf_ssl_speech.training.record_keeper import RECIPE
+from hf_ssl_speech.training.recipe import settings_of
 
 VOCABULARY = {"<pad>": 0, "|": 1, "<unk>": 2, "a": 3, "b": 4, "c": 5}
 SPLIT = {"source": ["openslr/librispeech_asr"], "fingerprint": "0123456789abcdef", "rows": 1234, "hours": 5.678,
@@ -36,7 +36,7 @@ def run_record(model, folder: Path, **changes) -> dict:
         "identity": run_identity(model.config, {"train": SPLIT["fingerprint"]}, args),
         "parameters": model.num_parameters(),
         "data": {"train": SPLIT, "validation": SPLIT | {"rows": 98, "hours": 0.43}},
-        "recipe": {name: getattr(args, name) for name in RECIPE if hasattr(args, name)},
+        "recipe": settings_of(args),
         "updates": 321,
         "hours_seen": 3.2109,
         "seconds_per_update": 36.01,

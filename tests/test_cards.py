@@ -26,7 +26,7 @@ from hf_ssl_speech.recipes.pretraining import OBJECTIVES
 from hf_ssl_speech.records import write_record
 from hf_ssl_speech.training.arguments import as_tokens, parse_arguments
 from hf_ssl_speech.training.preflight import run_identity
-from hf_ssl_speech.training.record_keeper import RECIPE
+from hf_ssl_speech.training.recipe import settings_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -176,7 +176,7 @@ def test_the_published_configurations_depart_in_nothing(name, tmp_path, monkeypa
     config = OBJECTIVES[model_args.objective][0].preset(model_args.preset, **fields)
     record = {
         "identity": run_identity(config, {}, args),
-        "recipe": {each: getattr(args, each) for each in RECIPE if hasattr(args, each)},
+        "recipe": settings_of(args),
         "machine": {"processes": args.world_size},
     }
     comparison = compare_with_paper(json.loads(json.dumps(record, default=str)))
@@ -213,7 +213,7 @@ def ctc_record(file: Path, folder: Path, config_class=SSLWav2Vec2Config, size="b
     record = {
         "task": "ctc",
         "identity": run_identity(config, {}, args),
-        "recipe": {each: getattr(args, each) for each in RECIPE if hasattr(args, each)},
+        "recipe": settings_of(args),
         "data": {"train": {"hours": CTC_CONFIGS[file.stem]}},
         "machine": {"processes": args.world_size},
     }

@@ -1,6 +1,7 @@
 """The trainer and what surrounds it: counts, evaluation, health, checks before the first step, the record."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,12 +21,19 @@ from hf_ssl_speech import (
     prepare_stream,
 )
 from hf_ssl_speech.data.preparing import split_facts
-from hf_ssl_speech.recipes.pretraining import pretrain
+from hf_ssl_speech.recipes.pretraining import make_model, pretrain
 from hf_ssl_speech.recipes.splits import Split
-from hf_ssl_speech.records import command_line, read_record
+from hf_ssl_speech.records import command_line, read_record, write_record
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.callbacks import HealthCheck, UnhealthyRun
-from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
+from hf_ssl_speech.training.preflight import (
+    check_disk,
+    check_masks,
+    differences,
+    find_checkpoint,
+    recorded_identity,
+    run_identity,
+)
 from hf_ssl_speech.training.record_keeper import RecordKeeper
 from hf_ssl_speech.training.trainer import feature_extractor_for
 
@@ -52,7 +60,7 @@ def make_trainer(tmp_path, rows):
     def make(dataset=None, config=None, evaluation=None, **settings):
         torch.manual_seed(0)
         model = SSLWav2Vec2ForPreTraining(SSLWav2Vec2Config(**{**TINY, **WAV2VEC2, **(config or {})}))
-        arguments = SpeechPreTrainingArguments(output_dir=str(tmp_path / "run"), **{**SETTINGS, **settings})
+        arguments = SpeechPreTrainingArguments(**{"output_dir": str(tmp_path / "run"), **SETTINGS, **settings})
         return SpeechPreTrainer(model, arguments, train_dataset=dataset or rows[0], eval_dataset=evaluation)
 
     return make
@@ -133,14 +141,29 @@ def test_a_loss_that_is_no_number_stops_the_run_in_words(make_trainer):
         trainer.train()
 
 
-def test_a_collapsed_codebook_stops_the_run_after_some_patience():
-    check = HealthCheck(patience=2)
+def test_a_collapsed_codebook_stops_the_run_after_some_patience(tmp_path):
+    check, args = HealthCheck(patience=2), SpeechPreTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     healthy, collapsed = {"hard_perplexity_1": 50.0}, {"hard_perplexity_1": 50.0, "hard_perplexity_2": 1.2}
     state = type("State", (), {"global_step": 7})
     for logs in (collapsed, healthy, collapsed):
-        check.on_log(None, state, None, logs=logs)
+        check.on_log(args, state, None, logs=logs)
     with pytest.raises(UnhealthyRun, match="collapsed"):
-        check.on_log(None, state, None, logs=collapsed)
+        check.on_log(args, state, None, logs=collapsed)
+
+
+def test_with_fp16_a_skipped_update_is_no_diverged_run_but_many_in_a_row_are(tmp_path):
+    args = SpeechPreTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    state, skipped = type("State", (), {"global_step": 7}), {"loss": 2.0, "grad_norm": float("inf")}
+    with pytest.raises(UnhealthyRun, match="grad_norm is inf"):
+        HealthCheck().on_log(args, state, None, logs=skipped)
+    args.fp16 = True
+    check = HealthCheck()
+    for logs in [skipped] * 16 + [{"loss": 2.0, "grad_norm": 1.0}] + [skipped] * 19:
+        check.on_log(args, state, None, logs=logs)
+    with pytest.raises(UnhealthyRun, match="grad_norm is inf"):
+        check.on_log(args, state, None, logs=skipped)
+    with pytest.raises(UnhealthyRun, match="loss is nan"):
+        HealthCheck().on_log(args, state, None, logs={"loss": float("nan"), "grad_norm": 1.0})
 
 
 # Before the first step -------------------------------------------------------------------------------------------
@@ -161,6 +184,19 @@ def test_an_output_folder_with_another_run_is_an_error_that_names_the_difference
         find_checkpoint(other, trainer.args)
 
 
+@pytest.fixture
+def begun(make_trainer, rows, tmp_path) -> tuple[dict, Path]:
+    """A run of two updates with a checkpoint, as if it had been killed then; facts of its data, and its folder."""
+    trainer = make_trainer(save_strategy="steps", save_steps=2)
+    facts = split_facts("noise", *rows)
+    identity = run_identity(trainer.model.config, {"train": facts["fingerprint"]}, trainer.args)
+    keeper = RecordKeeper(trainer, identity, {"train": facts})
+    trainer.add_callback(keeper)
+    trainer.train()
+    keeper.keep("running")
+    return facts, tmp_path / "run"
+
+
 def test_a_folder_with_the_beginning_of_this_run_is_gone_on_from(make_trainer, rows, tmp_path):
     trainer = make_trainer(max_steps=4, save_strategy="steps", save_steps=2)
     facts = split_facts("noise", *rows)
@@ -177,6 +213,69 @@ def test_a_folder_with_the_beginning_of_this_run_is_gone_on_from(make_trainer, r
     trainer.args.resume_from_checkpoint = str(weights.parent)
     with pytest.raises(ValueError, match="no whole checkpoint"):
         find_checkpoint(identity, trainer.args)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("adam_beta1", 0.8), ("adam_beta2", 0.9), ("adam_epsilon", 1e-3), ("max_grad_norm", 1.0), ("optim", "sgd"),
+        ("lr_scheduler_kwargs", {"power": 2.0}), ("learning_rate", 1e-4),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("named", [False, True], ids=["same folder", "named checkpoint"])
+def test_no_setting_that_changes_the_weights_may_change_on_a_resume(name, value, named, begun, make_trainer, tmp_path):
+    facts, folder = begun
+    other = make_trainer(**{name: value}, output_dir=str(tmp_path / ("elsewhere" if named else "run")))
+    if named:
+        other.args.resume_from_checkpoint = str(folder / "checkpoint-2")
+    identity = run_identity(other.model.config, {"train": facts["fingerprint"]}, other.args)
+    with pytest.raises(ValueError, match=rf"another run \(recipe.{name}.*--model_name_or_path .*checkpoint-2"):
+        find_checkpoint(identity, other.args)
+
+
+def test_devices_and_precision_may_change_on_a_resume(begun, make_trainer):
+    facts, _ = begun
+    other = make_trainer(batch_seconds=4, gradient_accumulation_steps=2, bf16=True)
+    identity = run_identity(other.model.config, {"train": facts["fingerprint"]}, other.args)
+    assert find_checkpoint(identity, other.args).endswith("checkpoint-2")
+
+
+def test_a_record_of_an_earlier_version_is_compared_by_all_that_it_holds(begun, make_trainer):
+    facts, folder = begun
+    record = read_record(folder)
+    for name in ("adam_beta1", "optim"):
+        record["identity"]["recipe"].pop(name)
+    record["recipe"].pop("optim")
+    write_record(record, folder)
+    for settings, agrees in (({}, True), ({"optim": "sgd"}, True), ({"adam_beta1": 0.8}, False)):
+        other = make_trainer(**settings)
+        identity = run_identity(other.model.config, {"train": facts["fingerprint"]}, other.args)
+        assert (differences(recorded_identity(record, identity), identity) == []) == agrees
+
+
+def test_a_checkpoint_without_its_record_is_not_resumed(begun, make_trainer):
+    facts, folder = begun
+    (folder / "run.json").unlink()
+    other = make_trainer(resume_from_checkpoint=str(folder / "checkpoint-2"))
+    identity = run_identity(other.model.config, {"train": facts["fingerprint"]}, other.args)
+    with pytest.raises(ValueError, match=r"No run\.json lies beside"):
+        find_checkpoint(identity, other.args)
+
+
+def test_a_new_run_goes_on_from_a_checkpoints_weights_with_another_recipe(begun, rows, tmp_path):
+    facts, folder = begun
+    start = str(folder / "checkpoint-2")
+    model = make_model(SpeechModelArguments(model_name_or_path=start))
+    settings = {**SETTINGS, "learning_rate": 1e-5, "lr_scheduler_type": "constant"}
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    saved = SSLWav2Vec2ForPreTraining.from_pretrained(start).state_dict()
+    assert all(torch.equal(weight, saved[name]) for name, weight in before.items())
+    args = SpeechPreTrainingArguments(output_dir=str(tmp_path / "gentler"), **settings)
+    trainer = pretrain(model, args, Split(rows[0], facts))
+    assert [log["learning_rate"] for log in trainer.state.log_history if "loss" in log] == [1e-5, 1e-5]
+    # Adam's first steps are at most as long as the learning rate, and the weights are far from new ones.
+    moved = max((weight - before[name]).abs().max().item() for name, weight in trainer.model.named_parameters())
+    assert 0 < moved < 1e-4
 
 
 def test_an_output_folder_with_something_else_is_an_error(make_trainer, tmp_path):

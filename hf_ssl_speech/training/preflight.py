@@ -18,24 +18,8 @@ from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.records import RECORD_FILE, read_record
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
-
-IDENTITY = (
-    "max_steps",
-    "num_train_epochs",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "min_seconds",
-    "max_seconds",
-    "seed",
-    "data_seed",
-    "tri_stage",
-    "initial_share",
-    "final_share",
-    "freeze_conv_encoder",
-    "freeze_transformer_updates",
-)
+from hf_ssl_speech.training.callbacks import other_recipe
+from hf_ssl_speech.training.recipe import MUST_AGREE, settings_of
 
 
 def run_identity(
@@ -44,7 +28,7 @@ def run_identity(
     """What must agree for a run to be continued: model, data and recipe; devices and logging may change."""
     ours = {field.name for field in fields(config)} - {field.name for field in fields(PreTrainedConfig)}
     architecture = {name: getattr(config, name) for name in sorted(ours)}
-    recipe = {name: getattr(args, name) for name in IDENTITY if hasattr(args, name)}
+    recipe = settings_of(args, MUST_AGREE)
     recipe["seconds_per_update"] = round(args.batch_seconds * args.batches_per_update, 1)
     return {
         "model_type": config.model_type,
@@ -72,6 +56,33 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return entries
 
 
+def recorded_identity(record: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """The identity in a record; settings that its version did not compare yet are taken from elsewhere in the record.
+
+    Where the record does not hold a setting at all, that of `ours` is taken: nothing is known against it.
+    """
+    theirs, recipe = record["identity"], ours.get("recipe", {})
+    also_recorded = {name: value for name, value in record.get("recipe", {}).items() if name in recipe}
+    return {**theirs, "recipe": {**recipe, **also_recorded, **theirs.get("recipe", {})}}
+
+
+def check_origin(checkpoint: str, identity: dict[str, Any], args: SpeechTrainingArguments):
+    """Raises a ValueError if a checkpoint is not of this run: the record beside it tells."""
+    for folder in dict.fromkeys([Path(checkpoint).resolve().parent, Path(args.output_dir).resolve()]):
+        record = read_record(folder)
+        if record is None and folder == Path(checkpoint).resolve().parent:
+            raise ValueError(
+                f"No {RECORD_FILE} lies beside {checkpoint}, so nothing tells whether it is of this run: put that of "
+                f"its run there. {other_recipe(checkpoint)}"
+            )
+        different = differences(recorded_identity(record, identity), identity) if record else []
+        if different:
+            raise ValueError(
+                f"{checkpoint} cannot be resumed: {folder / RECORD_FILE} is of another run ({'; '.join(different)}). "
+                f"{other_recipe(checkpoint)}"
+            )
+
+
 def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> str | None:
     """The checkpoint to go on from, None for a new run.
 
@@ -80,24 +91,25 @@ def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> 
 
     Raises:
         ValueError: If the output folder holds something else, another run (what differs is named) or this one,
-            complete; or if the checkpoint named is damaged.
+            complete; or if the checkpoint named is damaged or of another run.
     """
+    record = read_record(args.output_dir)
     if args.resume_from_checkpoint:
         if not is_whole(args.resume_from_checkpoint):
             raise ValueError(
                 f"{args.resume_from_checkpoint} is no whole checkpoint: its weights are missing or damaged."
             )
+        check_origin(args.resume_from_checkpoint, identity, args)
         return args.resume_from_checkpoint
-    record = read_record(args.output_dir)
     if record is None and get_last_checkpoint(args.output_dir) is None:
         return None
     if not {"identity", "status"} <= set(record or {}):
         raise ValueError(f"{args.output_dir} holds something else than a training run: use another output_dir.")
-    different = differences(record["identity"], identity)
+    different = differences(recorded_identity(record, identity), identity)
     if different:
         raise ValueError(
             f"{Path(args.output_dir, RECORD_FILE)} is of another run ({'; '.join(different)}). Use another output_dir, "
-            "or delete that folder if you no longer need it."
+            f"or delete that folder if you no longer need it. {other_recipe(get_last_checkpoint(args.output_dir))}"
         )
     if record["status"] == "complete":
         raise ValueError(

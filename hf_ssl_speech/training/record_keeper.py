@@ -11,39 +11,12 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 from hf_ssl_speech.records import command_line, machine, now, read_record, versions, write_record
+from hf_ssl_speech.training.recipe import settings_of
 
 if TYPE_CHECKING:
     from hf_ssl_speech.training.trainer import SpeechTrainer
 
 PICTURE_FILE = "training.png"
-RECIPE = (
-    "batch_seconds",
-    "gradient_accumulation_steps",
-    "min_seconds",
-    "max_seconds",
-    "max_steps",
-    "num_train_epochs",
-    "learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "optim",
-    "tri_stage",
-    "initial_share",
-    "final_share",
-    "freeze_conv_encoder",
-    "freeze_transformer_updates",
-    "early_stopping_patience",
-    "bf16",
-    "fp16",
-    "seed",
-    "data_seed",
-)
 
 
 class RecordKeeper(TrainerCallback):
@@ -88,7 +61,7 @@ class RecordKeeper(TrainerCallback):
             "identity": self.identity,
             "parameters": trainer.model.num_parameters(),
             "data": self.data,
-            "recipe": {name: getattr(args, name) for name in RECIPE if hasattr(args, name)},
+            "recipe": settings_of(args),
             "updates": state.global_step,
             "kept_update": self.kept_update,
             "hours_seen": hours,

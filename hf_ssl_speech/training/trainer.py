@@ -87,8 +87,9 @@ class SpeechTrainer(Trainer):
         self.samples = 0
         self.window: dict[str, Tensor] = {}  # all ranks', since the last log
         self.window_samples, self.window_start = 0, time.perf_counter()
+        self.loss_since_log: float | None = None  # the mean over ranks, known when a checkpoint is saved
         self.skipped_rows: dict[str, str] = {}
-        self.tally = Tally()
+        self.tally = Tally(self)
         self.add_callback(self.tally)
         self.add_callback(Schedules(self.data_collator))
         self.add_callback(HealthCheck())
@@ -143,6 +144,9 @@ class SpeechTrainer(Trainer):
         return DataLoader(
             dataset,
             collate_fn=collator,
+            # Whenever it starts, a loader draws a number, and workers that persist start at other moments than fresh
+            # ones. From torch's own generator that would change what dropout draws.
+            generator=torch.Generator(),
             num_workers=args.dataloader_num_workers,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
@@ -167,6 +171,8 @@ class SpeechTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the model's metrics, throughput and hours seen, over all ranks, to a training log."""
+        if "train_loss" in logs:  # Trainer's own counts the updates since the last start only
+            logs["train_loss"] = self.loss_sum / max(self.state.global_step, 1)
         if "loss" in logs and self.statistics:
             self.collect()
             logs |= self.model.metrics(self.window)
@@ -176,6 +182,18 @@ class SpeechTrainer(Trainer):
             logs["hours_seen"] = self.tally.hours_seen
             self.window, self.window_samples, self.window_start = {}, 0, time.perf_counter()
         super().log(logs, start_time)
+
+    @property
+    def loss_sum(self) -> float:
+        """Sum of the logged losses of all updates, those before a resume too, up to the last log."""
+        return self.tally.earlier_loss_sum + self._total_loss_scalar
+
+    def _run_epoch(self, **settings):
+        """An epoch, or none where a checkpoint of the last update is gone on from: Trainer would train one more."""
+        if self.is_complete:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**settings)
 
     def collect(self):
         """Adds what every rank has counted since the last time to the window and the tally."""
@@ -197,6 +215,7 @@ class SpeechTrainer(Trainer):
     def _save_checkpoint(self, model, trial):
         """Counts what has been seen up to here, then saves."""
         self.collect()
+        self.loss_since_log = self.accelerator.gather(self._tr_loss).mean().item()
         super()._save_checkpoint(model, trial)
 
     # Evaluation ----------------------------------------------------------------------------------------------------
