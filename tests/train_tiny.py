@@ -35,7 +35,7 @@ def train(rows: str, output: str, settings: dict, config: dict, resume: str | No
     set_seed(0)
     model = hf_ssl_speech.SSLWav2Vec2ForPreTraining(
         hf_ssl_speech.SSLWav2Vec2Config(**{**TINY, **WAV2VEC2, **EXACT, **config})
-    )
+    ).double()  # in float32 a processor's rounding would hide a wrong sum, or pass for one
     arguments = hf_ssl_speech.SpeechPreTrainingArguments(output_dir=output, **{**SETTINGS, **settings})
     trainer = hf_ssl_speech.SpeechPreTrainer(model, arguments, train_dataset=load_from_disk(rows))
     trainer.train(resume_from_checkpoint=resume)

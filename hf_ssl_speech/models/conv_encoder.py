@@ -9,6 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import frame_mask, num_frames
+from hf_ssl_speech.models.precision import at_least_float32
 
 
 class ValidGroupNorm(nn.GroupNorm):
@@ -26,8 +27,9 @@ class ValidGroupNorm(nn.GroupNorm):
         if mask is None:
             return super().forward(frames)
         with torch.autocast(frames.device.type, enabled=False):
-            share = mask.float().mean(-1).clamp(min=1 / mask.shape[-1])[:, None, None]  # valid frames of all
-            variance, mean = torch.var_mean(frames.float() * mask[:, None], -1, correction=0, keepdim=True)
+            precise = at_least_float32(frames)
+            share = mask.to(precise.dtype).mean(-1).clamp(min=1 / mask.shape[-1])[:, None, None]  # valid frames of all
+            variance, mean = torch.var_mean(precise * mask[:, None], -1, correction=0, keepdim=True)
             second_moment = (variance + mean.square()) / share
             mean = mean / share
             scale = self.weight[:, None] * torch.rsqrt(second_moment - mean.square() + self.eps)
@@ -77,7 +79,7 @@ class ConvEncoder(nn.Module):
         """Frames of each waveform.
 
         Args:
-            waveforms: `(batch, samples)` at 16 kHz.
+            waveforms: `(batch, samples)` at 16 kHz, in any precision.
             lengths: Real samples of each row, `(batch,)`; None where nothing is padded.
         Returns:
             `(batch, frames, channels)`.
@@ -89,7 +91,7 @@ class ConvEncoder(nn.Module):
                 f"An audio of {waveforms.shape[-1]} samples is shorter than the {self.config.window_samples} samples "
                 "one frame needs (400, or 25 ms, with the usual conv stack). Drop it or pad it with silence."
             )
-        frames, mask = waveforms[:, None], None
+        frames, mask = waveforms[:, None].to(self.conv_layers[0].conv.weight.dtype), None
         for index, layer in enumerate(self.conv_layers):
             if index == 0 and lengths is not None:
                 first = self.config.conv_layers[:1]
@@ -133,7 +135,7 @@ class FeatureProjection(nn.Module):
 
 def feature_penalty_per_row(frames: Tensor, mask: Tensor | None) -> Tensor:
     """Mean square of each row's valid frames, `(batch,)`: keeps the conv encoder's output small (fairseq's penalty)."""
-    squares = frames.float().square().mean(-1)  # (batch, frames)
+    squares = at_least_float32(frames).square().mean(-1)  # (batch, frames)
     if mask is None:
         return squares.mean(-1)
     return (squares * mask).sum(-1) / mask.sum(-1).clamp(min=1)

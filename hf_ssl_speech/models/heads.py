@@ -11,7 +11,7 @@ from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutp
 
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLSpeechModel, SSLSpeechPreTrainedModel, SSLWav2Vec2Model
-from hf_ssl_speech.models.objectives import in_float32
+from hf_ssl_speech.models.precision import at_least_float32, in_full_precision
 
 
 @dataclass
@@ -41,7 +41,7 @@ def frames_needed(labels: Tensor) -> Tensor:
     return given.sum(-1) + alike.sum(-1)
 
 
-@in_float32
+@in_full_precision
 def ctc_loss(logits: Tensor, num_frames: Tensor, labels: Tensor, blank: int) -> Tensor:
     """Negative log-likelihood of each row's labels (Graves et al. 2006, section 4.1).
 
@@ -194,7 +194,7 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
             mask = outputs.frame_mask[..., None]
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
         logits = self.classifier(pooled)
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        loss = None if labels is None else F.cross_entropy(at_least_float32(logits), labels)
         return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 

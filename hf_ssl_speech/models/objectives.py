@@ -1,4 +1,4 @@
-"""The losses of both papers as pure functions of tensors. All are sums over masked frames, computed in float32.
+"""The losses of both papers as pure functions of tensors. All are sums over masked frames, in at least float32.
 
 Masked frames come as `(batch, masked)`: the masked frames of each utterance in order, rows filled up to the longest;
 `valid` is False on the fill.
@@ -6,22 +6,11 @@ Masked frames come as `(batch, masked)`: the masked frames of each utterance in 
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def in_float32(function):
-    """Runs a function out of autocast: a cosine similarity at temperature 0.1 has no bits to spare."""
-
-    @functools.wraps(function)
-    def wrapper(first: Tensor, *args, **kwargs):
-        with torch.autocast(first.device.type, enabled=False):
-            return function(first.float(), *args, **kwargs)
-
-    return wrapper
+from hf_ssl_speech.models.precision import at_least_float32, in_full_precision
 
 
 def gather_frames(frames: Tensor, positions: Tensor) -> Tensor:
@@ -29,7 +18,7 @@ def gather_frames(frames: Tensor, positions: Tensor) -> Tensor:
     return frames.gather(1, positions.clamp(min=0)[..., None].expand(-1, -1, frames.shape[-1]))
 
 
-@in_float32
+@in_full_precision
 def contrastive_logits(
     predictions: Tensor, targets: Tensor, negatives: Tensor, codes: Tensor, temperature: float
 ) -> Tensor:
@@ -46,7 +35,7 @@ def contrastive_logits(
     Returns:
         `(batch, masked, 1 + negatives)`, the true one first.
     """
-    similarities = F.normalize(predictions, dim=-1) @ F.normalize(targets.float(), dim=-1).mT / temperature
+    similarities = F.normalize(predictions, dim=-1) @ F.normalize(at_least_float32(targets), dim=-1).mT / temperature
     same_code = (codes[:, :, None] == codes[:, None]).all(-1)  # (batch, masked, masked)
     true = similarities.diagonal(dim1=1, dim2=2)[..., None]
     false = similarities.masked_fill(same_code, -torch.inf).gather(2, negatives)
@@ -87,7 +76,7 @@ def diversity_loss(probabilities: Tensor, valid: Tensor) -> Tensor:
     return 1 - perplexity(average).mean() / probabilities.shape[-1]
 
 
-@in_float32
+@in_full_precision
 def unit_logits(projections: Tensor, unit_embeddings: Tensor, temperature: float) -> Tensor:
     """Cosine similarity of each projected frame to every unit's embedding, in one matrix product (HuBERT, equation 3).
 
@@ -97,7 +86,7 @@ def unit_logits(projections: Tensor, unit_embeddings: Tensor, temperature: float
     Returns:
         `(batch, frames, units)`.
     """
-    return F.normalize(projections, dim=-1) @ F.normalize(unit_embeddings.float(), dim=-1).T / temperature
+    return F.normalize(projections, dim=-1) @ F.normalize(at_least_float32(unit_embeddings), dim=-1).T / temperature
 
 
 def unit_prediction_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_ssl_speech.models.configuration import SSLWav2Vec2Config
+from hf_ssl_speech.models.precision import at_least_float32
 
 
 class Quantized(NamedTuple):
@@ -16,7 +17,7 @@ class Quantized(NamedTuple):
     Attributes:
         vectors: The chosen entries of all groups side by side, `(..., codevector_dim)`.
         codes: Index of the chosen entry in each group, `(..., groups)`.
-        probabilities: Softmax without noise, float32, `(..., groups, entries)`: what the diversity loss evens out.
+        probabilities: Softmax without noise, in at least float32, `(..., groups, entries)`: what the diversity loss evens out.
     """
 
     vectors: Tensor
@@ -48,8 +49,8 @@ class GumbelQuantizer(nn.Module):
                 generator. Out of training there is no noise.
         """
         with torch.autocast(frames.device.type, enabled=False):
-            projection = self.weight_proj  # in float32 even where the model is not
-            logits = nn.functional.linear(frames.float(), projection.weight.float(), projection.bias.float())
+            projection = map(at_least_float32, (frames, self.weight_proj.weight, self.weight_proj.bias))
+            logits = nn.functional.linear(*projection)
             logits = logits.unflatten(-1, (self.num_groups, self.num_entries))  # (batch, masked, groups, entries)
             probabilities = logits.softmax(-1)
             if self.training:
@@ -59,7 +60,7 @@ class GumbelQuantizer(nn.Module):
             else:
                 codes = logits.argmax(-1)
                 chosen = nn.functional.one_hot(codes, self.num_entries).to(logits.dtype)
-            codebook = self.codevectors.float().view(self.num_groups, self.num_entries, -1)
+            codebook = at_least_float32(self.codevectors).view(self.num_groups, self.num_entries, -1)
             vectors = torch.einsum("bmgv,gvd->bmgd", chosen, codebook).flatten(2)  # (batch, masked, dim)
         return Quantized(vectors.to(self.codevectors.dtype), codes, probabilities)
 
@@ -76,6 +77,7 @@ def gumbel_noise(like: Tensor, seeds: Tensor | None = None) -> Tensor:
         counters = torch.arange(like[0].numel(), device=like.device)
         uniform = (mix_bits(mix_bits(counters) + mix_bits(seeds)[:, None]) >> 9).float()  # 23 bits stay exact
         uniform = ((uniform + 0.5) * 2**-23).view(like.shape)
+    uniform = uniform.to(torch.promote_types(like.dtype, uniform.dtype))
     return -torch.log(-torch.log(uniform))
 
 

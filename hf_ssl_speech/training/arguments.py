@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
 import json
 import math
+import os
+import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,6 +261,8 @@ def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:
 def tidy_errors(*more: type[Exception]):
     """Around a script: a user's mistake, a missing extra or an unhealthy run ends it with its message, no traceback.
 
+    Where several processes have trained together, the script ends here: nothing that follows the block is run.
+
     Args:
         more: Other errors that tell all in their message.
     """
@@ -265,8 +271,23 @@ def tidy_errors(*more: type[Exception]):
     except (ValueError, ImportError, StrictDataclassError, UnhealthyRun, *more) as error:
         raise SystemExit(f"\n{type(error).__name__}: {error}") from error
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Left to the interpreter's exit, its threads now and then abort a process whose work is done.
         torch.distributed.destroy_process_group()
+        end_process()
+
+
+def end_process():
+    """Ends a process whose work is done with exit code 0, without the teardown of the interpreter.
+
+    DistributedDataParallel keeps Gloo's threads alive after `destroy_process_group`. If such a thread still has to
+    release a tensor of the last collective, it waits for the interpreter's lock; Python ends threads that ask for the
+    lock during its teardown, and C++ takes that for a fatal error and aborts the process. Everything else that happens
+    at an exit happens here too: threads are joined, exit functions are run, and output is flushed.
+    """
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def as_tokens(name: str, value: Any) -> list[str]:
