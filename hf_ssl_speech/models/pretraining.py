@@ -169,7 +169,9 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
 
         soft_codes = (quantized.probabilities * valid[..., None, None]).sum((0, 1))  # (groups, entries)
         choices = quantized.codes.flatten(0, 1).T  # (groups, batch * masked)
-        hard_codes = torch.zeros_like(soft_codes).scatter_add(1, choices, valid.to(soft_codes).flatten().expand_as(choices))
+        hard_codes = torch.zeros_like(soft_codes).scatter_add(
+            1, choices, valid.to(soft_codes).flatten().expand_as(choices)
+        )
         return loss, {
             "masked": masked,
             "contrastive": contrastive,

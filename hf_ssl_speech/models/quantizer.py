@@ -17,7 +17,8 @@ class Quantized(NamedTuple):
     Attributes:
         vectors: The chosen entries of all groups side by side, `(..., codevector_dim)`.
         codes: Index of the chosen entry in each group, `(..., groups)`.
-        probabilities: Softmax without noise, in at least float32, `(..., groups, entries)`: what the diversity loss evens out.
+        probabilities: Softmax without noise, at least float32, `(..., groups, entries)`: what the diversity loss evens
+            out.
     """
 
     vectors: Tensor
