@@ -146,6 +146,19 @@ def test_the_losses_stay_in_float32_under_autocast():
     assert torch.equal(contrastive, exact)
 
 
+def test_float64_is_never_cast_down(tiny_wav2vec2):
+    frames, codes = torch.randn(1, 6, 16).double(), torch.arange(12).view(1, 6, 2)
+    results = [
+        objectives.contrastive_logits(frames, frames, torch.randint(6, (1, 6, 5)), codes, 0.1),
+        objectives.unit_logits(frames, torch.randn(5, 16).double(), 0.1),
+        feature_penalty_per_row(frames, None),
+        gumbel_noise(frames, torch.arange(1)),
+        tiny_wav2vec2.double().quantizer(frames).probabilities,
+        tiny_wav2vec2.base_model(torch.randn(1, 16_000)).last_hidden_state,  # waveforms come in float32
+    ]
+    assert {result.dtype for result in results} == {torch.float64}
+
+
 # ---- wav2vec 2.0 against stock ----
 
 

@@ -376,6 +376,36 @@ def test_a_mistake_in_a_models_config_ends_a_script_with_its_message_alone():
         SSLWav2Vec2Config.preset("tiny", hidden_size=50)
 
 
+SCRIPT_OF_SEVERAL_PROCESSES = """
+import atexit, os, sys, threading, time, torch
+from hf_ssl_speech.training.arguments import tidy_errors
+
+class Teardown:
+    def __del__(self, write=os.write):
+        write(2, b"torn down")
+
+left_to_the_interpreter = Teardown()
+atexit.register(print, "exit function")
+threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+with tidy_errors():
+    torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+    if sys.argv[2] == "mistake":
+        raise ValueError("a mistake")
+"""
+
+
+@pytest.mark.parametrize(("ending", "code"), [("done", 0), ("mistake", 1)])
+def test_a_process_of_several_ends_with_its_exit_functions_and_output_but_without_the_interpreters_teardown(
+    ending, code, tmp_path
+):
+    command = [sys.executable, "-c", SCRIPT_OF_SEVERAL_PROCESSES, str(tmp_path / "store"), ending]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == code, result.stderr
+    assert result.stdout.split("\n") == ["thread", "exit function", ""]
+    assert ("ValueError: a mistake" in result.stderr) == (ending == "mistake")
+    assert ("torn down" in result.stderr) == (ending == "mistake")
+
+
 def test_a_model_starts_with_the_feature_extractor_of_its_checkpoint_where_that_has_one(tmp_path):
     config = SSLWav2Vec2Config.preset("tiny")  # group norm
     assert not feature_extractor_for(config, str(tmp_path)).do_normalize

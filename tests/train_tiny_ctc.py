@@ -20,7 +20,9 @@ def make_trainer(output: str, settings: dict, config: dict, train=None, evaluati
     set_seed(0)
     processor = hf_ssl_speech.make_processor([CHARACTERS])
     sizes = dict(vocab_size=len(processor.tokenizer), pad_token_id=0)
-    model = hf_ssl_speech.SSLWav2Vec2ForCTC(hf_ssl_speech.SSLWav2Vec2Config(**{**TINY, **MASKS, **sizes, **config}))
+    model = hf_ssl_speech.SSLWav2Vec2ForCTC(
+        hf_ssl_speech.SSLWav2Vec2Config(**{**TINY, **MASKS, **sizes, **config})
+    ).double()
     arguments = hf_ssl_speech.SpeechCTCTrainingArguments(output_dir=output, **{**SETTINGS, **FINETUNING, **settings})
     normalization = hf_ssl_speech.TextNormalization()
     return hf_ssl_speech.SpeechCTCTrainer(

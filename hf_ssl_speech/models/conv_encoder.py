@@ -80,7 +80,7 @@ class ConvEncoder(nn.Module):
         """Frames of each waveform.
 
         Args:
-            waveforms: `(batch, samples)` at 16 kHz.
+            waveforms: `(batch, samples)` at 16 kHz, in any precision.
             lengths: Real samples of each row, `(batch,)`; None where nothing is padded.
         Returns:
             `(batch, frames, channels)`.
@@ -92,7 +92,7 @@ class ConvEncoder(nn.Module):
                 f"An audio of {waveforms.shape[-1]} samples is shorter than the {self.config.window_samples} samples "
                 "one frame needs (400, or 25 ms, with the usual conv stack). Drop it or pad it with silence."
             )
-        frames, mask = waveforms[:, None], None
+        frames, mask = waveforms[:, None].to(self.conv_layers[0].conv.weight.dtype), None
         for index, layer in enumerate(self.conv_layers):
             if index == 0 and lengths is not None:
                 first = self.config.conv_layers[:1]

@@ -18,7 +18,8 @@ class Quantized(NamedTuple):
     Attributes:
         vectors: The chosen entries of all groups side by side, `(..., codevector_dim)`.
         codes: Index of the chosen entry in each group, `(..., groups)`.
-        probabilities: Softmax without noise, float32, `(..., groups, entries)`: what the diversity loss evens out.
+        probabilities: Softmax without noise, at least float32, `(..., groups, entries)`: what the diversity loss evens
+            out.
     """
 
     vectors: Tensor
@@ -92,6 +93,7 @@ def gumbel_noise(like: Tensor, seeds: Tensor | None = None) -> Tensor:
         counters = torch.arange(like[0].numel(), device=like.device)
         uniform = (mix_bits(mix_bits(counters) + mix_bits(seeds)[:, None]) >> 9).float()  # 23 bits stay exact
         uniform = ((uniform + 0.5) * 2**-23).view(like.shape)
+    uniform = uniform.to(torch.promote_types(like.dtype, uniform.dtype))
     return -torch.log(-torch.log(uniform))
 
 

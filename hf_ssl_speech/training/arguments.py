@@ -283,6 +283,8 @@ def tidy_errors(*more: type[Exception]):
 
     One of several processes ends here when its work is done: nothing after it is run.
 
+    Where several processes have trained together, the script ends here: nothing that follows the block is run.
+
     Args:
         more: Other errors that tell all in their message.
     """
