@@ -1,6 +1,8 @@
 """The trainer and what surrounds it: counts, evaluation, health, checks before the first step, the record."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np

@@ -26,7 +26,7 @@ def make_trainer(output: str, settings: dict, config: dict, train=None, evaluati
     arguments = hf_ssl_speech.SpeechCTCTrainingArguments(output_dir=output, **{**SETTINGS, **FINETUNING, **settings})
     normalization = hf_ssl_speech.TextNormalization()
     return hf_ssl_speech.SpeechCTCTrainer(
-        model.double(), arguments, train, evaluation, processing_class=processor, normalization=normalization
+        model, arguments, train, evaluation, processing_class=processor, normalization=normalization
     )
 
 

@@ -145,7 +145,7 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
             )
 
         lengths = None if attention_mask is None else attention_mask.sum(-1)
-        features = self.feature_extractor(input_values.to(self.dtype), lengths)  # (batch, frames, channels)
+        features = self.feature_extractor(input_values, lengths)  # (batch, frames, channels)
         mask = None if lengths is None else frame_mask(self.num_frames(lengths), features.shape[1])
         if self.training and self.config.feature_gradient_scale != 1:
             features = ScaleGradient.apply(features, self.config.feature_gradient_scale)

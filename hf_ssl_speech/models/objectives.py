@@ -18,7 +18,7 @@ def gather_frames(frames: Tensor, positions: Tensor) -> Tensor:
     return frames.gather(1, positions.clamp(min=0)[..., None].expand(-1, -1, frames.shape[-1]))
 
 
-@in_full_precision
+@in_float32
 def contrastive_logits(
     predictions: Tensor, targets: Tensor, negatives: Tensor, codes: Tensor, temperature: float
 ) -> Tensor:
@@ -76,7 +76,7 @@ def diversity_loss(probabilities: Tensor, valid: Tensor) -> Tensor:
     return 1 - perplexity(average).mean() / probabilities.shape[-1]
 
 
-@in_full_precision
+@in_float32
 def unit_logits(projections: Tensor, unit_embeddings: Tensor, temperature: float) -> Tensor:
     """Cosine similarity of each projected frame to every unit's embedding, in one matrix product (HuBERT, equation 3).
 

@@ -281,8 +281,6 @@ class _Parser(HfArgumentParser):
 def tidy_errors(*more: type[Exception]):
     """Around a script: a user's mistake, a full disk, a missing extra or an unhealthy run ends it with its message.
 
-    One of several processes ends here when its work is done: nothing after it is run.
-
     Where several processes have trained together, the script ends here: nothing that follows the block is run.
 
     Args:
