@@ -334,13 +334,21 @@ class FeatureStream:
         self.source = source
         self.utterances = 0
 
-    def __call__(self) -> Iterator[Tensor]:
-        """Starts a pass: the frames of some dozens of rows at a time, `(frames, width)`."""
+    def __call__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Starts a pass over the frames of some dozens of rows at a time.
+
+        Returns:
+            Batches of features `(frames, width)` and their ids, int64 `(frames, 2)`: the row's `sample_id`, and the
+            number of the frame in the row.
+        """
         self.utterances = 0
         for batch in self.dataset.iter(ROWS_AT_ONCE):
             features = self.source.features(rows_of(batch))
             self.utterances += sum(len(frames) > 0 for frames in features)
-            yield torch.cat(features)
+            lengths = torch.tensor([len(frames) for frames in features])
+            rows = torch.tensor(batch["sample_id"], dtype=torch.int64).repeat_interleave(lengths)
+            places = torch.cat([torch.arange(length) for length in lengths])
+            yield torch.cat(features), torch.stack([rows, places], dim=1)
 
 
 def rows_of(batch: Mapping[str, Sequence]) -> list[dict[str, Any]]:
