@@ -16,8 +16,8 @@ from hf_ssl_speech import (
     load_speech,
     prepare_speech,
 )
+from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.features import (
-    FeatureDescription,
     FeatureStream,
     HiddenFeatures,
     MfccFeatures,

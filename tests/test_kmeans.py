@@ -34,6 +34,10 @@ def with_ids(frames):
     return frames, torch.stack([places // 100, places % 100], dim=1)
 
 
+def of_frames(*batches):
+    return lambda: list(batches)
+
+
 def fit(frames, num_clusters=CLUSTERS, **options):
     return fit_kmeans(frames, num_clusters, progress=False, **options)
 
@@ -92,8 +96,8 @@ def test_neither_order_nor_batches_nor_last_bits_change_the_centroids_of_frames_
     nearly = frames * (1 + 1e-7 * torch.randn(frames.shape, generator=torch.Generator().manual_seed(2)))
     whole = fit(lambda: [(frames, ids)], sample_frames=1_000, iterations=4)
     for other in (frames, nearly):
-        batches = list(zip(other[order].split(777), ids[order].split(777)))
-        streamed = fit(lambda: batches, sample_frames=1_000, iterations=4)
+        batches = zip(other[order].split(777), ids[order].split(777))
+        streamed = fit(of_frames(*batches), sample_frames=1_000, iterations=4)
         assert torch.allclose(whole.centroids, streamed.centroids, rtol=0, atol=1e-4)
         assert whole.inertia == pytest.approx(streamed.inertia)
 
@@ -199,10 +203,6 @@ def test_the_bar_shows_pass_and_inertia(capfd):
     assert "4.00k/4.00k" in last and "pass " in last and "inertia " in last
 
 
-def of_frames(*batches):
-    return lambda: list(batches)
-
-
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
@@ -266,12 +266,12 @@ def fit_in_two_processes(rank, folder):
     )
     frames, ids = with_ids(overlapping())
     own = torch.arange(len(frames)) % 3 == 0  # uneven parts
+    few = dict(sample_frames=1_000, iterations=6, tolerance=0.0)
     part, part_ids = (all_of[own if rank == 0 else ~own] for all_of in (frames, ids))
     results = {
-        "full": fit(lambda: zip(part.split(500), part_ids.split(500)), sample_frames=1_000, iterations=6, tolerance=0.0),
+        "full": fit(of_frames(*zip(part.split(500), part_ids.split(500))), **few),
         "mini-batch": fit(part, sample_frames=1_000, iterations=2, mini_batch=300),
     }
-    few = dict(sample_frames=1_000, iterations=6, tolerance=0.0)
     for name, breaking_rank, batches, options in [
         ("first pass", 1, part * torch.nan, {}),
         ("third pass", 0, failing_in_pass(3, part, ValueError("silence")), few),

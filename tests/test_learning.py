@@ -22,7 +22,7 @@ from hf_ssl_speech import (
     prepare_speech,
 )
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
-from hf_ssl_speech.units.layers import Disturbed, compare_layers, first_hours, measure_units
+from hf_ssl_speech.units.layers import compare_layers, disturb, first_hours, measure_units
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_hubert_predicts_the_units_of_hidden_frames_far_more_often_than_the_most
 
 def test_the_units_of_every_layer_tell_more_of_the_digits_than_the_units_it_was_taught(digits):
     source = MfccFeatures()
-    taught = measure_units(digits.units, source, Disturbed(source), digits.test)["pnmi"]
+    taught = measure_units(digits.units, source, source.with_changed_audio(disturb), digits.test)["pnmi"]
     assert min(layer["pnmi"] for layer in digits.layers) > 1.05 * taught
 
 
