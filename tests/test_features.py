@@ -16,8 +16,8 @@ from hf_ssl_speech import (
     load_speech,
     prepare_speech,
 )
+from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.features import (
-    FeatureDescription,
     FeatureStream,
     HiddenFeatures,
     MfccFeatures,
@@ -197,9 +197,13 @@ def test_a_stream_of_features_starts_anew_and_counts_its_utterances(corpora):
     speech = load_speech(f"{corpora}/digits/test*.parquet").select(range(70))
     dataset, _ = prepare_speech(speech, min_seconds=0.1)
     stream = FeatureStream(dataset, MfccFeatures())
-    first, again = torch.cat(list(stream())), torch.cat(list(stream()))
-    assert torch.equal(first, again)
+    (first, ids), (again, same_ids) = (map(torch.cat, zip(*stream())) for _ in range(2))
+    assert torch.equal(first, again) and torch.equal(ids, same_ids)
     assert stream.utterances == len(dataset)
+    lengths = [num_frames(length, CONV_LAYERS) for length in dataset["num_samples"]]
+    assert ids.tolist() == [
+        [row, frame] for row, length in zip(dataset["sample_id"], lengths) for frame in range(length)
+    ]
     assert len(first) == sum(num_frames(length, CONV_LAYERS) for length in dataset["num_samples"])
 
 

@@ -28,6 +28,16 @@ def overlapping(num_frames=6_000, seed=0):
     return torch.randn(num_frames, DIMS, generator=torch.Generator().manual_seed(seed)).cumsum(1)
 
 
+def with_ids(frames):
+    """Frames and their ids, 100 frames an utterance."""
+    places = torch.arange(len(frames))
+    return frames, torch.stack([places // 100, places % 100], dim=1)
+
+
+def of_frames(*batches):
+    return lambda: list(batches)
+
+
 def fit(frames, num_clusters=CLUSTERS, **options):
     return fit_kmeans(frames, num_clusters, progress=False, **options)
 
@@ -80,13 +90,34 @@ def test_the_inertia_is_as_low_as_that_of_scikit_learn():
     assert fit(frames, num_clusters=30).inertia < 1.01 * theirs
 
 
-def test_neither_order_nor_batches_change_the_centroids():
+def test_neither_order_nor_batches_nor_last_bits_change_the_centroids_of_frames_with_ids():
+    frames, ids = with_ids(overlapping())
+    order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(1))
+    nearly = frames * (1 + 1e-7 * torch.randn(frames.shape, generator=torch.Generator().manual_seed(2)))
+    whole = fit(lambda: [(frames, ids)], sample_frames=1_000, iterations=4)
+    for other in (frames, nearly):
+        batches = zip(other[order].split(777), ids[order].split(777))
+        streamed = fit(of_frames(*batches), sample_frames=1_000, iterations=4)
+        assert torch.allclose(whole.centroids, streamed.centroids, rtol=0, atol=1e-4)
+        assert whole.inertia == pytest.approx(streamed.inertia)
+
+
+def test_batches_do_not_change_the_centroids_of_frames_without_ids():
     frames = overlapping()
-    shuffled = frames[torch.randperm(len(frames))]
     whole = fit(frames, sample_frames=1_000, iterations=4)
-    streamed = fit(lambda: shuffled.split(777), sample_frames=1_000, iterations=4)
+    streamed = fit(lambda: frames.split(777), sample_frames=1_000, iterations=4)
     assert torch.allclose(whole.centroids, streamed.centroids, rtol=0, atol=1e-4)
-    assert whole.inertia == pytest.approx(streamed.inertia)
+
+
+@pytest.mark.parametrize("seeding", ["k-means++", "k-means||"])
+def test_clusters_are_found_beside_many_equal_frames(seeding):
+    """Nineteen of twenty frames are digital silence: it gets one centroid, and the speech has all the others."""
+    frames, centres = blobs()
+    silence = torch.zeros(19 * len(frames), DIMS)
+    everything = torch.cat([silence, frames])[torch.randperm(20 * len(frames))]
+    found = fit(everything, num_clusters=CLUSTERS + 1, seeding=seeding)
+    assert distance_between(centres, found.centroids) < 0.3
+    assert found.counts.max() == len(silence)
 
 
 def test_the_seed_decides_the_result():
@@ -96,8 +127,13 @@ def test_the_seed_decides_the_result():
 
 
 def test_more_restarts_lower_the_inertia_on_average():
-    frames = overlapping()
-    total = {n: sum(fit(frames, num_clusters=20, seed=seed, restarts=n).inertia for seed in range(4)) for n in (1, 8)}
+    data = [overlapping(3_000, seed) for seed in range(5)]
+    total = {
+        restarts: sum(
+            fit(frames, num_clusters=20, seed=seed, restarts=restarts).inertia for frames in data for seed in range(8)
+        )
+        for restarts in (1, 8)
+    }
     assert total[8] < total[1]
 
 
@@ -150,10 +186,11 @@ def test_assigning_keeps_float32_under_autocast():
     assert torch.equal(labels, assign(frames, centres)[0])
 
 
-def test_a_sample_has_different_frames_each_with_the_same_chance():
-    frames = torch.arange(8_000, dtype=torch.float32)[:, None]
-    sample, num_frames = draw_sample(lambda: [frames, frames[:1].repeat(500, 1)], size=2_000, seed=0)
-    assert num_frames == 8_500
+def test_a_sample_has_every_frame_with_the_same_chance_and_no_id_twice():
+    frames, ids = with_ids(torch.arange(8_000, dtype=torch.float32)[:, None])
+    again = [(frames[:500], ids[:500])] * 3
+    sample, num_frames = draw_sample(lambda: [(frames, ids), *again], size=2_000, seed=0)
+    assert num_frames == 9_500
     assert len(sample.unique()) == 2_000
     per_quarter = torch.histc(sample, 4, 0, 8_000)
     assert (per_quarter - 500).abs().max() < 60  # three standard deviations
@@ -166,19 +203,16 @@ def test_the_bar_shows_pass_and_inertia(capfd):
     assert "4.00k/4.00k" in last and "pass " in last and "inertia " in last
 
 
-def of_frames(*batches):
-    return lambda: list(batches)
-
-
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
         (of_frames(torch.randn(7, 3)), "8 clusters need .* 7 frames came"),
-        (of_frames(torch.ones(90, 3)), "90 frames came, 1 of them different.*constant"),
+        (of_frames(torch.ones(90, 3)), "90 frames came, .* only 1 are different.*constant"),
         (of_frames(), "no frames"),
         (of_frames(torch.randn(9, 3), torch.full((9, 3), torch.nan)), "Batch 1 has NaN .* in 9 of its 9 frames"),
         (of_frames(torch.randn(9, 3), torch.tensor([[0, torch.inf, 1]])), "Batch 1 .* in 1 of its 1 frames"),
         (of_frames(torch.randn(9, 3), torch.randn(9, 4)), r"Batch 1 has shape \(9, 4\), but expected \(frames, 3\)"),
+        (of_frames((torch.randn(9, 3), torch.zeros(9))), r"Batch 0 .* ids of shape \(9,\) .* int64 \(9, 2\)"),
         (of_frames(torch.randn(2, 9, 3)), r"Batch 0 has shape \(2, 9, 3\)"),
     ],
 )
@@ -230,13 +264,14 @@ def fit_in_two_processes(rank, folder):
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
-    frames = overlapping()
-    part = frames[::3] if rank == 0 else torch.cat([frames[1::3], frames[2::3]])  # uneven parts
+    frames, ids = with_ids(overlapping())
+    own = torch.arange(len(frames)) % 3 == 0  # uneven parts
+    few = dict(sample_frames=1_000, iterations=6, tolerance=0.0)
+    part, part_ids = (all_of[own if rank == 0 else ~own] for all_of in (frames, ids))
     results = {
-        "full": fit(lambda: part.split(500), sample_frames=1_000, iterations=6, tolerance=0.0),
+        "full": fit(of_frames(*zip(part.split(500), part_ids.split(500))), **few),
         "mini-batch": fit(part, sample_frames=1_000, iterations=2, mini_batch=300),
     }
-    few = dict(sample_frames=1_000, iterations=6, tolerance=0.0)
     for name, breaking_rank, batches, options in [
         ("first pass", 1, part * torch.nan, {}),
         ("third pass", 0, failing_in_pass(3, part, ValueError("silence")), few),
@@ -254,7 +289,7 @@ def test_two_processes_find_what_one_does_and_fail_together(tmp_path):
     # Forked, since new processes would load all libraries anew.
     torch.multiprocessing.start_processes(fit_in_two_processes, (str(tmp_path),), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
-    alone = fit(overlapping(), sample_frames=1_000, iterations=6, tolerance=0.0)
+    alone = fit(lambda: [with_ids(overlapping())], sample_frames=1_000, iterations=6, tolerance=0.0)
     assert torch.allclose(first["full"].centroids, alone.centroids, rtol=0, atol=1e-4)
     assert first["full"].counts.tolist() == alone.counts.tolist()
     assert first["full"].inertia == pytest.approx(alone.inertia)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
-from tones import tone_rows
+from tones import spoilt_rows, tone_rows
 
 import hf_ssl_speech
 from hf_ssl_speech import KMeansUnits, SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
@@ -17,7 +17,6 @@ from hf_ssl_speech.recipes.hubert_iterations import Ladder, LadderArguments
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import parse_arguments
 from hf_ssl_speech.units.layers import (
-    Disturbed,
     EveryLayer,
     OneLayer,
     Remembered,
@@ -68,34 +67,60 @@ def test_features_are_the_same_however_much_is_remembered(rows, memory_bytes, mo
 
 
 def test_noise_lies_15_decibels_below_the_speech_and_belongs_to_the_row(rows):
-    row = rows[0][0]
-    clean, noisy = row_waveform(row), row_waveform(disturb(row))
+    clean = row_waveform(rows[0][0])
+    noisy = disturb(clean, sample_id=0)
     gain = (noisy @ clean) / (clean @ clean)
     noise = noisy / gain - clean
     assert 10 * np.log10(np.square(clean).mean() / np.square(noise).mean()) == pytest.approx(15, abs=0.3)
     assert abs(20 * np.log10(gain)) < 6.1
-    assert np.array_equal(disturb(row)["samples"], disturb(row)["samples"])
-    assert not np.array_equal(disturb(row)["samples"], disturb(row, seed=1)["samples"])
+    assert np.array_equal(disturb(clean, 0), noisy)
+    assert not np.array_equal(disturb(clean, 1), noisy)
+    assert not np.array_equal(disturb(clean, 0, seed=1), noisy)
+
+
+def test_every_source_gives_no_frames_of_unusable_rows_and_names_them_once(caplog):
+    """Decoded as they come by: a silent row and one whose file is damaged behind its header."""
+    dataset = spoilt_rows(tone_rows(5, 0), silent=1, unreadable=3)
+    prepared = list(prepare_speech(dataset, min_seconds=1)[0])
+    model = tiny_model(hf_ssl_speech.SSLHubertModel)
+    every = EveryLayer(model, normalize=True)
+    one = OneLayer(Remembered(every, 1e9), 2, model.config.hidden_size)
+    for source in (MfccFeatures(), HiddenFeatures(model, 1, normalize=True), every):
+        for given in (source, source.with_changed_audio(disturb), Remembered(source, 1e9)):
+            assert_unusable_are_empty(given, prepared)
+    assert_unusable_are_empty(one, prepared)
+    # Once by each of the three sources.
+    assert caplog.text.count("Skipped 0-1: ") == caplog.text.count("Skipped 0-3: ") == 3
+
+
+def assert_unusable_are_empty(source, rows):
+    features = source.features(rows)
+    width = source.description.width
+    assert [frames.shape[1] for frames in features] == [width] * 5
+    assert [len(frames) > 0 for frames in features] == [True, False, True, False, True]
+    assert torch.cat(features).shape[1] == width
+    assert set(source.skipped) == {"0-1", "0-3"}
+    assert [tuple(frames.shape) for frames in source.features([rows[1], rows[3]])] == [(0, width)] * 2
 
 
 def test_units_of_tones_tell_the_tone_and_units_of_chance_agree_on_nothing(rows):
     source = MfccFeatures()
     units = KMeansUnits.fit(rows[0], source, 8, progress=False)
-    quality = measure_units(units, source, Disturbed(source), rows[1])
+    quality = measure_units(units, source, source.with_changed_audio(disturb), rows[1])
     assert quality["pnmi"] > 0.5
     assert 0.1 < quality["agreement"] < 1
-    blind = measure_units(units, source, Chance(source), rows[1])
+    blind = measure_units(units, source, Chance(), rows[1])
     assert blind["agreement"] < 0.15
-    without = measure_units(units, source, Disturbed(source), rows[1].remove_columns("phones"))
+    without = measure_units(units, source, source.with_changed_audio(disturb), rows[1].remove_columns("phones"))
     assert without == {"agreement": quality["agreement"]}
 
 
-class Chance(Disturbed):
+class Chance(MfccFeatures):
     """Features that tell nothing of the audio."""
 
     def features(self, rows):
         generator = torch.Generator().manual_seed(0)
-        return [frames[torch.randperm(len(frames), generator=generator)] for frames in self.source.features(rows)]
+        return [frames[torch.randperm(len(frames), generator=generator)] for frames in super().features(rows)]
 
 
 def test_each_layer_is_measured_and_the_memory_changes_nothing(rows):
@@ -107,7 +132,7 @@ def test_each_layer_is_measured_and_the_memory_changes_nothing(rows):
     assert layers == compare_layers(encoder, *rows, 6, memory_bytes=0, **settings)
     alone = HiddenFeatures(model, 2, normalize=True)
     units = KMeansUnits.fit(rows[0], alone, 6, share=1.0, **settings)
-    assert layers[1]["pnmi"] == measure_units(units, alone, Disturbed(alone), rows[1])["pnmi"]
+    assert layers[1]["pnmi"] == measure_units(units, alone, alone.with_changed_audio(disturb), rows[1])["pnmi"]
 
 
 def test_first_hours_draws_whole_rows_up_to_the_hours(rows):

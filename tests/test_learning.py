@@ -22,7 +22,7 @@ from hf_ssl_speech import (
     prepare_speech,
 )
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
-from hf_ssl_speech.units.layers import Disturbed, compare_layers, first_hours, measure_units
+from hf_ssl_speech.units.layers import compare_layers, disturb, first_hours, measure_units
 
 
 @pytest.fixture
@@ -114,8 +114,9 @@ def test_hubert_predicts_the_units_of_hidden_frames_far_more_often_than_the_most
 
 def test_the_units_of_the_layers_tell_more_of_the_digits_than_the_units_they_were_taught(digits):
     source = MfccFeatures()
-    taught = measure_units(digits.units, source, Disturbed(source), digits.test)["pnmi"]
-    # The mean over layers was 1.08, 1.12, 1.05, 1.09 and 1.09 times as much with five seeds (standard deviation .025).
+    taught = measure_units(digits.units, source, source.with_changed_audio(disturb), digits.test)["pnmi"]
+    # The mean over layers was 1.08, 1.12, 1.05, 1.08 and 1.08 times as much with five seeds (standard deviation .026),
+    # the last two with AVX2 alone.
     assert np.mean([layer["pnmi"] for layer in digits.layers]) > taught
 
 

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 import torch.distributed as dist
+from conftest import tiny_model
 from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
@@ -353,22 +354,41 @@ def test_two_processes_share_the_labelling_get_what_one_gets_and_fail_together(t
         assert error == "In process 1: OSError: the disk is gone"
 
 
+def hidden_layer(batch_seconds=4.0) -> HiddenFeatures:
+    return HiddenFeatures(tiny_model(SSLHubertModel), 2, normalize=False, batch_seconds=batch_seconds)
+
+
+# Far fewer frames than there are: so it matters which ones are drawn.
+FEW = dict(sample_frames=60, restarts=1, iterations=3, progress=False)
+
+
 def fit_in_two_processes(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    units = KMeansUnits.fit(datasets.load_from_disk(f"{folder}/rows"), MfccFeatures(), 10, progress=False)
-    units.save_pretrained(f"{folder}/{rank}")
+    rows = datasets.load_from_disk(f"{folder}/rows")
+    KMeansUnits.fit(rows, MfccFeatures(), 10, progress=False).save_pretrained(f"{folder}/{rank}")
+    KMeansUnits.fit(rows, hidden_layer(), 6, **FEW).save_pretrained(f"{folder}/{rank}-hidden")
     dist.destroy_process_group()
 
 
 def test_two_processes_fit_the_units_that_one_does(tmp_path, dataset, mfcc_units):
+    """Of a hidden layer too, whose frames differ in the last bits with the rows beside them in a batch."""
     dataset.save_to_disk(tmp_path / "rows")
     # Forked, since new processes would load all libraries anew.
     torch.multiprocessing.start_processes(fit_in_two_processes, (str(tmp_path),), nprocs=2, start_method="fork")
+    hidden_units = KMeansUnits.fit(dataset, hidden_layer(), 6, **FEW)
     for rank in range(2):
-        units = KMeansUnits.from_pretrained(tmp_path / str(rank))
-        torch.testing.assert_close(units.centroids, mfcc_units.centroids, rtol=0, atol=1e-4)
-        assert units.facts["utterances"] == NUM_ROWS
-        assert torch.equal(units.counts, mfcc_units.counts)
+        for name, alone in ((f"{rank}", mfcc_units), (f"{rank}-hidden", hidden_units)):
+            units = KMeansUnits.from_pretrained(tmp_path / name)
+            torch.testing.assert_close(units.centroids, alone.centroids, rtol=0, atol=1e-4)
+            assert units.facts["utterances"] == NUM_ROWS
+            assert torch.equal(units.counts, alone.counts)
+
+
+def test_the_units_of_a_hidden_layer_do_not_depend_on_its_batches(dataset):
+    whole = KMeansUnits.fit(dataset, hidden_layer(), 6, **FEW)
+    for batch_seconds in (0.1, 1.5, 60):
+        units = KMeansUnits.fit(dataset, hidden_layer(batch_seconds), 6, **FEW)
+        torch.testing.assert_close(units.centroids, whole.centroids, rtol=0, atol=1e-4)
 
 
 def test_pictures_of_units_and_phones_are_drawn(tmp_path, dataset, mfcc_units):

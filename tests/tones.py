@@ -27,3 +27,18 @@ def tone_rows(num_rows: int, seed: int, phones: bool = True) -> Dataset:
             ]
         rows.append(row)
     return Dataset.from_list(rows)
+
+
+def spoilt_rows(dataset: Dataset, silent: int, unreadable: int) -> Dataset:
+    """The utterances as FLAC, but one of them silent and one damaged behind its header, as only decoding tells."""
+    rows = list(dataset)
+    for index, row in enumerate(rows):
+        wave, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]))
+        file = io.BytesIO()
+        soundfile.write(file, np.zeros_like(wave) if index == silent else wave, rate, format="flac")
+        encoded = bytearray(file.getvalue())
+        if index == unreadable:
+            half = len(encoded) // 2
+            encoded[half:] = bytes(len(encoded) - half)
+        row["audio"] = {"bytes": bytes(encoded), "path": None}
+    return Dataset.from_list(rows)

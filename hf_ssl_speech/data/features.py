@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
+from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.mfcc import HOP_SAMPLES, MFCC_FEATURES, WINDOW_SAMPLES, mfcc_features
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.data.processes import rank_and_size
@@ -30,58 +31,12 @@ logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 64
 
-
-@dataclass(frozen=True)
-class FeatureDescription:
-    """What the frames of features are. Only frames of equal descriptions belong to the same centroids.
-
-    Attributes:
-        kind: MFCC, or a hidden layer of an encoder.
-        width: Values in a frame.
-        hop_samples: Samples from one frame to the next; 320 are 20 ms.
-        window_samples: Samples that a frame is made from; in an encoder, what its conv stack sees.
-        layer: Which `hidden_states` of the encoder; 0 is the transformer's input.
-        normalize: Whether the encoder gets waveforms of zero mean and unit variance.
-        weights_hash: `weights_hash` of the encoder.
-        encoder: Folder or Hub id of the encoder. The same weights may lie in several places, so this makes no
-            difference.
-        center: Whether each utterance's mean is taken off its frames (cepstral mean normalisation): what is left tells
-            less of speaker, channel and loudness.
-    """
-
-    kind: Literal["mfcc", "hidden"]
-    width: int
-    hop_samples: int
-    window_samples: int
-    layer: int | None = None
-    normalize: bool = False
-    weights_hash: str | None = None
-    encoder: str | None = field(default=None, compare=False)
-    center: bool = False
-
-    @property
-    def frames_per_second(self) -> float:
-        """50 for frames every 20 ms."""
-        return SAMPLE_RATE / self.hop_samples
-
-    def num_frames(self, num_samples: int) -> int:
-        """Frames of an audio of `num_samples` at 16 kHz; zero or less if it is shorter than one window."""
-        return num_frames(num_samples, [ConvLayer(self.window_samples, self.hop_samples)])
-
-    def differences(self, other: FeatureDescription) -> list[str]:
-        """In words, what `other` has that is not as here; nothing if both are equal."""
-        names = [each.name for each in fields(self) if each.compare]
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
-        unlike = [f"{name} {theirs} instead of {ours}" for name, (ours, theirs) in pairs.items() if ours != theirs]
-        return [text.replace("weights_hash", "made with other weights, hash") for text in unlike]
-
-    def __str__(self) -> str:
-        every = f"{self.width} values every {1000 / self.frames_per_second:g} ms{', centred' if self.center else ''}"
-        return f"MFCC ({every})" if self.kind == "mfcc" else f"layer {self.layer} of {self.encoder} ({every})"
+# A waveform `(samples,)`, float32, and its row's `sample_id` -> a waveform of the same length.
+ChangeOfAudio = Callable[[np.ndarray, int], np.ndarray]
 
 
-class SpeechFeatures(ABC):
-    """Computes the features that a description tells of.
+class FeatureSource(ABC):
+    """Gives the features of rows that a description tells of.
 
     Attributes:
         description: Of the frames.
@@ -89,16 +44,11 @@ class SpeechFeatures(ABC):
         skipped: Names of the rows without usable audio met so far, and the reasons.
     """
 
-    def __init__(self, description: FeatureDescription, device: torch.device | str):
-        self.description = description
-        self.device = torch.device(device)
-        self.skipped: dict[str, str] = {}
+    description: FeatureDescription
+    device: torch.device
+    skipped: dict[str, str]
 
     @abstractmethod
-    def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
-        """Waveforms `(samples,)` to features `(frames, width)` on the source's device, each as if it came alone."""
-
-    @torch.no_grad()
     def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
         """The features of prepared rows.
 
@@ -110,23 +60,56 @@ class SpeechFeatures(ABC):
         Raises:
             ValueError: If rows are not prepared, shorter than a frame, or of another length than their `num_samples`.
         """
-        waveforms: dict[int, Tensor] = {}
-        for place, row in enumerate(rows):
-            try:
-                waveform = row_waveform(row)
-            except BadAudio as reason:
-                if row["name"] not in self.skipped:
-                    self.skipped[row["name"]] = str(reason)
-                    logger.warning("Skipped %s: %s", row["name"], reason)
-                continue
-            self._check_length(row, len(waveform))
-            waveforms[place] = torch.from_numpy(waveform)
+
+
+class SpeechFeatures(FeatureSource):
+    """Computes features from waveforms: of the rows' own audio, or of audio that is changed before."""
+
+    def __init__(self, description: FeatureDescription, device: torch.device | str):
+        self.description = description
+        self.device = torch.device(device)
+        self.skipped: dict[str, str] = {}
+        self.change: ChangeOfAudio | None = None
+
+    @abstractmethod
+    def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
+        """Waveforms `(samples,)` to features `(frames, width)` on the source's device, each as if it came alone."""
+
+    def with_changed_audio(self, change: ChangeOfAudio) -> SpeechFeatures:
+        """The same source, but for audio that is changed before features are computed, as noise does.
+
+        Args:
+            change: Gets a waveform and its row's `sample_id`, and returns a waveform of the same length. It never gets
+                the audio of rows that turn out to be unusable.
+        Returns:
+            A new source, which shares the model, and the names of skipped rows, with this one.
+        """
+        changed = copy.copy(self)
+        changed.change = change
+        return changed
+
+    @torch.no_grad()
+    def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """The features of prepared rows, as `FeatureSource` says."""
+        waveforms = {place: waveform for place, row in enumerate(rows) if (waveform := self._waveform(row)) is not None}
         computed = self.compute(list(waveforms.values()))
         if self.description.center:
             computed = [frames - frames.mean(0) for frames in computed]
         found = dict(zip(waveforms, computed))
         nothing = torch.empty(0, self.description.width, device=self.device)
         return [found.get(place, nothing) for place in range(len(rows))]
+
+    def _waveform(self, row: Mapping[str, Any]) -> Tensor | None:
+        """The audio that features are computed from; None, with a warning, if it is unusable."""
+        try:
+            waveform = row_waveform(row)
+        except BadAudio as reason:
+            if row["name"] not in self.skipped:
+                self.skipped[row["name"]] = str(reason)
+                logger.warning("Skipped %s: %s", row["name"], reason)
+            return None
+        self._check_length(row, len(waveform))
+        return torch.from_numpy(self.change(waveform, row["sample_id"]) if self.change else waveform)
 
     def _check_length(self, row: Mapping[str, Any], num_samples: int):
         if "num_samples" not in row:
@@ -329,18 +312,26 @@ class FeatureStream:
         utterances: Usable rows in the last pass of this process.
     """
 
-    def __init__(self, dataset: Dataset | IterableDataset, source: SpeechFeatures):
+    def __init__(self, dataset: Dataset | IterableDataset, source: FeatureSource):
         self.dataset = split_dataset_by_node(dataset, *rank_and_size())
         self.source = source
         self.utterances = 0
 
-    def __call__(self) -> Iterator[Tensor]:
-        """Starts a pass: the frames of some dozens of rows at a time, `(frames, width)`."""
+    def __call__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Starts a pass over the frames of some dozens of rows at a time.
+
+        Returns:
+            Batches of features `(frames, width)` and their ids, int64 `(frames, 2)`: the row's `sample_id`, and the
+            number of the frame in the row.
+        """
         self.utterances = 0
         for batch in self.dataset.iter(ROWS_AT_ONCE):
             features = self.source.features(rows_of(batch))
             self.utterances += sum(len(frames) > 0 for frames in features)
-            yield torch.cat(features)
+            lengths = torch.tensor([len(frames) for frames in features])
+            rows = torch.tensor(batch["sample_id"], dtype=torch.int64).repeat_interleave(lengths)
+            places = torch.cat([torch.arange(length) for length in lengths])
+            yield torch.cat(features), torch.stack([rows, places], dim=1)
 
 
 def rows_of(batch: Mapping[str, Sequence]) -> list[dict[str, Any]]:

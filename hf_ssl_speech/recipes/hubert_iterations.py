@@ -30,7 +30,7 @@ from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArg
 from hf_ssl_speech.training.preflight import differences
 from hf_ssl_speech.training.trainer import feature_extractor_for
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
-from hf_ssl_speech.units.layers import Disturbed, Remembered, compare_layers, first_hours, measure_units
+from hf_ssl_speech.units.layers import Remembered, compare_layers, disturb, first_hours, measure_units
 
 logger = logging.getLogger(__name__)
 
@@ -239,7 +239,7 @@ class Ladder:
             )
             if PartialState().is_main_process:
                 units.save_pretrained(folder)
-            quality = measure_units(units, source, Disturbed(source), self.measured)
+            quality = measure_units(units, source, source.with_changed_audio(disturb), self.measured)
             facts = {"features": str(features), "layer": features.layer, "num_units": units.num_units, **units.facts}
             data = {"train": self.train.facts, "validation": self.validation.facts}
             return {"data": data, "units": facts, "quality": quality, "example": self.label_example(units, source)}

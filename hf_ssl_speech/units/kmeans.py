@@ -15,13 +15,14 @@ from tqdm.auto import tqdm
 
 from hf_ssl_speech.data.processes import failing_together, in_several_processes, rank_and_size
 from hf_ssl_speech.units.nearest import assign, nearest_centroids, split_into_blocks
-from hf_ssl_speech.units.sampling import draw_sample
+from hf_ssl_speech.units.sampling import IdentifiedFrames, draw_sample
 from hf_ssl_speech.units.seeding import SEEDINGS
 
 # Starts are compared after this many iterations.
 _TRIAL_ITERATIONS = 5
 
 Stream = Callable[[], Iterator[Tensor]]
+Batches = Tensor | Callable[[], Iterable[Tensor | IdentifiedFrames]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class KMeansResult:
 
 @torch.no_grad()
 def fit_kmeans(
-    batches: Tensor | Callable[[], Iterable[Tensor]],
+    batches: Batches,
     num_clusters: int,
     *,
     seed: int = 0,
@@ -70,12 +71,14 @@ def fit_kmeans(
     there, and from it every further pass goes over all frames.
 
     Where torch.distributed is initialised, every process streams its own part of the frames and all get the same
-    result; without mini-batches it is the one that a single process would get. For this the sample depends on the
-    content of the frames, not on their order or on who holds them, and sums are taken in float64.
+    result. If frames come with ids, and without mini-batches, it is the result that a single process would get, in
+    whatever order and batches the frames come: the sample is chosen by the ids, and sums are taken in float64. Frames
+    without ids are known by their process and their place in its stream: then only the batches make no difference.
 
     Args:
-        batches: A function that starts the stream afresh and returns batches of features, `(frames, dims)` each,
-            of one width and any number of frames; or all features as one tensor.
+        batches: A function that starts the stream afresh and returns batches of any number of frames. A batch is
+            either features `(frames, dims)`, or a pair of features and ids. Ids are int64 `(frames, 2)`: a number of
+            the utterance, and a number of the frame in it. All features may also come as one tensor.
         num_clusters: Number of centroids. HuBERT takes 100 for MFCC and 500 for hidden layers.
         seed: Decides the sample and the starts.
         seeding: How a start is chosen: greedy k-means++, one centroid after the other, or k-means|| (Bahmani et
@@ -92,9 +95,9 @@ def fit_kmeans(
         device: Where to compute; by default where the batches are. It must know float64, which MPS does not.
         progress: Show a bar with pass and inertia, on the main process.
     Raises:
-        ValueError: If there are fewer (different) frames than clusters, values that are not finite, or batches that
-            differ in width; or if the stream gives another number of frames the second time. What one process
-            raises in a pass is raised in all of them.
+        ValueError: If there are fewer (different) frames than clusters, values that are not finite, batches that
+            differ in width, or ids of another shape; or if the stream gives another number of frames the second time.
+            What one process raises in a pass is raised in all of them.
     """
     if sample_frames is None:
         sample_frames = max(32_768, 128 * num_clusters)
@@ -160,17 +163,31 @@ class _Passes:
 
     @classmethod
     def with_sample(
-        cls, stream: Stream, num_clusters: int, sample_frames: int, seed: int, distance_dtype: torch.dtype, bar: tqdm
+        cls,
+        stream: Callable[[], Iterator[IdentifiedFrames]],
+        num_clusters: int,
+        sample_frames: int,
+        seed: int,
+        distance_dtype: torch.dtype,
+        bar: tqdm,
     ) -> _Passes:
         """The first pass draws the sample and counts the frames."""
         bar.set_description("k-means, drawing a sample")
         sample, num_frames = draw_sample(stream, sample_frames, seed)
-        if len(sample) < num_clusters:
+        # Equal frames, as digital silence has them, may fill any share of the sample: the seedings never choose one
+        # that lies on a centroid already, so there only have to be enough others.
+        different = len(sample.unique(dim=0))
+        if different < num_clusters:
             raise ValueError(
                 f"{num_clusters:,} clusters need at least as many different frames, but {num_frames:,} frames came, "
-                f"{len(sample):,} of them different. Take fewer clusters or more audio, and look for constant features."
+                f"and in a sample of {len(sample):,} only {different:,} are different. Take fewer clusters or more "
+                "audio, and look for constant features."
             )
-        return cls(stream, num_frames, sample, distance_dtype, in_several_processes(), bar)
+
+        def without_ids() -> Iterator[Tensor]:
+            return (frames for frames, _ in stream())
+
+        return cls(without_ids, num_frames, sample, distance_dtype, in_several_processes(), bar)
 
     def start(
         self, num_clusters: int, seeding: str, restarts: int, iterations: int, tolerance: float, seed: int
@@ -270,36 +287,55 @@ def _settled(history: list[float], tolerance: float) -> bool:
 
 
 def _stream(
-    batches: Tensor | Callable[[], Iterable[Tensor]], num_clusters: int, device: torch.device | str | None, bar: tqdm
-) -> Stream:
-    """Checked float32 blocks of the batches, small enough to be worked on at once."""
+    batches: Batches, num_clusters: int, device: torch.device | str | None, bar: tqdm
+) -> Callable[[], Iterator[IdentifiedFrames]]:
+    """Checked float32 blocks of the batches with their ids, small enough to be worked on at once."""
     if not isinstance(batches, Tensor) and not callable(batches):
         raise TypeError(
             f"Expected one tensor or a function that returns batches of features, but got {type(batches).__name__}. "
             "For a list write `lambda: batches`."
         )
 
-    def stream() -> Iterator[Tensor]:
-        width = None
+    def stream() -> Iterator[IdentifiedFrames]:
+        width, num_frames = None, 0
         for index, batch in enumerate([batches] if isinstance(batches, Tensor) else batches()):
-            if batch.dim() != 2 or width not in (None, batch.shape[1]):
-                raise ValueError(
-                    f"Batch {index} has shape {tuple(batch.shape)}, but expected (frames, {width or 'dims'}): the "
-                    "frames of all its utterances one after the other, as wide as in the batches before."
-                )
-            width = batch.shape[1]
-            batch = batch.to(device).float()
-            if not batch.sum().isfinite():  # cheaper than a look at each value
-                num_bad = int((~batch.isfinite()).any(1).sum())
-                raise ValueError(
-                    f"Batch {index} has NaN or infinite values in {num_bad:,} of its {len(batch):,} frames. Look for "
-                    "broken audio in it, or compute its features in float32."
-                )
-            for block in split_into_blocks(batch, num_clusters):
-                yield block
+            frames, ids = (batch, None) if isinstance(batch, Tensor) else batch
+            _check_batch(index, frames, ids, width)
+            width = frames.shape[1]
+            if ids is None:
+                places = torch.arange(num_frames, num_frames + len(frames))
+                ids = torch.stack([torch.full_like(places, rank_and_size()[0]), places], dim=1)
+            num_frames += len(frames)
+            frames = frames.to(device).float()
+            _check_finite(index, frames)
+            blocks = split_into_blocks(frames, num_clusters)
+            for block, block_ids in zip(blocks, ids.split([len(block) for block in blocks])):
+                yield block, block_ids
                 bar.update(len(block))
 
     return stream
+
+
+def _check_batch(index: int, frames: Tensor, ids: Tensor | None, width: int | None) -> None:
+    if frames.dim() != 2 or width not in (None, frames.shape[1]):
+        raise ValueError(
+            f"Batch {index} has shape {tuple(frames.shape)}, but expected (frames, {width or 'dims'}): the "
+            "frames of all its utterances one after the other, as wide as in the batches before."
+        )
+    if ids is not None and (ids.shape != (len(frames), 2) or ids.dtype != torch.int64):
+        raise ValueError(
+            f"Batch {index} has {len(frames):,} frames and ids of shape {tuple(ids.shape)} and {ids.dtype}; expected "
+            f"int64 ({len(frames)}, 2): utterance and frame."
+        )
+
+
+def _check_finite(index: int, frames: Tensor) -> None:
+    if not frames.sum().isfinite():  # cheaper than a look at each value
+        num_bad = int((~frames.isfinite()).any(1).sum())
+        raise ValueError(
+            f"Batch {index} has NaN or infinite values in {num_bad:,} of its {len(frames):,} frames. Look for "
+            "broken audio in it, or compute its features in float32."
+        )
 
 
 def _regroup(stream: Iterable[Tensor], size: int) -> Iterator[Tensor]:

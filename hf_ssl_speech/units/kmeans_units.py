@@ -23,13 +23,8 @@ from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.features import (
-    FeatureDescription,
-    FeatureStream,
-    SpeechFeatures,
-    open_features,
-    weights_hash,
-)
+from hf_ssl_speech.data.feature_description import FeatureDescription
+from hf_ssl_speech.data.features import FeatureSource, FeatureStream, SpeechFeatures, open_features, weights_hash
 from hf_ssl_speech.data.processes import in_several_processes
 from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 from hf_ssl_speech.units.kmeans import fit_kmeans
@@ -76,7 +71,7 @@ class KMeansUnits:
     def fit(
         cls,
         dataset: Dataset | IterableDataset,
-        source: SpeechFeatures,
+        source: FeatureSource,
         num_units: int,
         *,
         seed: int = 0,
@@ -87,7 +82,7 @@ class KMeansUnits:
 
         Args:
             dataset: Prepared rows, also streamed ones.
-            source: What computes the features.
+            source: What gives the features.
             num_units: HuBERT takes 100 for MFCC and 500 for hidden layers.
             seed: Decides which utterances are taken, and the centroids' start.
             share: Share of the utterances to take. By default 0.1, as published, or as much as makes 20 hours; a
@@ -130,7 +125,7 @@ class KMeansUnits:
         """
         return assign(features, self.centroids)[0]
 
-    def predict_rows(self, rows: Sequence[Mapping[str, Any]], source: SpeechFeatures) -> list[np.ndarray]:
+    def predict_rows(self, rows: Sequence[Mapping[str, Any]], source: FeatureSource) -> list[np.ndarray]:
         """Units of prepared rows: `(frames,)` int32 each, none for a row whose audio turns out to be unusable.
 
         Raises:

@@ -130,7 +130,7 @@ def _fingerprint(dataset: Dataset, units: KMeansUnits, source: SpeechFeatures, c
     """Of all that decides the labels. Not of `units` itself: `datasets` can't hash models the same way twice."""
     kind = [getattr(units.features, each.name) for each in fields(units.features) if each.compare]
     precision = str(getattr(source, "autocast_dtype", None))
-    return Hasher.hash([dataset._fingerprint, units.centroids.numpy(), kind, precision, column])
+    return Hasher.hash([dataset._fingerprint, units.centroids.numpy(), kind, precision, source.change, column])
 
 
 def _beside(dataset: Dataset, labels: Dataset, column: str) -> Dataset:

@@ -14,8 +14,7 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, SpeechFeatures, rows_of
-from hf_ssl_speech.data.preparing import INT16_SCALE, row_waveform
+from hf_ssl_speech.data.features import ROWS_AT_ONCE, FeatureSource, HiddenFeatures, rows_of
 from hf_ssl_speech.data.processes import rank_and_size
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.quality import UnitQuality, phones_to_frames, unit_agreement
@@ -29,6 +28,8 @@ class EveryLayer(HiddenFeatures):
 
     def __init__(self, model, **settings):
         super().__init__(model, model.config.num_hidden_layers, **settings)
+        self.layer_width = self.description.width
+        self.description = replace(self.description, width=self.layer_width * self.layer)
 
     def _run(self, waveforms: list[Tensor]) -> list[Tensor]:
         outputs: list[Tensor] = []
@@ -45,24 +46,19 @@ class EveryLayer(HiddenFeatures):
         return [row[: len(frames)] for row, frames in zip(torch.cat(outputs, dim=-1), last)]
 
 
-class Remembered(SpeechFeatures):
-    """The features of one dataset, computed once: kept until the memory for them is full, anew after that.
+class Remembered(FeatureSource):
+    """The features of one dataset, computed once and kept until the memory for them is full; others are computed anew.
 
     Args:
         source: Computes them.
         memory_bytes: Keep no more than this.
     """
 
-    def __init__(self, source: SpeechFeatures, memory_bytes: float):
-        super().__init__(source.description, source.device)
+    def __init__(self, source: FeatureSource, memory_bytes: float):
+        self.description, self.device, self.skipped = source.description, source.device, source.skipped
         self.source = source
         self.free_bytes = memory_bytes
-        self.skipped = source.skipped
         self.kept: dict[int, Tensor] = {}
-
-    def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
-        """As the source does, remembering nothing."""
-        return self.source.compute(waveforms)
 
     def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
         """As the source gives them."""
@@ -76,56 +72,46 @@ class Remembered(SpeechFeatures):
         return answer
 
 
-class OneLayer(SpeechFeatures):
-    """One layer's part of what `EveryLayer` (remembered) gives."""
+class OneLayer(FeatureSource):
+    """One layer's part of what `EveryLayer` gives, directly or remembered.
 
-    def __init__(self, every: SpeechFeatures, layer: int, width: int):
-        super().__init__(replace(every.description, layer=layer, width=width), every.device)
+    Args:
+        every: Gives the features of all layers.
+        layer: Which one, counted from 1.
+        width: Values in a frame of one layer.
+    """
+
+    def __init__(self, every: FeatureSource, layer: int, width: int):
+        self.description = replace(every.description, layer=layer, width=width)
+        self.device, self.skipped = every.device, every.skipped
         self.every = every
         self.columns = slice((layer - 1) * width, layer * width)
 
-    def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
-        """Its columns of all layers."""
-        return [frames[:, self.columns] for frames in self.every.compute(waveforms)]
-
     def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """Its columns of all layers, as they are remembered."""
+        """Its columns of all layers."""
         return [frames[:, self.columns].contiguous() for frames in self.every.features(rows)]
 
 
-def disturb(row: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
-    """The row with white noise 15 dB below its speech, then louder or softer by up to 6 dB; drawn for each row.
+def disturb(waveform: np.ndarray, sample_id: int, seed: int = 0) -> np.ndarray:
+    """Adds white noise 15 dB below the speech, then makes all louder or softer by up to 6 dB.
+
+    For `SpeechFeatures.with_changed_audio`.
 
     Args:
-        row: A prepared row.
-        seed: Decides noise and gain, with the row's `sample_id`.
+        waveform: Float32 `(samples,)`.
+        sample_id: Of the waveform's row; decides noise and gain, together with `seed`.
+        seed: Other seeds give other noise and gain.
+    Returns:
+        Float32 `(samples,)`, clipped to -1 to 1.
     """
-    waveform = row_waveform(dict(row))
-    generator = np.random.default_rng((seed, row["sample_id"]))
+    generator = np.random.default_rng((seed, sample_id))
     noise = generator.normal(size=len(waveform)) * np.sqrt(np.square(waveform).mean()) * 10 ** (-NOISE_DECIBELS / 20)
     gain = 10 ** (generator.uniform(-GAIN_DECIBELS, GAIN_DECIBELS) / 20)
-    samples = np.rint((waveform + noise) * gain * INT16_SCALE).clip(-INT16_SCALE, INT16_SCALE - 1)
-    return {name: value for name, value in row.items() if name != "audio"} | {"samples": samples.astype(np.int16)}
-
-
-class Disturbed(SpeechFeatures):
-    """The features of disturbed rows."""
-
-    def __init__(self, source: SpeechFeatures):
-        super().__init__(source.description, source.device)
-        self.source = source
-
-    def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
-        """As the source does; rows are disturbed before."""
-        return self.source.compute(waveforms)
-
-    def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """As the source gives them of the disturbed rows."""
-        return self.source.features([disturb(row) for row in rows])
+    return ((waveform + noise) * gain).clip(-1, 1).astype(np.float32)
 
 
 def measure_units(
-    units: KMeansUnits, source: SpeechFeatures, disturbed: SpeechFeatures, dataset: Dataset
+    units: KMeansUnits, source: FeatureSource, disturbed: FeatureSource, dataset: Dataset
 ) -> dict[str, Any]:
     """What a unit set is worth on validation rows, over all processes.
 
@@ -176,11 +162,11 @@ def compare_layers(
     """Fits units to each layer of an encoder and measures them, with one pass over the audio for all layers.
 
     Args:
-        encoder: Whichever layer of it is opened.
+        encoder: The encoder; which of its layers is opened makes no difference.
         train: Prepared rows to fit on.
         validation: Prepared rows to measure on.
         num_units: Units in each set.
-        seed: Of k-means.
+        seed: The seed of k-means.
         memory_bytes: Keep no more features than this in memory; others are computed again in each pass.
         kmeans: More arguments of `KMeansUnits.fit`.
     Returns:
@@ -190,11 +176,10 @@ def compare_layers(
     every = EveryLayer(
         encoder.model, normalize=encoder.normalize, center=description.center, encoder=description.encoder
     )
-    config = encoder.model.config
-    sources = [Remembered(source, memory_bytes / 3) for source in (every, every, Disturbed(every))]
+    sources = [Remembered(source, memory_bytes / 3) for source in (every, every, every.with_changed_audio(disturb))]
     layers = []
-    for layer in range(1, config.num_hidden_layers + 1):
-        fitting, clean, disturbed = (OneLayer(source, layer, config.hidden_size) for source in sources)
+    for layer in range(1, every.layer + 1):
+        fitting, clean, disturbed = (OneLayer(source, layer, every.layer_width) for source in sources)
         units = KMeansUnits.fit(train, fitting, num_units, seed=seed, share=1.0, **kmeans)
         quality = measure_units(units, clean, disturbed, validation)
         layers.append({"layer": layer, "inertia": units.facts["inertia"], **quality})

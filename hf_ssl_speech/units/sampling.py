@@ -9,17 +9,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hf_ssl_speech.data.processes import failing_together, in_several_processes
+from hf_ssl_speech.data.processes import failing_together, in_several_processes, rank_and_size
+
+# Frames with their ids: float32 `(frames, dims)`, and int64 `(frames, 2)` that name utterance and frame in it.
+IdentifiedFrames = tuple[Tensor, Tensor]
 
 
-def draw_sample(stream: Callable[[], Iterable[Tensor]], size: int, seed: int) -> tuple[Tensor, int]:
-    """A random sample of the different frames of all processes.
+def draw_sample(stream: Callable[[], Iterable[IdentifiedFrames]], size: int, seed: int) -> tuple[Tensor, int]:
+    """A random sample of the frames of all processes.
 
-    Each frame gets a random key from its content, and the smallest keys are taken. So equal frames (as digital
-    silence has them) count once, and every process gets the same sample in the same random order.
+    Each frame gets a random key from its id, and the frames with the smallest keys are taken. So the choice does not
+    depend on the values of the frames, which differ in the last bits with the batches that an encoder gets, and every
+    process gets the same sample in the same random order. Of several frames with one id, one is in the sample at most.
 
     Args:
-        stream: Starts the stream of this process, float32 `(frames, dims)` each.
+        stream: Starts the stream of this process: frames and their ids.
         size: At most so many frames are drawn.
         seed: Decides which frames are drawn.
     Returns:
@@ -39,7 +43,9 @@ def draw_sample(stream: Callable[[], Iterable[Tensor]], size: int, seed: int) ->
         raise ValueError(f"The processes have features of different widths: {widths}. They need the same `batches`.")
 
     smallest = torch.cat(all_keys).unique()[:size].to(keys.device)
-    taken = keys <= smallest[-1]
+    # A frame that several processes have comes from the first of them.
+    of_others = torch.cat([keys[:0].cpu(), *all_keys[: rank_and_size()[0]]]).to(keys.device)
+    taken = (keys <= smallest[-1]) & ~torch.isin(keys, of_others)
     # Every process puts its frames in their places; the maximum over processes then has them all.
     sample = frames.new_full((len(smallest), frames.shape[1]), -math.inf)
     sample[torch.searchsorted(smallest, keys[taken])] = frames[taken]
@@ -48,7 +54,9 @@ def draw_sample(stream: Callable[[], Iterable[Tensor]], size: int, seed: int) ->
     return sample, sum(nums_frames)
 
 
-def _smallest_keys(stream: Callable[[], Iterable[Tensor]], size: int, seed: int) -> tuple[Tensor, Tensor, int]:
+def _smallest_keys(
+    stream: Callable[[], Iterable[IdentifiedFrames]], size: int, seed: int
+) -> tuple[Tensor, Tensor, int]:
     """The `size` smallest keys of this process in rising order, their frames, and the number of all its frames."""
     waiting: list[tuple[Tensor, Tensor]] = []
     highest = torch.iinfo(torch.int64).max
@@ -56,14 +64,14 @@ def _smallest_keys(stream: Callable[[], Iterable[Tensor]], size: int, seed: int)
 
     def smallest() -> tuple[Tensor, Tensor]:
         keys, frames = map(torch.cat, zip(*waiting))
-        keys, order = keys.sort()
+        keys, order = keys.sort(stable=True)
         different = torch.ones_like(keys, dtype=torch.bool)
         different[1:] = keys[1:] != keys[:-1]
         return keys[different][:size], frames[order[different][:size]]
 
-    for frames in stream():
+    for frames, ids in stream():
         num_frames += len(frames)
-        keys = _content_keys(frames, seed)
+        keys = _keys(ids.to(frames.device), seed)
         low = keys < highest
         waiting.append((keys[low], frames[low]))
         if sum(len(keys) for keys, _ in waiting) > 2 * size:
@@ -74,11 +82,15 @@ def _smallest_keys(stream: Callable[[], Iterable[Tensor]], size: int, seed: int)
     return *smallest(), num_frames
 
 
-def _content_keys(frames: Tensor, seed: int) -> Tensor:
-    """A random number for each frame, decided by its values and the seed: `(frames, dims)` -> `(frames,)` int64."""
-    generator = torch.Generator().manual_seed(seed)
-    multipliers = 2 * torch.randint(-(2**62), 2**62, (frames.shape[1],), generator=generator) + 1
-    keys = (frames.contiguous().view(torch.int32) * multipliers.to(frames.device)).sum(1)
-    keys ^= keys >> 32  # products mix upwards only: bring the high bits down and mix again
-    keys *= 0x2545F4914F6CDD1D
-    return keys ^ (keys >> 29)
+def _keys(ids: Tensor, seed: int) -> Tensor:
+    """A random number for each frame, decided by its id and the seed: `(frames, 2)` -> `(frames,)` int64."""
+    utterances, frames = ids.unbind(1)
+    key = _mix(torch.tensor(seed, dtype=torch.int64, device=ids.device))
+    return _mix(_mix(key + utterances) + frames)
+
+
+def _mix(numbers: Tensor) -> Tensor:
+    """Spreads int64 over all of their range, one to one (the finaliser of SplitMix64; products wrap around)."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        numbers = (numbers ^ (numbers >> shift)) * factor
+    return numbers ^ (numbers >> 31)
