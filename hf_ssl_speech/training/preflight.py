@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -19,6 +17,7 @@ from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.records import RECORD_FILE, read_record
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.callbacks import other_recipe
+from hf_ssl_speech.training.checkpoints import damage, newest_whole
 from hf_ssl_speech.training.recipe import MUST_AGREE, settings_of
 
 
@@ -95,10 +94,9 @@ def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> 
     """
     record = read_record(args.output_dir)
     if args.resume_from_checkpoint:
-        if not is_whole(args.resume_from_checkpoint):
-            raise ValueError(
-                f"{args.resume_from_checkpoint} is no whole checkpoint: its weights are missing or damaged."
-            )
+        problem = damage(args.resume_from_checkpoint)
+        if problem:
+            raise ValueError(f"{args.resume_from_checkpoint} is no whole checkpoint: {problem}.")
         check_origin(args.resume_from_checkpoint, identity, args)
         return args.resume_from_checkpoint
     if record is None and get_last_checkpoint(args.output_dir) is None:
@@ -116,22 +114,7 @@ def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> 
             f"The run in {args.output_dir} is complete ({record['updates']:,} updates). Raise max_steps in a new "
             "output_dir to train longer."
         )
-    checkpoints = sorted(Path(args.output_dir).glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[-1]))
-    return next((str(path) for path in checkpoints if is_whole(path)), None)
-
-
-def is_whole(checkpoint: str | os.PathLike) -> bool:
-    """Whether a checkpoint was written to its end: its weights open, and the trainer's state is there."""
-    folder = Path(checkpoint)
-    weights = list(folder.glob("model*.safetensors"))
-    try:
-        for path in weights:
-            with safe_open(path, framework="pt"):
-                pass
-        json.loads((folder / "trainer_state.json").read_text())
-    except (SafetensorError, OSError, json.JSONDecodeError):
-        return False
-    return bool(weights)
+    return newest_whole(args.output_dir)
 
 
 def check_masks(config: SSLSpeechConfig, shortest_seconds: float):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import (
     AutoFeatureExtractor,
@@ -21,7 +25,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
 )
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
@@ -29,7 +33,8 @@ from hf_ssl_speech.data.collators import SpeechCollator, pretraining_collator
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import HealthCheck, ProgressLine, Schedules, Tally
+from hf_ssl_speech.training.callbacks import HealthCheck, ProgressLine, Schedules, Tally, UnhealthyRun, other_recipe
+from hf_ssl_speech.training.checkpoints import newest_whole, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -213,10 +218,40 @@ class SpeechTrainer(Trainer):
         return total, sum(samples for _, samples, _ in ranks)
 
     def _save_checkpoint(self, model, trial):
-        """Counts what has been seen up to here, then saves."""
+        """Counts what has been seen up to here, and saves what is healthy; old checkpoints go once the new is whole.
+
+        Raises:
+            UnhealthyRun: If the loss or a weight is no number any more.
+        """
         self.collect()
         self.loss_since_log = self.accelerator.gather(self._tr_loss).mean().item()
-        super()._save_checkpoint(model, trial)
+        self.check_health()
+        args, folder = self.args, self._get_output_dir(trial)
+        checkpoint = Path(folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if args.should_save:
+            shutil.rmtree(checkpoint, ignore_errors=True)  # the remains of one that was passed over
+        self.accelerator.wait_for_everyone()
+        limit, args.save_total_limit = args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # every rank has written its random state
+        if args.should_save:
+            write_manifest(checkpoint)
+            rotate_checkpoints(folder, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    @torch.no_grad()
+    def check_health(self):
+        """Raises UnhealthyRun, on all ranks, if the loss since the last log or a weight is no number any more."""
+        mine = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in self.model.parameters())
+        sums = torch.stack([weight.sum(dtype=torch.float32) for weight in mine])
+        healthy = torch.isfinite(sums).all() & math.isfinite(self.loss_since_log)
+        if not self.accelerator.gather(healthy[None]).all():
+            raise UnhealthyRun(
+                f"A weight or the loss is no number at update {self.state.global_step}: the run diverged, and this "
+                f"checkpoint is not written. {other_recipe(newest_whole(self.args.output_dir))}"
+            )
 
     # Evaluation ----------------------------------------------------------------------------------------------------
 

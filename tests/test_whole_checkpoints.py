@@ -1,0 +1,106 @@
+"""A checkpoint is whole or does not count, and what is no number is never saved as one."""
+
+import logging
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_exactness import largest_difference, save_rows, train_in_processes  # noqa: F401
+from train_tiny import train
+from transformers import TrainerCallback
+
+from hf_ssl_speech.training import trainer as trainer_module
+from hf_ssl_speech.training.callbacks import UnhealthyRun
+from hf_ssl_speech.training.checkpoints import MANIFEST_FILE, damage, newest_whole
+
+SETTINGS = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "batch_seconds": 4}
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(save_rows, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("run")
+    train(save_rows([1.9, 2.3, 2.4]), str(folder), SETTINGS, {})
+    return folder
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "reason"),
+    [
+        ("model.safetensors", flip_a_bit, "has changed since it was written"),
+        ("optimizer.pt", lambda path: path.unlink(), "optimizer.pt is missing"),
+        ("rng_state.pth", lambda path: path.unlink(), "rng_state.pth is missing"),
+        ("scheduler.pt", truncate, "scheduler.pt is of another size"),
+        ("trainer_state.json", flip_a_bit, "trainer_state.json has changed"),
+        (MANIFEST_FILE, lambda path: path.unlink(), "it was not written to its end"),
+        (MANIFEST_FILE, truncate, "does not hold the files of a checkpoint"),
+        (MANIFEST_FILE, lambda path: path.write_text('{"files": {"model.safetensors": 1}}'), "of another size"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_with_the_reason(name, spoil, reason, two_checkpoints, tmp_path, caplog):
+    folder = shutil.copytree(two_checkpoints, tmp_path / "run")
+    assert newest_whole(folder).endswith("checkpoint-2")
+    spoil(folder / "checkpoint-2" / name)
+    with caplog.at_level(logging.WARNING):
+        assert newest_whole(folder).endswith("checkpoint-1")
+    assert "Passed over" in caplog.text and reason in caplog.text
+
+
+def test_the_manifest_holds_the_files_of_every_rank(save_rows, tmp_path):  # noqa: F811
+    rows = save_rows([1.9, 2.3, 2.4, 2.0])
+    train_in_processes(2, rows, tmp_path / "run", SETTINGS)
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    assert damage(checkpoint) is None
+    (checkpoint / "rng_state_1.pth").unlink()
+    assert damage(checkpoint) == "rng_state_1.pth is missing"
+
+
+def test_the_last_whole_checkpoint_stays_until_the_next_is_whole(save_rows, tmp_path, monkeypatch):  # noqa: F811
+    written = trainer_module.write_manifest
+
+    def killed(checkpoint):
+        if checkpoint.name == "checkpoint-2":
+            raise KeyboardInterrupt
+        written(checkpoint)
+
+    monkeypatch.setattr(trainer_module, "write_manifest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(save_rows([1.9, 2.3]), str(tmp_path / "run"), {**SETTINGS, "save_total_limit": 1}, {})
+    assert newest_whole(tmp_path / "run").endswith("checkpoint-1")
+
+
+class Spoil(TrainerCallback):
+    """Makes one weight a NaN after an update, as a bad step does, where no log looks."""
+
+    def __init__(self, update: int):
+        self.update = update
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.update:
+            next(model.parameters()).data.view(-1)[0] = torch.nan
+
+
+def test_a_model_with_a_nan_is_never_saved_as_a_checkpoint(save_rows, tmp_path, monkeypatch):  # noqa: F811
+    made = trainer_module.SpeechTrainer.__init__
+
+    def with_spoil(self, *args, **kwargs):
+        made(self, *args, **kwargs)
+        self.add_callback(Spoil(2))
+
+    monkeypatch.setattr(trainer_module.SpeechTrainer, "__init__", with_spoil)
+    settings = {**SETTINGS, "save_total_limit": 1, "logging_steps": 100}
+    with pytest.raises(UnhealthyRun, match=r"no number at update 2.*checkpoint-1 "):
+        train(save_rows([1.9, 2.3]), str(tmp_path / "run"), settings, {})
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
+    weights = load_file(tmp_path / "run" / "checkpoint-1" / "model.safetensors")
+    assert all(weight.isfinite().all() for weight in weights.values())
