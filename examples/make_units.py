@@ -6,7 +6,8 @@
 
 Both run on a CPU too (`python examples/make_units.py ...`). Writes the unit set for `KMeansUnits.from_pretrained`,
 `run.json` and, where `--validation_data` has phones, the units' quality and two pictures; with `--abx True` also how
-well features and units tell phones apart (ABX, through fastabx; needs the column `speaker`).
+well features and units tell phones apart (ABX, through fastabx; needs the column `speaker`). Units that are there
+already are left as they are: asked for again, the script says so; asked for other units, it ends with an error.
 """
 
 import logging
@@ -22,6 +23,7 @@ from hf_ssl_speech import SpeechDataArguments
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, MfccFeatures, rows_of
 from hf_ssl_speech.recipes.splits import load_split
+from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.records import command_line, now, write_record
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.units.abx import abx_error, import_fastabx
@@ -41,17 +43,23 @@ class UnitArguments:
     encoder: str | None = field(default=None, metadata={"help": "Folder or Hub id of an encoder, instead of MFCC."})
     layer: int = field(default=6, metadata={"help": "The encoder's layer, counted from 1."})
     center: bool = field(
-        default=False, metadata={"help": "Take each utterance's mean off its features: less of speaker and channel."}
+        default=False,
+        metadata={
+            "help": "Subtract each utterance's mean from its features, which tell less of speaker and channel then."
+        },
     )
-    num_units: int = field(default=100, metadata={"help": "Clusters; the paper takes 500 for a layer."})
-    share: float | None = field(
-        default=None, metadata={"help": "Share of the utterances to fit on; by default 0.1, but all of little data."}
+    num_units: int = field(
+        default=100, metadata={"help": "Number of units; the paper takes 100 for MFCC and 500 for a layer."}
     )
-    restarts: int = field(default=3, metadata={"help": "Starts of k-means, of which the best is kept."})
-    seed: int = field(default=0, metadata={"help": "Decides the utterances and the starts."})
+    kmeans_share: float | None = field(
+        default=None,
+        metadata={"help": "Share of the utterances to fit units on (default: 0.1, or as much as makes 20 hours)."},
+    )
+    restarts: int = field(default=3, metadata={"help": "Number of starts of k-means; the best is kept."})
+    seed: int = field(default=0, metadata={"help": "Seed for the choice of utterances and the starts of k-means."})
     min_seconds: float = field(default=1.0, metadata={"help": "Shorter audio is skipped, named and counted."})
     batch_seconds: float | None = field(
-        default=None, metadata={"help": "Audio that the encoder gets at a time; by default what suits the device."}
+        default=None, metadata={"help": "Seconds of audio in a batch for the encoder (default: 120, and 12 on a CPU)."}
     )
     abx: bool = field(
         default=False, metadata={"help": "Measure ABX on the validation data, which needs `phones` and `speaker`."}
@@ -80,8 +88,12 @@ def main(argv):
         )
     else:
         source = MfccFeatures(center=args.center, device=state.device)
+    identity = identify(source, facts, args)
+    if is_complete(args.output_dir, identity):
+        logger.info(f"The units in {args.output_dir} are complete")
+        return
     units = KMeansUnits.fit(
-        data["train"], source, args.num_units, seed=args.seed, share=args.share, restarts=args.restarts
+        data["train"], source, args.num_units, seed=args.seed, share=args.kmeans_share, restarts=args.restarts
     )
 
     # Quality, record and pictures.
@@ -93,6 +105,7 @@ def main(argv):
             "status": "complete",
             "command": command_line(),
             "updated": now(),
+            "identity": identity,
             "units": {"features": str(units.features), "num_units": units.num_units, **units.facts},
             "processes": state.num_processes,
             "data": facts,
@@ -102,6 +115,17 @@ def main(argv):
         write_record(record, args.output_dir)
         describe(units, quality)
         logger.info(f"The units, run.json and pictures are in {args.output_dir}")
+
+
+def identify(source, facts, args):
+    """All that decides the units and their figures: a folder that holds them is left as it is."""
+    features = source.description
+    return {
+        "stage": "units",
+        "features": {name: getattr(features, name) for name in ("kind", "layer", "center", "weights_hash")},
+        **{name: getattr(args, name) for name in ("num_units", "kmeans_share", "restarts", "seed", "abx")},
+        "data": {split: found["fingerprint"] for split, found in facts.items()},
+    }
 
 
 def check_abx(dataset):

@@ -23,7 +23,7 @@ from hf_ssl_speech import (
 )
 from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.preparing import prepare_speech
-from hf_ssl_speech.recipes.hubert_iterations import LadderArguments
+from hf_ssl_speech.recipes.hubert_iterations import HubertIterationsArguments
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import parse_arguments
 
@@ -204,12 +204,12 @@ def test_a_column_that_holds_no_units_is_refused(prepared, units, message):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_understood(path, tmp_path):
     kinds = [SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments]
-    if "ladder" in path.stem:
-        kinds.append(LadderArguments)
+    if "iterations" in path.stem:
+        kinds.append(HubertIterationsArguments)
     tokens = [str(path), "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
-    model, data, arguments, *ladder = parse_arguments(tokens, *kinds)
+    model, data, arguments, *iterations = parse_arguments(tokens, *kinds)
     assert data.train_data and data.validation_data
-    assert bool(data.units) != bool(ladder)
+    assert bool(data.units) != bool(iterations)
     assert arguments.max_steps > arguments.warmup_steps
     SSLHubertConfig.preset(model.preset, **model.config)
     if model.preset in ("base", "large"):

@@ -18,7 +18,7 @@ from hf_ssl_speech import (
     SpeechModelArguments,
     SpeechPreTrainingArguments,
 )
-from hf_ssl_speech.recipes.hubert_iterations import LadderArguments
+from hf_ssl_speech.recipes.hubert_iterations import HubertIterationsArguments
 from hf_ssl_speech.recipes.pretraining import OBJECTIVES
 from hf_ssl_speech.training.arguments import parse_arguments
 
@@ -116,7 +116,7 @@ def test_two_nodes_train_one_model(audio_folder, tmp_path):
 def test_every_config_is_understood(path, tmp_path):
     kinds = (SpeechModelArguments, SpeechDataArguments)
     kinds += (SpeechCTCTrainingArguments,) if "ctc" in path.stem else (SpeechPreTrainingArguments,)
-    kinds += (LadderArguments,) if "ladder" in path.stem else ()
+    kinds += (HubertIterationsArguments,) if "iterations" in path.stem else ()
     model, data, arguments, *_ = parse_arguments(
         [str(path), "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"], *kinds
     )

@@ -13,7 +13,7 @@ import hf_ssl_speech
 from hf_ssl_speech import KMeansUnits, SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
 from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
-from hf_ssl_speech.recipes.hubert_iterations import Ladder, LadderArguments
+from hf_ssl_speech.recipes.hubert_iterations import HubertIterations, HubertIterationsArguments
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import parse_arguments
 from hf_ssl_speech.units.layers import (
@@ -145,7 +145,7 @@ def test_first_hours_draws_whole_rows_up_to_the_hours(rows):
 
 @pytest.mark.slow
 def test_on_real_speech_the_label_free_choice_is_a_layer_that_has_learnt(corpora, tmp_path):
-    """The short version of `examples/configs/hubert_ladder.yaml`.
+    """The short version of `examples/configs/hubert_iterations_tiny.yaml`.
 
     Agreement does not order the layers of so young a model reliably: they differ by a few percent in PNMI. So the
     layers of the same model before its training stand for comparison: agreement must not choose one of them.
@@ -153,22 +153,23 @@ def test_on_real_speech_the_label_free_choice_is_a_layer_that_has_learnt(corpora
     folder = corpora / "librispeech-mini"
     arguments = parse_arguments(
         [
-            str(ROOT / "examples" / "configs" / "hubert_ladder.yaml"), "--train_data", f"{folder}/train*.parquet",
-            "--validation_data", f"{folder}/validation*.parquet", "--output_dir", str(tmp_path), "--iterations", "1",
+            str(ROOT / "examples" / "configs" / "hubert_iterations_tiny.yaml"),
+            "--train_data", f"{folder}/train*.parquet", "--validation_data", f"{folder}/validation*.parquet",
+            "--output_dir", str(tmp_path), "--iterations", "1",
             "--batch_seconds", "12", "--max_seconds", "4", "--max_steps", "500", "--eval_steps", "500",
             "--warmup_steps", "60", "--choice_hours", "0.15", "--disable_tqdm", "true",
         ],
-        SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments, LadderArguments,
+        SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments, HubertIterationsArguments,
     )  # fmt: skip
     arguments[0].objective = "hubert"
-    ladder = Ladder(*arguments)
-    new = ladder.new_model(UnitLabels(("units",))).eval()
-    ladder.climb()
+    iterations = HubertIterations(*arguments)
+    new = iterations.new_model(UnitLabels(("units",))).eval()
+    iterations.run()
     layers = json.loads((tmp_path / "1-layers" / "run.json").read_text())["layers"]
     trained = HiddenFeatures.from_pretrained(tmp_path / "1-model", 1, device="cpu", center=True)
     untrained = HiddenFeatures(new, 1, normalize=trained.normalize, center=True)
-    few = first_hours(ladder.train[0], 0.15, seed=42)
-    new_layers = compare_layers(untrained, few, ladder.measured, 100, seed=42, memory_bytes=1e9, progress=False)
+    few = first_hours(iterations.train[0], 0.15, seed=42)
+    new_layers = compare_layers(untrained, few, iterations.measured, 100, seed=42, memory_bytes=1e9, progress=False)
     assert min(layer["agreement"] for layer in layers) > max(layer["agreement"] for layer in new_layers)
     chosen = max(layers + new_layers, key=lambda layer: layer["agreement"])
     assert chosen["pnmi"] > max(layer["pnmi"] for layer in new_layers)

@@ -417,3 +417,32 @@ def test_the_script_makes_units_and_tells_their_quality(tmp_path, corpora, monke
     assert record["units"]["utterances"] == record["data"]["train"]["rows"] == 8
     assert KMeansUnits.from_pretrained(tmp_path / "units").num_units == 20
     assert {"units.png", "phones.png"} <= {file.name for file in (tmp_path / "units").iterdir()}
+
+
+def test_the_script_leaves_finished_units_alone_and_refuses_to_overwrite_them_with_others(
+    tmp_path, speech_file, monkeypatch, caplog
+):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
+    import make_units
+
+    arguments = ["--train_data", speech_file, "--output_dir", str(tmp_path / "units"), "--min_seconds", "0.1"]
+    arguments += ["--num_units", "5"]
+    make_units.main([*arguments, "--kmeans_share", "1.0"])
+    before = {file.name: file.read_bytes() for file in (tmp_path / "units").iterdir()}
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO):
+        patch.setattr(KMeansUnits, "fit", None)
+        make_units.main([*arguments, "--kmeans_share", "1.0"])
+    assert f"The units in {tmp_path / 'units'} are complete" in caplog.text
+    for changed, named in [
+        (["--num_units", "6"], "num_units: 5 there, 6 here"),
+        (["--kmeans_share", "0.5"], "kmeans_share: 1.0 there, 0.5 here"),
+        (["--center", "true"], "features.center: False there, True here"),
+        (["--validation_data", speech_file], "data.validation: None there"),
+    ]:
+        with pytest.raises(ValueError, match=named):
+            make_units.main([*arguments, "--kmeans_share", "1.0", *changed])
+    (tmp_path / "units" / "run.json").write_text('{"status": "complete"}')
+    with pytest.raises(ValueError, match="does not tell with what settings"):
+        make_units.main(arguments)
+    (tmp_path / "units" / "run.json").write_bytes(before["run.json"])
+    assert {file.name: file.read_bytes() for file in (tmp_path / "units").iterdir()} == before

@@ -1,4 +1,4 @@
-"""The report of a HuBERT ladder, `report.md` with pictures, made from what its stages saved and from nothing else."""
+"""The report of HuBERT's iterations: `report.md` with pictures, made from the records of the stages alone."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ TIMES_GLOSSARY = "By the clock, as the stages' records tell. Decoding and labell
 
 
 def write_report(folder: str | os.PathLike) -> Path:
-    """Writes `report.md` and its pictures from the records of a ladder's complete stages.
+    """Writes `report.md` and its pictures from the records of the complete stages.
 
     Args:
-        folder: The ladder's `output_dir`.
+        folder: The `output_dir` of the iterations.
     Returns:
         The path of the report.
     Raises:
@@ -52,8 +52,8 @@ def write_report(folder: str | os.PathLike) -> Path:
     folder = Path(folder)
     units, models, layers = (read_stages(folder, kind) for kind in ("units", "model", "layers"))
     if not units:
-        raise ValueError(f"There is no complete unit set in {folder}; expected the output_dir of a ladder.")
-    parts = ["# The HuBERT ladder", introduction(models)]
+        raise ValueError(f"There is no complete unit set in {folder}; expected the output_dir of hubert_iterations.py.")
+    parts = ["# HuBERT iterations", introduction(models)]
     parts += ["## Units", units_table(units), UNITS_GLOSSARY]
     draw_example(units, folder)
     parts += ["The same utterance in each set's units, and its phones:", f"![Units]({UNITS_PICTURE})"]
@@ -72,7 +72,7 @@ def write_report(folder: str | os.PathLike) -> Path:
 
 def introduction(models: dict[int, dict[str, Any]]) -> str:
     """How to read the tables, and how much audio there is."""
-    text = "Each row of the tables is a stage of the ladder, named as its folder."
+    text = "Each row of the tables is a stage of the iterations, named as its folder."
     if models:
         train, validation = (models[max(models)]["data"][split]["hours"] for split in ("train", "validation"))
         text += f" {train:.2f} hours of audio are learnt from, {validation:.2f} others serve to measure."

@@ -176,6 +176,7 @@ def compare_layers(
     every = EveryLayer(
         encoder.model, normalize=encoder.normalize, center=description.center, encoder=description.encoder
     )
+    every.skipped = encoder.skipped  # who asks for the comparison learns what was left out
     sources = [Remembered(source, memory_bytes / 3) for source in (every, every, every.with_changed_audio(disturb))]
     layers = []
     for layer in range(1, every.layer + 1):

@@ -1,0 +1,35 @@
+"""When a folder's result stands: it is complete, and made with the very settings that are asked for."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hf_ssl_speech.records import read_record
+from hf_ssl_speech.training.preflight import differences
+
+
+def is_complete(folder: str | os.PathLike, identity: dict[str, Any]) -> bool:
+    """Whether a result is complete, so that nothing is left to do.
+
+    Args:
+        folder: The result's folder. Its record, `run.json`, holds the settings that the result was made with.
+        identity: All settings that decide the result.
+    Raises:
+        ValueError: If the folder holds a result, complete or not, of other settings, which are named.
+    """
+    record = read_record(folder)
+    if record is None:
+        return False
+    if "identity" not in record:
+        raise ValueError(
+            f"The record in {folder} does not tell with what settings its result was made. Use another output_dir, or "
+            "delete that folder."
+        )
+    different = differences(record["identity"], identity)
+    if different:
+        raise ValueError(
+            f"The result in {folder} was made with other settings ({'; '.join(different)}). Use another output_dir, or "
+            "delete that folder, and all that was made from it."
+        )
+    return record["status"] == "complete"
