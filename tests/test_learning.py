@@ -36,8 +36,8 @@ def speech(corpora):
 def test_wav2vec2_learns_to_pick_the_true_frame_on_real_speech(speech, tmp_path):
     """The short version of `examples/configs/wav2vec2_tiny.yaml`.
 
-    At the preset's weight of the diversity loss, when the codebook is left alone is a matter of rounding: on one
-    processor of three it was not within 500 updates. At a fifth of it, it was within 150 in all of eight runs.
+    At the preset's weight of the diversity loss, rounding decides when a model leaves the plateau of chance: on one
+    kind of processor 500 updates were not enough. At a fifth of that weight 150 were, in all of seven runs.
     """
     torch.manual_seed(0)
     train, validation = speech

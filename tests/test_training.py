@@ -28,6 +28,7 @@ from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import command_line, read_record, write_record
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.callbacks import HealthCheck, UnhealthyRun
+from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.preflight import (
     check_disk,
     check_masks,
@@ -420,3 +421,36 @@ def test_a_token_on_the_command_line_stays_out_of_the_record(monkeypatch):
         "sys.argv", ["pretrain.py", "a.yaml", "--hub_token", "hf_secret", "--token=hf_secret", "--x", "1"]
     )
     assert command_line() == "pretrain.py a.yaml --hub_token ... --token=... --x 1"
+
+
+def test_a_run_that_is_complete_says_so_and_ends_with_code_0(begun, make_trainer, capsys):
+    facts, folder = begun
+    write_record(read_record(folder) | {"status": "complete"}, folder)
+    other = make_trainer()
+    identity = run_identity(other.model.config, {"train": facts["fingerprint"]}, other.args)
+    with tidy_errors():
+        find_checkpoint(identity, other.args)
+    assert f"The run in {folder} is complete (2 updates)" in capsys.readouterr().out
+
+
+HOLDER = """
+import sys, time
+from hf_ssl_speech.training.lock import hold
+
+hold(sys.argv[1])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_run_in_a_folder_is_refused_by_name_until_the_first_is_gone(tmp_path):
+    first = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=rf"process {first.pid} on .*, since 20"):
+            hold(tmp_path)
+    finally:
+        first.kill()
+        first.wait()
+    hold(tmp_path)
+    hold(tmp_path)  # the same run: a later stage of it

@@ -34,6 +34,7 @@ from hf_ssl_speech.training.arguments import (
     SpeechTextArguments,
 )
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
+from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.preflight import check_disk, find_checkpoint, run_identity
 from hf_ssl_speech.training.trainer import feature_extractor_for
 
@@ -284,6 +285,7 @@ def finetune(
     texts = {"train_text": transcripts.facts["fingerprint"], "normalization": transcripts.normalization.to_dict()}
     fingerprints = {split: fact["fingerprint"] for split, fact in facts.items()}
     identity = {"task": "ctc", "start": start, **run_identity(model.config, fingerprints | texts, args)}
+    hold(args.output_dir)
     checkpoint = find_checkpoint(identity, args)
 
     trainer = SpeechCTCTrainer(

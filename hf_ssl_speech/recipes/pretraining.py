@@ -22,6 +22,7 @@ from hf_ssl_speech.recipes.running import train_and_record
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
 from hf_ssl_speech.training.trainer import SpeechPreTrainer
 
@@ -108,6 +109,7 @@ def pretrain(
             units.check(split.rows, model.config)
     check_disk(model, args)
     identity = identify(model, args, train, validation, units)
+    hold(args.output_dir)
     checkpoint = find_checkpoint(identity, args)
     collator_settings = {"unit_columns": units.columns} if units else None
     trainer = SpeechPreTrainer(model, args, train.rows, validation.rows, processing_class, collator_settings)

@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_ssl_speech.records import naming_the_file, read_yaml
-from hf_ssl_speech.training.callbacks import UnhealthyRun
+from hf_ssl_speech.training.callbacks import AlreadyComplete, UnhealthyRun
 
 
 @dataclass
@@ -281,6 +281,7 @@ class _Parser(HfArgumentParser):
 def tidy_errors(*more: type[Exception]):
     """Around a script: a user's mistake, a full disk, a missing extra or an unhealthy run ends it with its message.
 
+    A run that is complete already is no mistake: its message is printed, and the script ends with exit code 0.
     Where several processes have trained together, the script ends here: nothing that follows the block is run.
 
     Args:
@@ -288,6 +289,8 @@ def tidy_errors(*more: type[Exception]):
     """
     try:
         yield
+    except AlreadyComplete as message:
+        print(message)
     except (ValueError, OSError, ImportError, StrictDataclassError, UnhealthyRun, *more) as error:
         raise SystemExit(f"\n{type(error).__name__}: {error}") from error
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -16,7 +16,7 @@ from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.records import RECORD_FILE, read_record
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import other_recipe
+from hf_ssl_speech.training.callbacks import AlreadyComplete, other_recipe
 from hf_ssl_speech.training.checkpoints import damage, newest_whole
 from hf_ssl_speech.training.recipe import MUST_AGREE, settings_of
 
@@ -90,7 +90,7 @@ def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> 
 
     Raises:
         ValueError: If the output folder holds something else, another run (what differs is named) or this one,
-            complete; or if the checkpoint named is damaged or of another run.
+            complete (AlreadyComplete); or if the checkpoint named is damaged or of another run.
     """
     record = read_record(args.output_dir)
     if args.resume_from_checkpoint:
@@ -110,9 +110,9 @@ def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> 
             f"or delete that folder if you no longer need it. {other_recipe(get_last_checkpoint(args.output_dir))}"
         )
     if record["status"] == "complete":
-        raise ValueError(
-            f"The run in {args.output_dir} is complete ({record['updates']:,} updates). Raise max_steps in a new "
-            "output_dir to train longer."
+        raise AlreadyComplete(
+            f"The run in {args.output_dir} is complete ({record['updates']:,} updates). To train longer, start a new "
+            f"one with a larger max_steps: --model_name_or_path {args.output_dir} --output_dir ANOTHER_FOLDER."
         )
     return newest_whole(args.output_dir)
 
