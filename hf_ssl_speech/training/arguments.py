@@ -21,6 +21,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from hf_ssl_speech.records import naming_the_file, read_yaml
 from hf_ssl_speech.training.callbacks import AlreadyComplete, UnhealthyRun
+from hf_ssl_speech.training.stopping import Interrupted, LostProcess
 
 
 @dataclass
@@ -67,6 +68,12 @@ class SpeechTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"max_seconds is {self.max_seconds:g} but a batch holds {self.batch_seconds:g} s: raise batch_seconds, "
                 "or lower max_seconds."
+            )
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {self.n_gpu} GPUs. DataParallel, which Trainer would take, is slower and trains "
+                f"another model: start one process for each GPU with `accelerate launch --num_processes {self.n_gpu} "
+                "SCRIPT ...`, or show this one a single GPU with CUDA_VISIBLE_DEVICES=0."
             )
         if self.min_seconds > self.max_seconds:
             raise ValueError(f"min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}.")
@@ -281,25 +288,35 @@ class _Parser(HfArgumentParser):
 def tidy_errors(*more: type[Exception]):
     """Around a script: a user's mistake, a full disk, a missing extra or an unhealthy run ends it with its message.
 
-    A run that is complete already is no mistake: its message is printed, and the script ends with exit code 0.
+    A run that is complete already is no mistake: its message is printed, and the script ends with exit code 0. One
+    that was asked to stop ends with 143, as a process does that SIGTERM ends.
     Where several processes have trained together, the script ends here: nothing that follows the block is run.
 
     Args:
         more: Other errors that tell all in their message.
     """
+    exit_code = 0
     try:
         yield
     except AlreadyComplete as message:
         print(message)
+    except Interrupted as message:
+        print(message)
+        exit_code = message.exit_code
+    except LostProcess as error:
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        end_process(1)  # the process group can't be left in order any more
     except (ValueError, OSError, ImportError, StrictDataclassError, UnhealthyRun, *more) as error:
         raise SystemExit(f"\n{type(error).__name__}: {error}") from error
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        end_process()
+        end_process(exit_code)
+    if exit_code:
+        raise SystemExit(exit_code)
 
 
-def end_process():
-    """Ends a process whose work is done with exit code 0, without the teardown of the interpreter.
+def end_process(exit_code: int):
+    """Ends a process whose work is done, without the teardown of the interpreter.
 
     DistributedDataParallel keeps Gloo's threads alive after `destroy_process_group`. If such a thread still has to
     release a tensor of the last collective, it waits for the interpreter's lock; Python ends threads that ask for the
@@ -310,7 +327,7 @@ def end_process():
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(exit_code)
 
 
 def as_tokens(name: str, value: Any) -> list[str]:

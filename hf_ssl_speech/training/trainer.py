@@ -35,6 +35,7 @@ from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, SpeechTrainingArguments
 from hf_ssl_speech.training.callbacks import HealthCheck, ProgressLine, Schedules, Tally, UnhealthyRun, other_recipe
 from hf_ssl_speech.training.checkpoints import newest_whole, write_manifest
+from hf_ssl_speech.training.stopping import ServeWhileTraining
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class SpeechTrainer(Trainer):
         self.window_samples, self.window_start = 0, time.perf_counter()
         self.loss_since_log: float | None = None  # the mean over ranks, known when a checkpoint is saved
         self.skipped_rows: dict[str, str] = {}
+        self.serving = ServeWhileTraining()
         self.tally = Tally(self)
         self.add_callback(self.tally)
         self.add_callback(Schedules(self.data_collator))
@@ -153,6 +155,8 @@ class SpeechTrainer(Trainer):
             # ones. From torch's own generator that would change what dropout draws.
             generator=torch.Generator(),
             num_workers=args.dataloader_num_workers,
+            worker_init_fn=self.serving,
+            timeout=args.ddp_timeout if args.dataloader_num_workers else 0,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
@@ -160,6 +164,11 @@ class SpeechTrainer(Trainer):
         )
 
     # Training ------------------------------------------------------------------------------------------------------
+
+    def train(self, *args, **kwargs):
+        """Trainer's own, with loader workers that serve until the update is done in which the run is asked to stop."""
+        with self.serving.while_training():
+            return super().train(*args, **kwargs)
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> Tensor:
         """One micro-batch, its audio counted."""
