@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from hf_ssl_speech.data.processes import in_several_processes, rank_and_size
 
 ANSWER_SECONDS = 3.0
+GOES_ON = "Started again, the run goes on from its last checkpoint."
 
 
 class Interrupted(RuntimeError):
@@ -107,13 +108,15 @@ class ServeWhileTraining:
 
 
 class RollCall(TrainerCallback):
-    """Ends a run whose processes do not all answer any more, and names those that don't.
+    """Ends a run whose processes and loader workers do not all answer any more, and names those that don't.
 
     A process that is stopped, or hangs, lets the others wait in their next exchange, for which there is no time-out on
-    every backend: so a watch of our own runs from each batch, log, evaluation and checkpoint to the next.
+    every backend; a loader worker that is stopped while it hands a batch over lets its process wait beyond the time-out
+    of a DataLoader. So a watch of our own runs from each batch, log, evaluation and checkpoint to the next.
 
     Args:
-        timeout: Seconds that each of them may take, the exchange included.
+        timeout: Seconds that each of them may take, the exchange included. A run of one process may take longer if
+            none of its workers is stopped.
     """
 
     def __init__(self, timeout: float):
@@ -134,35 +137,44 @@ class RollCall(TrainerCallback):
     def start_watch(self):
         """Starts the time of the next batch, evaluation or checkpoint."""
         self.end_watch()
-        if in_several_processes():
-            self.watch = threading.Timer(self.timeout, self.give_up)
-            self.watch.daemon = True
-            self.watch.start()
+        self.watch = threading.Timer(self.timeout, self.give_up)
+        self.watch.daemon = True
+        self.watch.start()
 
     def end_watch(self):
-        """Ends it."""
+        """Ends the time that was started."""
         if self.watch is not None:
             self.watch.cancel()
 
     def give_up(self):
-        """Ends this process, whose main thread waits for what will not come."""
-        print(f"\nLostProcess: {self.lost()}", file=sys.stderr, flush=True)
+        """Ends this process if its main thread waits for what will not come, and is not merely slow."""
+        stopped = end_stopped([child.pid for child in psutil.Process().children()])
+        if stopped:
+            error = self.no_batches(f"Its loader worker {', '.join(stopped)} is stopped.")
+        elif in_several_processes():
+            error = self.lost()
+        else:
+            self.start_watch()
+            return
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(1)
+
+    def no_batches(self, cause: str) -> LostProcess:
+        """The error of a process whose loader workers are gone."""
+        return LostProcess(f"Process {rank_and_size()[0]} gets no batches any more. {cause} {GOES_ON}")
 
     def lost(self, message: str = "") -> LostProcess:
         """The error that names the processes that do not answer; those that are stopped here are ended."""
         missing = missing_processes()
         named = [f"process {rank} (pid {self.addresses[rank][1]} on {self.addresses[rank][0]})" for rank in missing]
-        here = socket.gethostname()
-        end_stopped([pid for rank, (host, pid) in enumerate(self.addresses) if rank in missing and host == here])
-        return LostProcess(
-            f"{' and '.join(named) or 'A process'} did not answer within {self.timeout:g} s, or has died. Started "
-            f"again, the run goes on from its last checkpoint. {message}".strip()
-        )
+        here, _ = self.addresses[rank_and_size()[0]]
+        end_stopped([self.addresses[rank][1] for rank in missing if self.addresses[rank][0] == here])
+        who = " and ".join(named) or "A process"
+        return LostProcess(f"{who} did not answer within {self.timeout:g} s, or has died. {GOES_ON} {message}".strip())
 
     @contextlib.contextmanager
     def naming_the_lost(self) -> Iterator[None]:
-        """Around a training: if it fails because a process or a loader worker is gone or stopped, the error names it.
+        """Around a training: if it fails because a process or a loader worker is gone, the error names it.
 
         Raises:
             LostProcess: Instead of the error that the loss has led to.
@@ -173,12 +185,7 @@ class RollCall(TrainerCallback):
             self.end_watch()
             message = str(error)
             if "DataLoader" in message:
-                stopped = end_stopped([child.pid for child in psutil.Process().children()])
-                named = f": {', '.join(stopped)} is stopped" if stopped else ""
-                raise LostProcess(
-                    f"Process {rank_and_size()[0]} gets no batches any more{named}. {message} Started again, the run "
-                    "goes on from its last checkpoint."
-                ) from error
+                raise self.no_batches(message) from error
             if in_several_processes() and (isinstance(error, dist.DistError) or "gloo" in message.lower()):
                 raise self.lost(message) from error
             raise

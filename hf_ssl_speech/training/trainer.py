@@ -156,7 +156,6 @@ class SpeechTrainer(Trainer):
             generator=torch.Generator(),
             num_workers=args.dataloader_num_workers,
             worker_init_fn=self.serving,
-            timeout=args.ddp_timeout if args.dataloader_num_workers else 0,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
