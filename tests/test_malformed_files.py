@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedModel
 
 import hf_ssl_speech
 from hf_ssl_speech import BeamSettings, KMeansUnits, SpeechDataArguments, TextNormalization
@@ -167,3 +168,28 @@ def test_an_arpa_file_of_any_tool_is_read_and_what_is_none_is_named(tmp_path):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=fault):
             read_words(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("hidden_size", 16_000, "feature_projection.projection.weight is [16000, 16] by the config, [32, 16] in the"),
+        ("num_hidden_layers", 100, "encoder.layers.3.attention.k_proj.weight is not in the file"),
+        ("vocab_size", 100_000, "lm_head.weight is [100000, 32] by the config, [6, 32] in the file"),
+        ("num_hidden_layers", 10**9, "num_hidden_layers is 1000000000; expected 0 to 200"),
+        ("attention_dropout", float("nan"), "attention_dropout is nan; expected 0.0 to 1.0"),
+        ("conv_dim", [16] * 6 + [10**9], "conv_dim is 1000000000; expected 1 to 8,192"),
+    ],
+)
+def test_a_config_of_other_sizes_than_its_weights_is_refused_before_memory_is_taken(
+    field, value, named, recognizer, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(recognizer, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text()) | {field: value}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(
+        PreTrainedModel, "_load_pretrained_model", lambda *_: pytest.fail("memory is taken for what does not fit")
+    )
+    with pytest.raises(IN_WORDS) as refused:
+        load_recognizer(folder)
+    assert str(folder) in str(refused.value) and named in str(refused.value)
