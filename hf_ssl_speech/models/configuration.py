@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -162,10 +164,17 @@ class SSLSpeechConfig(PreTrainedConfig):
         """
         if size not in cls.presets():
             raise ValueError(f"There is no preset {size!r}: choose one of {', '.join(cls.presets())}.")
-        unknown = [name for name in overrides if not (name in cls.__dataclass_fields__ or hasattr(cls, name))]
-        if unknown:
-            raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}: check the spelling.")
+        cls.check_names(overrides)
         return cls(**{**cls.presets()[size], **overrides})
+
+    @classmethod
+    def check_names(cls, names: Iterable[str]):
+        """Raises a ValueError if a name is no field of this configuration; the closest field is named."""
+        for name in names:
+            if name not in cls.__dataclass_fields__ and not hasattr(cls, name):
+                closest = difflib.get_close_matches(name, cls.__dataclass_fields__, n=1)
+                hint = f"Did you mean {closest[0]}?" if closest else "Check the spelling."
+                raise ValueError(f"{cls.__name__} has no field {name}. {hint}")
 
     @classmethod
     def presets(cls) -> dict[str, dict[str, Any]]:
