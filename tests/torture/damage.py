@@ -32,14 +32,14 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def damage_checkpoints(folder: Path, name: str, damages: list[str] | None = None, most: int = 10**6) -> list[Trial]:
+def damage_checkpoints(folder: Path, name: str, damages: list[str] | None = None, only: str = "*") -> list[Trial]:
     """Damages the newest checkpoint of a run that was stopped, one file in one way at a time, and goes on.
 
     Args:
         folder: Holds the data in `speech` beside it.
         name: Which of `RUNS`.
         damages: Names from `DAMAGES`; all, if left out.
-        most: How many files at the most.
+        only: Files to damage, as a pattern.
     Returns:
         A trial for each kind of damage.
     """
@@ -48,7 +48,7 @@ def damage_checkpoints(folder: Path, name: str, damages: list[str] | None = None
     expected = weights(whole)
     stopped = stop_after_the_last_checkpoint(whole, folder / "stopped")
     newest = max(stopped.glob("checkpoint-*"), key=lambda checkpoint: int(checkpoint.name.split("-")[1]))
-    files = sorted(path.name for path in newest.iterdir())[:most]
+    files = sorted(path.name for path in newest.glob(only))
     trials = []
     for kind in damages or DAMAGES:
         trial = Trial(f"Damaged: {name}", kind, 0)

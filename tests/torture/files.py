@@ -47,7 +47,9 @@ DAMAGES: dict[str, Callable[[np.ndarray], bytes | None]] = {
     "half of a WAV file": lambda wave: encode(wave, "WAV")[:8_000],
     "half of an AIFF file": lambda wave: encode(wave, "AIFF")[:8_000],
     "silence": lambda wave: encode(np.zeros_like(wave)),
-    "NaN among the samples": lambda wave: encode(np.where(np.arange(len(wave)) == 99, np.nan, wave), "WAV", subtype="FLOAT"),
+    "NaN among the samples": lambda wave: encode(
+        np.where(np.arange(len(wave)) == 99, np.nan, wave), "WAV", subtype="FLOAT"
+    ),
     "audio of 50 ms": lambda wave: encode(wave[:800]),
     "a link to a file that is gone": lambda wave: None,
 }

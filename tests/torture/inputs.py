@@ -3,10 +3,13 @@
 import io
 import json
 import random
+import re
+import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +80,8 @@ def save_audio(folder: Path, form: str):
     soundfile.write(folder / f"audio.{form}", wave, 16_000, format=form)
 
 
-def open_audio(path: Path):
+def open_audio(folder: Path, form: str):
+    path = folder / f"audio.{form}"
     with suppress(BadAudio):
         count_samples({"bytes": None, "path": str(path)})
     try:
@@ -87,9 +91,7 @@ def open_audio(path: Path):
 
 
 AUDIO = {
-    f"audio.{form}": Source(
-        lambda folder, form=form: save_audio(folder, form), lambda folder, form=form: open_audio(folder / f"audio.{form}")
-    )
+    f"audio.{form}": Source(partial(save_audio, form=form), partial(open_audio, form=form))
     for form in ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "W64", "CAF")
 }
 FILES = {
@@ -160,14 +162,16 @@ def mutate(content: bytes, draw: random.Random, is_json: bool) -> bytes:
 
 
 @contextmanager
-def measured(found: dict[str, float]):
-    """Notes the processor's seconds that the block takes, and the bytes by which memory grows meanwhile."""
+def measured(found: dict[str, Any]):
+    """Notes the processor's seconds that a block takes, the bytes by which memory grows, and what nobody can catch."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is in use
     before, started = memory("VmRSS"), time.process_time()
+    printed, sys.unraisablehook = sys.unraisablehook, lambda problem: found.setdefault("unraisable", problem.exc_value)
     try:
         yield
     finally:
+        sys.unraisablehook = printed
         found["seconds"] = time.process_time() - started
         found["bytes"] = memory("VmHWM") - before
 
@@ -195,19 +199,21 @@ def torment(folder: Path, name: str, source: Source, number: int, seed: int = 0)
     trial, most = Trial("Mutated", name, number), {"seconds": 0.0, "bytes": 0.0, "refused": 0}
     for mutation in range(number):
         path.write_bytes(mutate(original, draw, path.suffix == ".json"))
-        found: dict[str, float] = {}
+        found: dict[str, Any] = {}
         try:
             with measured(found), redirect_stderr(io.StringIO()):
                 source.read(folder)
         except IN_WORDS as error:
             most["refused"] += 1
-            if str(folder) not in str(error) and "argument --" not in str(error).lower():
+            if str(folder) not in str(error) and not re.search(r"--\w", str(error)):
                 trial.failures.append(f"mutation {mutation}: neither the file nor the setting is named: {error!r}")
         except Exception as error:
             trial.failures.append(f"mutation {mutation}: raw {error!r}")
+        if "unraisable" in found:
+            trial.failures.append(f"mutation {mutation}: a traceback was printed: {found['unraisable']!r}")
         if found["seconds"] > MOST_SECONDS or found["bytes"] > MOST_BYTES:
             trial.failures.append(f"mutation {mutation}: {found['seconds']:.1f} s, {found['bytes'] / 1e9:.2f} GB")
-        most |= {what: max(most[what], found[what]) for what in found}
+        most |= {what: max(most[what], found[what]) for what in ("seconds", "bytes")}
     path.write_bytes(original)
     trial.remark = (
         f"{most['refused']:,} refused in words; at the most {most['seconds']:.2f} s, {most['bytes'] / 1e6:.0f} MB"

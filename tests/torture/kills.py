@@ -9,14 +9,15 @@ import shutil
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from torture.processes import Trial
 from torture.runs import RUNS, Run, finish, start, weights
 
-# When to kill: after which event of the run (see `Announce`), the how-manieth at the most, and how many seconds later at
-# the most. An empty event is the start of the process.
+# When to kill: an event of the run (see `Announce`; none is the start of the process), how many of them to wait for at
+# the most, and how many seconds after that at the most.
 MOMENTS = {
     "during the first batches": ("b", 1, 0.15),
     "between logs": ("u", 4, 0.05),
@@ -28,22 +29,25 @@ MOMENTS = {
 SLOWEST_START = 120
 
 
-def kill_runs(folder: Path, name: str, kills: int, seed: int) -> list[Trial]:
+def kill_runs(
+    folder: Path, name: str, kills: int, seed: int = 0, moments: Sequence[str] = tuple(MOMENTS)
+) -> list[Trial]:
     """Kills runs of one kind, each several times, and compares their weights bit by bit.
 
     Args:
         folder: Holds the data in `speech`, and the runs in the end.
         name: Which of `RUNS`.
         kills: How many starts to end with SIGKILL at each kind of moment.
+        moments: Which of `MOMENTS`.
     Returns:
         A trial for each kind of moment.
     """
     run, draw, done = RUNS[name], random.Random(f"{seed} {name}"), Counter()
     speech, whole = folder.parent / "speech", folder / "whole"
     finish(start(run, speech, whole), whole.with_suffix(".log"))
-    expected, failures = weights(whole), {moment: [] for moment in MOMENTS}
+    expected, failures = weights(whole), {moment: [] for moment in moments}
     for number in itertools.count():
-        missing = [moment for moment in MOMENTS if done[moment] < kills]
+        missing = [moment for moment in moments if done[moment] < kills]
         if not missing:
             break
         output, survived = folder / f"killed-{number}", []
@@ -53,10 +57,10 @@ def kill_runs(folder: Path, name: str, kills: int, seed: int) -> list[Trial]:
                 survived.append(moment)
         problem = end(run, speech, output, expected)
         if problem:
-            failures[survived[-1] if survived else "at any moment"].append(f"{output} (after {survived}): {problem}")
+            failures[survived[-1] if survived else moments[-1]].append(f"{output} (killed {survived}): {problem}")
         else:
             shutil.rmtree(output)
-    return [Trial(f"Killed: {name}", moment, done[moment], failures[moment]) for moment in MOMENTS]
+    return [Trial(f"Killed: {name}", moment, done[moment], failures[moment]) for moment in moments]
 
 
 def kill_once(run: Run, speech: Path, output: Path, moment: str, draw: random.Random) -> bool:

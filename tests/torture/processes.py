@@ -3,9 +3,11 @@
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ def fork(work: Callable[[], Any], log: Path) -> int:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, 1)
         os.dup2(file, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", 1, closefd=False), os.fdopen(2, "w", 1, closefd=False)
         torch.set_num_threads(1)
         work()
         code = 0
@@ -58,19 +61,34 @@ def fork(work: Callable[[], Any], log: Path) -> int:
         os._exit(code)
 
 
-def apart(work: Callable[..., list[Trial]], folder: Path, *arguments: Any) -> list[Trial]:
-    """Runs `work(folder, *arguments)` in a forked child and gives what it returns.
+def apart(works: dict[str, Callable[[Path], list[Trial]]], folder: Path, jobs: int = 1) -> list[Trial]:
+    """Does each work in a forked child and a folder of its own, some at a time, and gives all trials.
 
+    Args:
+        works: By the name of the folder, which they get.
+        folder: Where these folders are made.
+        jobs: How many at a time.
     Raises:
-        RuntimeError: If the child ended otherwise; the end of its log is told.
+        RuntimeError: If a child ended without trials; the end of its log is told.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    found, log = folder / "trials.json", folder / "log.txt"
+    waiting, running, trials = dict(works), {}, []
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            name = next(iter(waiting))
+            (folder / name).mkdir(parents=True)
+            work = partial(_keep, waiting.pop(name), folder / name)
+            running[fork(work, folder / name / "log.txt")] = name, time.time()
+        child, status = os.wait()
+        name, started = running.pop(child)
+        if status:
+            log = (folder / name / "log.txt").read_text(errors="replace")
+            raise RuntimeError(f"{name} ended with status {status}: {log[-3000:]}")
+        found = [Trial(**trial) for trial in json.loads((folder / name / "trials.json").read_text())]
+        failures = sum(len(trial.failures) for trial in found)
+        print(f"{name}: {len(found)} trials in {time.time() - started:.0f} s, {failures} failures", flush=True)
+        trials += found
+    return trials
 
-    def run():
-        found.write_text(json.dumps([vars(trial) for trial in work(folder, *arguments)]))
 
-    _, status = os.waitpid(fork(run, log), 0)
-    if status:
-        raise RuntimeError(f"{work.__name__} ended with status {status}: {log.read_text(errors='replace')[-3000:]}")
-    return [Trial(**trial) for trial in json.loads(found.read_text())]
+def _keep(work: Callable[[Path], list[Trial]], folder: Path):
+    (folder / "trials.json").write_text(json.dumps([vars(trial) for trial in work(folder)]))

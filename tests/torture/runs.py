@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import signal
 import socket
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ import pretrain
 
 SCRIPTS = {"pretrain": pretrain.main, "finetune_ctc": finetune_ctc.main}
 UPDATES = 13
+LONGEST_RUN = 600  # seconds, after which a run counts as hanging
 SIZES = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=[16] * 7,
     num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, layerdrop=0.2, hidden_dropout=0.1,
@@ -169,12 +172,19 @@ def finish(children: list[int], log: Path):
     """Waits for the end of a run that nobody disturbs.
 
     Raises:
-        RuntimeError: If it fails; the end of its log is told.
+        RuntimeError: If it fails or hangs; the end of its log is told.
     """
-    for child in children:
-        _, status = os.waitpid(child, 0)
-        if status:
-            raise RuntimeError(f"A run ended with status {status}: {log.read_text(errors='replace')[-3000:]}")
+    codes, deadline = {}, time.monotonic() + LONGEST_RUN
+    while len(codes) < len(children):
+        for child in set(children) - codes.keys():
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                codes[child] = status
+            elif time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    if any(codes.values()):
+        raise RuntimeError(f"A run ended with {codes}: {log.read_text(errors='replace')[-3000:]}")
 
 
 def weights(output: Path) -> bytes:
