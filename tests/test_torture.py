@@ -1,19 +1,21 @@
 """Short forms of the trials that `make torture` runs in full, and that each of them would see a failure."""
 
 import re
+import resource
 from unittest.mock import patch
 
 import datasets
 import pytest
-from torture import files, inputs
+from torture import files, inputs, kills
 from torture.damage import damage_checkpoints
 from torture.kills import kill_runs
 from torture.memory import grow
 from torture.processes import apart, fork
-from torture.runs import finish, make_speech
+from torture.runs import RUNS, finish, make_speech, start
 
 from hf_ssl_speech.data.preparing import SkipReport
 from hf_ssl_speech.training import checkpoints
+from hf_ssl_speech.training.trainer import SpeechTrainer
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,12 @@ def test_a_run_that_is_killed_while_it_saves_and_before_its_end_has_the_same_wei
     moments = ["while saving", 'after the last checkpoint, before "complete"']
     trials = apart({"kills": lambda own: kill_runs(own, "CTC", 1, moments=moments)}, folder)
     assert [trial.tries for trial in trials] == [1, 1] and failures(trials) == []
+
+
+def test_a_run_whose_weights_differ_after_a_kill_would_be_seen(folder):
+    with patch.object(kills, "weights", lambda output: (output / "run.json").read_bytes()):
+        found = failures(apart({"differ": lambda own: kill_runs(own, "CTC", 1, moments=["between logs"])}, folder))
+    assert any("weights differ" in failure for failure in found)
 
 
 def damage_the_optimizer(own):
@@ -88,6 +96,23 @@ def test_a_reader_that_fails_takes_too_much_or_too_long_would_be_seen(read, fail
     source = inputs.Source(lambda folder: None, lambda folder: next(reads)(folder))
     trial = inputs.torment(tmp_path, "file.json", source, 1)
     assert re.search(failure, trial.failures[0])
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_one_rank_ends_all_ranks_in_words(folder):
+    save = SpeechTrainer._save_checkpoint
+
+    def save_with_little_room(self, *args, **kwargs):
+        if self.state.global_step == 6 and self.args.process_index == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))  # the weights take twice that
+        save(self, *args, **kwargs)
+
+    output = folder / "full"
+    with patch.object(SpeechTrainer, "_save_checkpoint", save_with_little_room):
+        children = start(RUNS["wav2vec 2.0, 2 processes"], folder / "speech", output)
+    with pytest.raises(RuntimeError, match=r"checkpoint-6 can't be written.*goes on from .*checkpoint-3, which"):
+        finish(children, output.with_suffix(".log"))
+    finish(start(RUNS["wav2vec 2.0, 2 processes"], folder / "speech", output), output.with_suffix(".log"))
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def tables(trials: list[Trial]) -> str:
         [
             matrix(trials, "Killed", "starts ended with SIGKILL, by kind of run and moment"),
             matrix(trials, "Damaged", "checkpoints damaged, by kind of run and damage"),
-            listing(trials, (" files",), "files read, one in a hundred damaged"),
+            listing(trials, (" files",), "files read in three ways together, one in a hundred damaged"),
             listing(trials, ("Mutated",), "mutated files read"),
             listing(trials, ("Memory",), "updates, resident memory of all processes"),
         ]

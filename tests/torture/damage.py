@@ -54,9 +54,9 @@ def damage_checkpoints(folder: Path, name: str, damages: list[str] | None = None
         trial = Trial(f"Damaged: {name}", kind, 0)
         for file in files:
             output = shutil.copytree(stopped, folder / "damaged")
-            before = (output / newest.name / file).read_bytes()
-            DAMAGES[kind](output / newest.name / file)
             path = output / newest.name / file
+            before = path.read_bytes()
+            DAMAGES[kind](path)
             if not path.exists() or path.read_bytes() != before:  # else the one before has the same
                 trial.tries += 1
                 trial.failures += [f"{file}: {problem}" for problem in go_on(run, speech, output, newest, expected)]

@@ -51,20 +51,24 @@ def kill_runs(
         if not missing:
             break
         output, survived = folder / f"killed-{number}", []
-        for moment in missing:
-            if kill_once(run, speech, output, moment, draw):
-                done[moment] += 1
-                survived.append(moment)
-        problem = end(run, speech, output, expected)
-        if problem:
-            failures[survived[-1] if survived else moments[-1]].append(f"{output} (killed {survived}): {problem}")
-        else:
+        try:
+            for moment in missing:
+                if kill_once(run, speech, output, moment, draw):
+                    done[moment] += 1
+                    survived.append(moment)
+            end(run, speech, output, expected)
             shutil.rmtree(output)
+        except RuntimeError as problem:
+            failures[survived[-1] if survived else missing[0]].append(f"{output} (killed {survived}): {problem}")
     return [Trial(f"Killed: {name}", moment, done[moment], failures[moment]) for moment in moments]
 
 
 def kill_once(run: Run, speech: Path, output: Path, moment: str, draw: random.Random) -> bool:
-    """Starts a run, or goes on with it, and kills it at a moment. Whether it was still alive then."""
+    """Starts a run, or goes on with it, and kills it at a moment. Whether it was still alive then.
+
+    Raises:
+        RuntimeError: If it had failed before.
+    """
     event, most, delay = MOMENTS[moment]
     reading, writing = os.pipe()
     children = start(run, speech, output, writing)
@@ -73,16 +77,21 @@ def kill_once(run: Run, speech: Path, output: Path, moment: str, draw: random.Ra
     if seen:
         time.sleep(draw.uniform(0, delay))
     os.close(reading)
-    killed = False
     draw.shuffle(children)  # of several ranks, any may be the first to die
     for child in children:
         # Loader workers lose their parent, as when the system kills a process that took too much memory.
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-    for child in children:
-        _, status = os.waitpid(child, 0)
-        killed |= os.WIFSIGNALED(status)
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    killed = any(map(os.WIFSIGNALED, statuses))
+    if any(statuses) and not killed:
+        raise RuntimeError(f"it ended by itself with {statuses}: {tail(output)}")
     return killed
+
+
+def tail(output: Path) -> str:
+    """The end of a run's log."""
+    return output.with_suffix(".log").read_text(errors="replace")[-3000:]
 
 
 def wait_for(pipe: int, event: str, times: int) -> bool:
@@ -96,13 +105,15 @@ def wait_for(pipe: int, event: str, times: int) -> bool:
     return True
 
 
-def end(run: Run, speech: Path, output: Path, expected: bytes) -> str | None:
-    """Starts a run for the last time; in words, how it ends otherwise than one that was never killed."""
-    try:
-        finish(start(run, speech, output), output.with_suffix(".log"))
-    except RuntimeError as error:
-        return str(error)
+def end(run: Run, speech: Path, output: Path, expected: bytes):
+    """Starts a run for the last time.
+
+    Raises:
+        RuntimeError: If it ends otherwise than one that was never killed.
+    """
+    finish(start(run, speech, output), output.with_suffix(".log"))
     record = json.loads((output / "run.json").read_text())
     if record["status"] != "complete":
-        return f"its record says {record['status']}"
-    return None if weights(output) == expected else "its weights differ from those of the run that was never killed"
+        raise RuntimeError(f"its record says {record['status']}")
+    if weights(output) != expected:
+        raise RuntimeError("its weights differ from those of the run that was never killed")
