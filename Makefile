@@ -1,4 +1,4 @@
-# The commands of the README, and the long trials of docs/torture.md. All make a virtual environment first, where there is none.
+# The commands of the README, and the trials of docs/torture.md. All make a virtual environment first, if there is none.
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(abspath $(VENV))/bin
