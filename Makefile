@@ -1,9 +1,9 @@
-# The two commands of the README. Both make a virtual environment first, where there is none.
+# The commands of the README, and the trials of docs/torture.md. All make a virtual environment first, if there is none.
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(abspath $(VENV))/bin
 
-.PHONY: demo test test-slow lint
+.PHONY: demo test test-slow torture lint
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/make_speech.py runs/speech --minutes 30
@@ -15,6 +15,9 @@ test: $(VENV)/installed lint
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+torture: $(VENV)/installed
+	cd tests && $(BIN)/python -m torture
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 
 
 def main(argv):
-    """Data, vocabulary, model, labels, training, in this order."""
+    """A try of the model, data, vocabulary, model, labels, training, in this order."""
     model_args, data_args, text_args, args = parse_arguments(
         argv, SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments
     )
@@ -34,9 +34,12 @@ def main(argv):
     set_seed(args.seed)
 
     start = model_args.model_name_or_path
+    feature_extractor = find_feature_extractor(model_args)
+    transcripts = Transcripts.given(text_args, feature_extractor, start)
+    make_recognizer(model_args, transcripts)  # what is wrong with it shows before the data is prepared
     train = load_transcribed("train", data_args, args, text_args)
     validation = load_transcribed("validation", data_args, args, text_args, beside=train)
-    transcripts = Transcripts.prepare(train, text_args, find_feature_extractor(model_args), start)
+    transcripts = transcripts or Transcripts.of_rows(train, text_args, feature_extractor)
     model = make_recognizer(model_args, transcripts)
     train = transcripts.label(train, "train", model.config, args, text_args)
     validation = transcripts.label(validation, "validation", model.config, args, text_args)

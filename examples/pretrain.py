@@ -22,7 +22,7 @@ from hf_ssl_speech.training.trainer import feature_extractor_for
 
 
 def main(argv):
-    """Data, model, training, in this order."""
+    """Model, data, training, in this order: what is wrong with the model shows before the data is prepared."""
     model_args, data_args, args = parse_arguments(
         argv, SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments
     )
@@ -31,12 +31,12 @@ def main(argv):
     set_seed(args.seed)
 
     units = UnitLabels.load(model_args, data_args)
+    model = make_model(model_args, **(units.config_fields if units else {}))
+    feature_extractor = feature_extractor_for(model.config, model_args.model_name_or_path)
     train = load_split("train", data_args, args)
     validation = load_split("validation", data_args, args, beside=train)
     if units:  # what HuBERT predicts
         train, validation = units.label(train, args), units.label(validation, args)
-    model = make_model(model_args, **(units.config_fields if units else {}))
-    feature_extractor = feature_extractor_for(model.config, model_args.model_name_or_path)
     pretrain(model, args, train, validation, processing_class=feature_extractor, units=units)
 
 

@@ -93,7 +93,7 @@ def _open(audio: Any) -> soundfile.SoundFile:
     elif isinstance(audio, (bytes, bytearray)):
         if not audio:
             raise BadAudio("empty")
-        source = io.BytesIO(audio)
+        source = _Encoded(audio)
     else:
         raise TypeError(
             f"Got {type(audio).__name__} for an audio; expected a path, encoded bytes, or a dict with 'bytes' and "
@@ -140,6 +140,19 @@ def _left_open(size: int) -> bool:
     return 0x7FFFF000 <= size <= 0x7FFFFFFF or 0xFFFFF000 <= size <= 0xFFFFFFFF or size >= 2**62
 
 
+class _Encoded(io.BytesIO):
+    """Bytes of an audio file, in which a seek to before their beginning moves nothing.
+
+    A damaged header makes libsndfile try that. An error would be printed, with a traceback, and caught by nobody.
+    """
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
 def _locate(path: str) -> str | io.BytesIO:
     """The path itself, or what lies behind a URL: streamed datasets name files as `hf://...` or `zip://...`."""
     if os.path.isfile(path):
@@ -148,7 +161,7 @@ def _locate(path: str) -> str | io.BytesIO:
         raise BadAudio("missing: no such file")
     try:
         with fsspec.open(path, "rb") as file:
-            return io.BytesIO(file.read())
+            return _Encoded(file.read())
     except (FileNotFoundError, IsADirectoryError) as error:
         raise BadAudio("missing: no such file") from error
     except (ImportError, ValueError) as error:

@@ -127,7 +127,12 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
         OSError: If it can't be opened.
     """
     with naming_the_file(path, "YAML settings"):
-        found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_AsWritten)
+        try:
+            found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_AsWritten)
+        except yaml.MarkedYAMLError as error:
+            place = error.problem_mark or error.context_mark
+            where = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
+            raise ValueError(f"{where}{error.problem}") from error
         if not isinstance(found, dict | None):
             raise TypeError(f"expected `name: value` lines, but found {type(found).__name__}")
         return found or {}

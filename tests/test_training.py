@@ -11,7 +11,7 @@ import soundfile
 import torch
 from conftest import TINY, WAV2VEC2
 from datasets import Dataset
-from transformers import Wav2Vec2FeatureExtractor
+from transformers import TrainerCallback, Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech import (
     SpeechModelArguments,
@@ -324,6 +324,30 @@ def test_the_record_tells_what_was_done_and_a_picture_shows_it(make_trainer, row
     assert record["recipe"]["learning_rate"] == 1e-3
     assert record["curves"] == json.loads(json.dumps(trainer.state.log_history))
     assert (tmp_path / "run" / "training.png").stat().st_size > 10_000
+
+
+class Obstruct(TrainerCallback):
+    """Puts folders where record and picture are to be written, and takes them away after some updates."""
+
+    def __init__(self, folder):
+        self.obstacles = [folder / "run.json.partial", folder / "training.png"]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        for path in self.obstacles:
+            if state.global_step == 1:
+                path.unlink(missing_ok=True)
+                path.mkdir()
+            elif state.global_step == 4:
+                path.rmdir()
+
+
+def test_a_record_or_picture_that_cannot_be_written_ends_no_training(make_trainer, rows, tmp_path, caplog):
+    trainer = make_trainer(evaluation=rows[0], eval_strategy="steps", eval_steps=1, max_steps=4)
+    trainer.add_callback(Obstruct(tmp_path / "run"))
+    trainer.add_callback(RecordKeeper(trainer, {"model_type": "ssl-wav2vec2"}, {}))
+    trainer.train()
+    assert caplog.text.count("record can't be written") == 1
+    assert read_record(tmp_path / "run")["status"] == "complete" and (tmp_path / "run" / "training.png").is_file()
 
 
 def test_masks_longer_than_the_shortest_utterance_are_an_error():

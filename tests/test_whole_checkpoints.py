@@ -1,15 +1,26 @@
 """A checkpoint is whole or does not count, and what is no number is never saved as one."""
 
 import logging
+import resource
 import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
+import train_tiny
+from conftest import TINY, WAV2VEC2
+from datasets import load_from_disk
 from safetensors.torch import load_file
 from test_exactness import largest_difference, save_rows, train_in_processes  # noqa: F401
 from train_tiny import train
 from transformers import TrainerCallback
 
+import hf_ssl_speech
+from hf_ssl_speech.recipes.pretraining import pretrain
+from hf_ssl_speech.recipes.splits import Split
+from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training import trainer as trainer_module
 from hf_ssl_speech.training.callbacks import UnhealthyRun
 from hf_ssl_speech.training.checkpoints import MANIFEST_FILE, damage, newest_whole
@@ -77,6 +88,43 @@ def test_the_last_whole_checkpoint_stays_until_the_next_is_whole(save_rows, tmp_
     with pytest.raises(KeyboardInterrupt):
         train(save_rows([1.9, 2.3]), str(tmp_path / "run"), {**SETTINGS, "save_total_limit": 1}, {})
     assert newest_whole(tmp_path / "run").endswith("checkpoint-1")
+
+
+class FillTheDisk(TrainerCallback):
+    """From the second update on no file can grow beyond a share of the weights' size, until the test ends."""
+
+    def __init__(self, share: float):
+        self.share = share
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            weights = Path(args.output_dir, "checkpoint-1", "model.safetensors").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(self.share * weights), resource.RLIM_INFINITY))
+
+
+@pytest.fixture
+def unlimited():
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("share", [0.5, 1.5], ids=["weights", "optimizer"])
+def test_a_full_disk_ends_the_run_in_words_and_keeps_the_last_checkpoint(share, save_rows, tmp_path, unlimited):  # noqa: F811
+    rows = load_from_disk(save_rows([1.9, 2.3]))
+    facts = {"fingerprint": "tones"}
+
+    def begin(*callbacks):
+        model = hf_ssl_speech.SSLWav2Vec2ForPreTraining(hf_ssl_speech.SSLWav2Vec2Config(**TINY, **WAV2VEC2))
+        settings = {**train_tiny.SETTINGS, **SETTINGS, "save_total_limit": 1}
+        args = hf_ssl_speech.SpeechPreTrainingArguments(output_dir=str(tmp_path / "run"), **settings)
+        with patch.object(trainer_module, "HealthCheck", lambda: callbacks[0]) if callbacks else nullcontext():
+            return pretrain(model, args, Split(rows, facts))
+
+    with pytest.raises(UnhealthyRun, match=r"checkpoint-2 can't be written.*goes on from .*checkpoint-1, which is"):
+        begin(FillTheDisk(share))
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert begin().state.global_step == 2 and read_record(tmp_path / "run")["status"] == "complete"
 
 
 class Spoil(TrainerCallback):

@@ -33,7 +33,7 @@ from hf_ssl_speech.hub.card_sections import (
 from hf_ssl_speech.hub.paper_settings import PAPERS, compare_with_paper
 from hf_ssl_speech.hub.wording import for_others, plain, quoted
 from hf_ssl_speech.recipes.iterations_report import UNITS_GLOSSARY
-from hf_ssl_speech.records import read_json, read_record
+from hf_ssl_speech.records import naming_the_file, read_json, read_record
 from hf_ssl_speech.units.kmeans_units import FACTS_FILE
 
 CARD_FILE = "README.md"
@@ -119,12 +119,14 @@ def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
             f"{folder} has neither config.json nor {FACTS_FILE}: expected the folder of a pretrained or fine-tuned "
             "model, or of a unit set."
         )
-    config = read_json(folder / "config.json", "a model's configuration")
-    architecture = (config.get("architectures") or [""])[0]
-    model_type = STOCK_TYPES.get(config.get("model_type"), config.get("model_type"))
-    if model_type in PAPERS and architecture.endswith("ForCTC"):
+    path, what = folder / "config.json", "a model's configuration"
+    config = read_json(path, what)
+    with naming_the_file(path, what):
+        architecture = str((config.get("architectures") or [""])[0])
+        is_known = STOCK_TYPES.get(config.get("model_type"), config.get("model_type")) in PAPERS
+    if is_known and architecture.endswith("ForCTC"):
         return "ctc", config
-    if model_type in PAPERS and architecture.endswith(("ForPreTraining", "Model")):
+    if is_known and architecture.endswith(("ForPreTraining", "Model")):
         return "pretraining", config
     raise ValueError(
         f"{folder} holds {architecture or 'a model that does not tell its class'}: cards are made of pretrained "

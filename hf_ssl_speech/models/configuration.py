@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,6 +55,55 @@ _LARGE = dict(
     layerdrop=0.0,
     feature_gradient_scale=1.0,
 )
+
+
+_SHARE = (0.0, 1.0)
+# Lowest and highest value that can be meant; published models lie far inside. What is beyond is a slip or damage, and
+# would take all memory before anything else complains.
+_LIMITS = {
+    "hidden_size": (1, 16_384),
+    "num_hidden_layers": (0, 200),
+    "num_attention_heads": (1, 1_024),
+    "intermediate_size": (1, 65_536),
+    "hidden_dropout": _SHARE,
+    "activation_dropout": _SHARE,
+    "attention_dropout": _SHARE,
+    "feat_proj_dropout": _SHARE,
+    "final_dropout": _SHARE,
+    "feat_quantizer_dropout": _SHARE,
+    "layerdrop": _SHARE,
+    "initializer_range": (0.0, 10.0),
+    "layer_norm_eps": (0.0, 1.0),
+    "conv_dim": (1, 8_192),
+    "conv_stride": (1, 1_000),
+    "conv_kernel": (1, 1_000),
+    "num_conv_pos_embeddings": (1, 4_096),
+    "num_conv_pos_embedding_groups": (1, 16_384),
+    "mask_time_prob": (0.0, 100.0),  # a budget of spans that overlap: more than 1 can be meant
+    "mask_time_length": (1, 100_000),
+    "mask_time_min_masks": (0, 100_000),
+    "mask_feature_prob": (0.0, 100.0),
+    "mask_feature_length": (1, 16_384),
+    "mask_feature_min_masks": (0, 16_384),
+    "feature_gradient_scale": (0.0, 1e6),
+    "feature_penalty_weight": (0.0, 1e6),
+    "vocab_size": (1, 200_000),
+    "classifier_proj_size": (1, 16_384),
+    "num_codevectors_per_group": (1, 16_384),
+    "num_codevector_groups": (1, 32),
+    "codevector_dim": (1, 16_384),
+    "proj_codevector_dim": (1, 16_384),
+    "num_negatives": (1, 100_000),
+    "contrastive_logits_temperature": (1e-6, 1e6),
+    "diversity_loss_weight": (0.0, 1e6),
+    "gumbel_temperature_start": (0.0, 1e6),
+    "gumbel_temperature_end": (1e-6, 1e6),
+    "gumbel_temperature_decay": _SHARE,
+    "num_units": (1, 1_000_000),
+    "unit_embedding_dim": (1, 16_384),
+    "unit_logits_temperature": (1e-6, 1e6),
+    "unmasked_loss_weight": (0.0, 1e6),
+}
 
 
 @strict
@@ -113,10 +164,17 @@ class SSLSpeechConfig(PreTrainedConfig):
         """
         if size not in cls.presets():
             raise ValueError(f"There is no preset {size!r}: choose one of {', '.join(cls.presets())}.")
-        unknown = [name for name in overrides if not (name in cls.__dataclass_fields__ or hasattr(cls, name))]
-        if unknown:
-            raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}: check the spelling.")
+        cls.check_names(overrides)
         return cls(**{**cls.presets()[size], **overrides})
+
+    @classmethod
+    def check_names(cls, names: Iterable[str]):
+        """Raises a ValueError if a name is no field of this configuration; the closest field is named."""
+        for name in names:
+            if name not in cls.__dataclass_fields__ and not hasattr(cls, name):
+                closest = difflib.get_close_matches(name, cls.__dataclass_fields__, n=1)
+                hint = f"Did you mean {closest[0]}?" if closest else "Check the spelling."
+                raise ValueError(f"{cls.__name__} has no field {name}. {hint}")
 
     @classmethod
     def presets(cls) -> dict[str, dict[str, Any]]:
@@ -160,6 +218,14 @@ class SSLSpeechConfig(PreTrainedConfig):
                 )
             fields = {**fields, "model_type": cls.model_type}
         return fields, kwargs
+
+    def validate_limits(self):
+        """Part of the strict validation that runs on every construction: values that nobody can mean are refused."""
+        for name, (lowest, highest) in _LIMITS.items():
+            found = getattr(self, name, None)
+            for value in found if isinstance(found, list | tuple) else [found]:
+                if value is not None and not lowest <= value <= highest:
+                    raise ValueError(f"{name} is {value}; expected {lowest:,} to {highest:,}.")
 
     def validate_architecture(self):
         """Part of the strict validation that runs on every construction."""

@@ -16,6 +16,7 @@ from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig,
 from hf_ssl_speech.models.conv_encoder import ConvEncoder, FeatureProjection, ScaleGradient
 from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import initialize
+from hf_ssl_speech.models.sizes import OtherSizes, check_sizes
 from hf_ssl_speech.models.transformer import Transformer
 
 
@@ -72,13 +73,21 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
                 f"The weights in {pretrained_model_name_or_path} are damaged ({error}). Load an earlier checkpoint, or "
                 "download them again with `force_download=True`."
             ) from error
-        except RuntimeError as error:
-            if "size mismatch" not in str(error) and "mismatched" not in str(error):
+        except (OtherSizes, RuntimeError) as error:
+            if not isinstance(error, OtherSizes) and "mismatch" not in str(error):
                 raise
             raise ValueError(
                 f"The weights in {pretrained_model_name_or_path} have other shapes than {cls.__name__}'s config: "
                 f"load them with their own `config.json`, or choose the preset they were made with. {error}"
             ) from error
+
+    @classmethod
+    def _load_pretrained_model(cls, model: PreTrainedModel, state_dict: dict | None, files: list[str] | None, *rest):
+        """Looks at the sizes first: transformers would take memory for all that the config asks for."""
+        readable = bool(files) and all(str(file).endswith(".safetensors") for file in files)
+        if readable and state_dict is None and not rest[0].ignore_mismatched_sizes:
+            check_sizes(model, cls.base_model_prefix, files)
+        return super()._load_pretrained_model(model, state_dict, files, *rest)
 
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
         """Frames the conv encoder makes of so many samples."""

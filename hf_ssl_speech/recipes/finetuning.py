@@ -26,6 +26,7 @@ from hf_ssl_speech.recognition.text import (
     rare_characters,
     spellable_characters,
 )
+from hf_ssl_speech.recognition.transcription import load_processor
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
@@ -64,30 +65,35 @@ class Transcripts:
         self.facts = {"normalization": normalization.to_dict(), **facts}
 
     @classmethod
-    def prepare(
-        cls,
-        train: Split,
-        text_args: SpeechTextArguments,
-        feature_extractor: Wav2Vec2FeatureExtractor,
-        start: str | None,
+    def given(
+        cls, text_args: SpeechTextArguments, feature_extractor: Wav2Vec2FeatureExtractor, start: str | None
+    ) -> Transcripts | None:
+        """Those of `text_args.processor`, else of the CTC model to start from; None if there is no vocabulary yet.
+
+        Args:
+            start: What the model starts from.
+        Raises:
+            ValueError: If the processor can't be loaded, or goes with transcripts that are written otherwise.
+        """
+        source = text_args.processor or (start if start and is_recognizer(start) else None)
+        if source is None:
+            return None
+        processor = load_processor(source)
+        processor.feature_extractor = feature_extractor
+        normalization = find_normalization(source, text_args, processor)
+        return cls(processor, normalization, {"processor": source})
+
+    @classmethod
+    def of_rows(
+        cls, train: Split, text_args: SpeechTextArguments, feature_extractor: Wav2Vec2FeatureExtractor
     ) -> Transcripts:
-        """Takes the vocabulary of `text_args.processor`, or makes one of the training transcripts.
+        """Makes a vocabulary of the training transcripts.
 
         Args:
             train: Rows that kept their text column.
-            start: What the model starts from; a CTC model brings its vocabulary.
         Raises:
-            ValueError: If no processor is there, or the transcripts are empty.
+            ValueError: If the transcripts are empty.
         """
-        source = text_args.processor or (start if start and is_recognizer(start) else None)
-        if source:
-            try:
-                processor = Wav2Vec2Processor.from_pretrained(source)
-            except OSError as error:
-                raise ValueError(f"{source} has no processor (tokenizer and feature extractor): {error}") from error
-            processor.feature_extractor = feature_extractor
-            normalization = find_normalization(source, text_args, processor)
-            return cls(processor, normalization, {"processor": source})
         normalization = make_normalization(text_args, "lower")
         texts = [normalization(text or "") for text in train.rows[text_args.text_column]]
         processor = make_processor(texts, min_count=text_args.min_character_count, feature_extractor=feature_extractor)
@@ -224,24 +230,28 @@ def find_feature_extractor(model_args: SpeechModelArguments) -> Wav2Vec2FeatureE
     return feature_extractor_for(config_class.preset(model_args.preset, **model_args.config))
 
 
-def make_recognizer(model_args: SpeechModelArguments, transcripts: Transcripts) -> SSLSpeechForCTC:
+def make_recognizer(model_args: SpeechModelArguments, transcripts: Transcripts | None) -> SSLSpeechForCTC:
     """The model to fine-tune: an encoder or a CTC model, ours or stock, or a preset with fresh weights.
 
+    Args:
+        transcripts: Give the vocabulary. Without them the model is made for a try: whatever else is wrong with it shows
+            before the data is prepared.
     Raises:
         ValueError: If the head that is there has another vocabulary than the transcripts'.
     """
-    fields = transcripts.config_fields | model_args.config
+    fields = (transcripts.config_fields if transcripts else {}) | model_args.config
     attention = {"attn_implementation": model_args.attn_implementation}
     start = model_args.model_name_or_path
     if start:
         theirs = stock_config(start)
-        if is_recognizer(start) and theirs.vocab_size != fields["vocab_size"]:
+        if is_recognizer(start) and theirs.vocab_size != fields.get("vocab_size", theirs.vocab_size):
             raise ValueError(
                 f"The head of {start} has {theirs.vocab_size} outputs but the tokenizer {fields['vocab_size']} tokens: "
                 "leave out `processor` to keep its vocabulary. For a new one, save its encoder alone "
                 "(`model.base_model.save_pretrained(...)`) and start from that."
             )
-        _, model_class = RECOGNIZERS[objective_of(theirs)]
+        config_class, model_class = RECOGNIZERS[objective_of(theirs)]
+        config_class.check_names(fields)
         # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
         model = model_class.from_pretrained(start, dtype=torch.float32, **attention, **fields)
     else:

@@ -162,6 +162,7 @@ class HubertIterations:
         self.args = args
         self.iterations_args = iterations_args
         self.folder = Path(args.output_dir)
+        self.check_models()
         self.train = load_split("train", data_args, args)
         self.validation = load_split("validation", data_args, args, keep=["phones"], beside=self.train)
         self.measured = first_hours(self.validation.rows, iterations_args.choice_hours, args.seed)
@@ -184,6 +185,19 @@ class HubertIterations:
         if chosen == "phones" and not has_phones:
             raise ValueError("choose_by is phones, but the validation data has none: take agreement.")
         return CRITERIA[chosen]
+
+    def check_models(self):
+        """Makes model and teacher for a try: what is wrong with them shows before the data is prepared.
+
+        Raises:
+            ValueError: If the layers to make units of are not there, or a model can't be made or loaded.
+        """
+        settings, highest = self.iterations_args, self.new_model().config.num_hidden_layers
+        if any(not 0 <= layer <= highest for layer in settings.layers or ()):
+            raise ValueError(f"layers is {settings.layers}, but the models have {highest} layers, counted from 1.")
+        if settings.teacher is not None:
+            layer = 1 if settings.teacher_layer is None else settings.teacher_layer
+            HiddenFeatures.from_pretrained(settings.teacher, layer, device="cpu")
 
     # Stages --------------------------------------------------------------------------------------------------------
 
@@ -283,9 +297,6 @@ class HubertIterations:
             args.max_steps = settings.updates[min(iteration, len(settings.updates)) - 1]
         set_seed(args.seed)
         model = self.new_model(units)
-        highest = model.config.num_hidden_layers
-        if any(not 0 <= layer <= highest for layer in settings.layers or ()):
-            raise ValueError(f"layers is {settings.layers}, but the models have {highest} layers, counted from 1.")
         identity = identify(model, args, self.train, self.validation, units)
         if is_complete(self.folder / name, identity):
             logger.info(f"{name} is complete")
@@ -297,12 +308,13 @@ class HubertIterations:
         pretrain(model, args, train, validation, processing_class=feature_extractor, units=units)
         PartialState().wait_for_everyone()
 
-    def new_model(self, units: UnitLabels) -> SSLHubertForPreTraining:
-        """Fresh weights, or the encoder of `model_name_or_path` with a fresh head."""
-        start = self.model_args.model_name_or_path
+    def new_model(self, units: UnitLabels | None = None) -> SSLHubertForPreTraining:
+        """Fresh weights, or the encoder of `model_name_or_path` with a fresh head, for these units."""
+        start, fields = self.model_args.model_name_or_path, units.config_fields if units else {}
         if start is None:
-            return make_model(self.model_args, **units.config_fields)
-        config = SSLHubertConfig.from_pretrained(start, **(units.config_fields | self.model_args.config))
+            return make_model(self.model_args, **fields)
+        SSLHubertConfig.check_names(self.model_args.config)
+        config = SSLHubertConfig.from_pretrained(start, **(fields | self.model_args.config))
         attention = {"attn_implementation": self.model_args.attn_implementation}
         model = SSLHubertForPreTraining._from_config(config, **attention)
         model.hubert.load_state_dict(SSLHubertModel.from_pretrained(start).state_dict())

@@ -41,6 +41,7 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
         fields: Fields of the configuration that the data decides; those of `model_args` win.
     """
     config_class, model_class = OBJECTIVES[model_args.objective]
+    config_class.check_names(model_args.config)
     fields |= model_args.config
     attention = {"attn_implementation": model_args.attn_implementation}
     if model_args.model_name_or_path:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCTC, PreTrainedModel, Wav2Vec2Processor
@@ -84,7 +85,7 @@ def load_processor(name_or_path: str | os.PathLike) -> Wav2Vec2Processor:
     try:
         with naming_the_file(name_or_path, "a processor"):
             return Wav2Vec2Processor.from_pretrained(name_or_path)
-    except OSError as error:
+    except (OSError, HFValidationError) as error:
         raise ValueError(
             f"{name_or_path} has no processor (tokenizer and feature extractor): save the one it was trained with "
             f"there. {error}"

@@ -183,8 +183,25 @@ class SpeechModelArguments:
     )
 
     def __post_init__(self):
-        self.config = json.loads(self.config) if isinstance(self.config, str) else self.config or {}
+        self.config = fields_of(self.config) if isinstance(self.config, str) else self.config or {}
         self.model_name_or_path = self.model_name_or_path or None  # '' takes back what a YAML names
+
+
+def fields_of(text: str) -> dict[str, Any]:
+    """The fields of a model's config that a command line gives as JSON.
+
+    Raises:
+        ValueError: If it is no JSON, or no object.
+    """
+    try:
+        fields = json.loads(text)
+        if not isinstance(fields, dict):
+            raise ValueError("no names with values")
+    except ValueError as error:
+        raise ValueError(
+            f"config is {text!r}, which is no JSON object ({error}): write it like --config '{{\"hidden_size\": 192}}'."
+        ) from error
+    return fields
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ from hf_ssl_speech.training.recipe import settings_of
 
 if TYPE_CHECKING:
     from hf_ssl_speech.training.trainer import SpeechTrainer
+
+logger = logging.getLogger(__name__)
 
 PICTURE_FILE = "training.png"
 
@@ -41,6 +44,7 @@ class RecordKeeper(TrainerCallback):
         self.data = data
         self.more = more or {}
         self.start = time.time()
+        self.has_warned = False
         previous = read_record(trainer.args.output_dir) or {}
         self.earlier_seconds = previous.get("train_seconds", 0.0)
         self.first_start = previous.get("started", now())
@@ -78,14 +82,31 @@ class RecordKeeper(TrainerCallback):
         return int(best.rsplit("-", 1)[1]) if best and self.trainer.args.load_best_model_at_end else state.global_step
 
     def keep(self, status: str, cause: str | None = None):
-        """Writes record and picture, on the main process; `cause` is why the run failed."""
+        """Writes record and picture, on the main process; `cause` is why the run failed.
+
+        Where they can't be written, as on a full disk, that is no reason to lose a training: a warning tells it once,
+        and the next record holds all that this one would have.
+        """
+        try:
+            self.write(status, cause)
+        except OSError as error:
+            if not self.has_warned:
+                logger.warning(f"The run's record can't be written ({error}). The training goes on without it.")
+            self.has_warned = True
+
+    def write(self, status: str, cause: str | None = None):
+        """`keep` where the record must be there.
+
+        Raises:
+            OSError: If record or picture can't be written.
+        """
         if self.trainer.is_world_process_zero():
             record = self.record(status) | ({"cause": cause} if cause else {})
             write_record(record, self.trainer.args.output_dir)
             draw_training(record, Path(self.trainer.args.output_dir, PICTURE_FILE))
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.keep("running")
+        self.write("running")
 
     def on_save(self, args, state, control, **kwargs):
         self.keep("running")
@@ -95,7 +116,7 @@ class RecordKeeper(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.collect()
-        self.keep("complete" if self.trainer.is_complete else "stopped")
+        self.write("complete" if self.trainer.is_complete else "stopped")
 
 
 PANELS = {

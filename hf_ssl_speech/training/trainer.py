@@ -14,6 +14,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -30,6 +31,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, ro
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
 from hf_ssl_speech.data.collators import SpeechCollator, pretraining_collator
+from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, SpeechTrainingArguments
@@ -229,7 +231,7 @@ class SpeechTrainer(Trainer):
         """Counts what has been seen up to here, and saves what is healthy; old checkpoints go once the new is whole.
 
         Raises:
-            UnhealthyRun: If the loss or a weight is no number any more.
+            UnhealthyRun: If the loss or a weight is no number any more, or the checkpoint can't be written.
         """
         self.collect()
         self.loss_since_log = self.accelerator.gather(self._tr_loss).mean().item()
@@ -241,13 +243,29 @@ class SpeechTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         limit, args.save_total_limit = args.save_total_limit, None
         try:
-            super()._save_checkpoint(model, trial)
+            with failing_together():  # every rank has written its random state
+                super()._save_checkpoint(model, trial)
+            with failing_together():
+                if args.should_save:
+                    write_manifest(checkpoint)
+        except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own for a full disk
+            raise self.not_saved(checkpoint, error) from error
         finally:
             args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()  # every rank has written its random state
         if args.should_save:
-            write_manifest(checkpoint)
             rotate_checkpoints(folder, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def not_saved(self, checkpoint: Path, error: Exception) -> UnhealthyRun:
+        """The error of a checkpoint that can't be written. What was written of it goes, the earlier ones stay."""
+        if self.args.should_save:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        last = newest_whole(checkpoint.parent)
+        way_out = f"goes on from {last}, which is whole" if last else "begins anew: no checkpoint is whole yet"
+        return UnhealthyRun(
+            f"{checkpoint} can't be written ({error}). Mend the cause, such as a full disk, and start the run again: "
+            f"it {way_out}."
+        )
 
     @torch.no_grad()
     def check_health(self):
