@@ -12,6 +12,7 @@ import torch
 import torchaudio
 
 import hf_ssl_speech.audio as audio_module
+import hf_ssl_speech.decoders as decoders_module
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, count_samples, read_audio
 
 
@@ -178,7 +179,7 @@ def test_telephone_codecs_are_read(subtype):
 def test_reading_in_blocks_gives_what_reading_at_once_does(format, subtype, monkeypatch):
     encoded = encode(tone(40_000), format=format, subtype=subtype)
     expected = read_audio(encoded)
-    monkeypatch.setattr(audio_module, "SAMPLES_AT_ONCE", 3_001)
+    monkeypatch.setattr(decoders_module, "SAMPLES_AT_ONCE", 3_001)
     np.testing.assert_array_equal(read_audio(encoded), expected)
 
 
@@ -190,7 +191,8 @@ def test_a_name_that_cannot_be_opened_is_a_bad_audio(path):
 
 
 @pytest.mark.parametrize(
-    "path", ["http://h/a.wav", "HTTPS://h/a.wav", "s3://b/a.wav", "zip://a.wav::https://h/a.zip", "simplecache::ftp://h/a"]
+    "path",
+    ["http://h/a.wav", "HTTPS://h/a.wav", "s3://b/a.wav", "zip://a.wav::https://h/a.zip", "simplecache::ftp://h/a"],
 )
 def test_an_address_in_a_row_is_not_fetched(path, monkeypatch):
     monkeypatch.setattr(audio_module.fsspec, "open", lambda *args: pytest.fail("fetched"))

@@ -258,7 +258,7 @@ def test_cached_samples_beyond_full_scale_are_clipped_and_do_not_wrap(tmp_path):
 def test_a_second_run_finds_the_decoded_audio_again(tmp_path, monkeypatch):
     speech("abc").to_parquet(tmp_path / "rows.parquet")
     first, _ = prepare_speech(load_speech(str(tmp_path)), min_seconds=0.2, cache=True)
-    monkeypatch.setattr("hf_ssl_speech.data.preparing.read_audio", lambda audio: pytest.fail("decoded again"))
+    monkeypatch.setattr("hf_ssl_speech.data.preparing.read_blocks", lambda audio: pytest.fail("decoded again"))
     # Another shortest length is no reason to decode again.
     second, report = prepare_speech(load_speech(str(tmp_path)), min_seconds=0.3, cache=True)
     np.testing.assert_array_equal(first[2]["samples"], second[2]["samples"])
