@@ -21,7 +21,7 @@ from hf_ssl_speech import (
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, read_audio
 from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, row_waveform
-from hf_ssl_speech.data.sources import load_speech
+from hf_ssl_speech.data.sources import available_splits, load_speech
 
 
 @pytest.fixture(autouse=True)
@@ -138,11 +138,24 @@ def test_what_cannot_be_read_in_a_folder_is_counted_and_named(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_parquet_file_in_a_folder_with_brackets_in_its_name_is_read(tmp_path, streaming):
-    (tmp_path / "corpus [v1]").mkdir()
-    speech("a").to_parquet(tmp_path / "corpus [v1]" / "train.parquet")
-    rows = load_speech([f"{tmp_path}/corpus [v1]/train.parquet"], streaming=streaming)
-    assert [row["id"] for row in rows] == ["a"]
+def test_parquet_files_in_a_folder_with_brackets_in_its_name_are_read(tmp_path, streaming):
+    folder = tmp_path / "corpus [v1]"
+    folder.mkdir()
+    speech("a").to_parquet(folder / "train.parquet")
+    speech("b").to_parquet(folder / "test-0.parquet")
+    for source, split, name in ((folder / "train.parquet", "train", "a"), (folder, "train", "a"), (folder, "test", "b")):
+        rows = load_speech([str(source)], split=split, streaming=streaming)
+        assert [row["id"] for row in rows] == [name]
+    assert available_splits([str(folder)]) == ["train", "test"]
+
+
+@pytest.mark.parametrize("read", [load_speech, available_splits])
+def test_a_damaged_folder_of_save_to_disk_is_named(tmp_path, read):
+    DatasetDict({"train": speech("a")}).save_to_disk(tmp_path / "saved")
+    for content in ("[1]", "{", '{"splits": 7}', "{}"):
+        (tmp_path / "saved" / "dataset_dict.json").write_text(content)
+        with pytest.raises(ValueError, match="saved does not hold what save_to_disk writes"):
+            read(str(tmp_path / "saved"))
 
 
 def test_a_name_with_newlines_or_nul_is_shown_escaped():

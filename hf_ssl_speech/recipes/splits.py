@@ -15,8 +15,7 @@ from datasets import Dataset, IterableDataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream, split_facts, stream_facts
-from hf_ssl_speech.data.sources import load_speech
-from hf_ssl_speech.data.split_names import available_splits
+from hf_ssl_speech.data.sources import available_splits, load_speech
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
 
 logger = logging.getLogger(__name__)
