@@ -190,7 +190,7 @@ def mono(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         if not np.isfinite(loudest):
             raise BadAudio("NaN or infinite samples")
         if loudest > LOUDEST:
-            raise BadAudio(f"samples of up to {loudest:,.0f}, where 1 is full scale: store integers, or scaled floats")
+            raise BadAudio("samples far beyond full scale, which is 1 for floats; store integers as integers")
         if block.shape[1] > 1:
             power += float(np.square(block).mean(axis=1, dtype=np.float64).sum())
             left += float(np.square(mean).sum(dtype=np.float64))

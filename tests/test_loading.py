@@ -143,7 +143,11 @@ def test_parquet_files_in_a_folder_with_brackets_in_its_name_are_read(tmp_path, 
     folder.mkdir()
     speech("a").to_parquet(folder / "train.parquet")
     speech("b").to_parquet(folder / "test-0.parquet")
-    for source, split, name in ((folder / "train.parquet", "train", "a"), (folder, "train", "a"), (folder, "test", "b")):
+    for source, split, name in (
+        (folder / "train.parquet", "train", "a"),
+        (folder, "train", "a"),
+        (folder, "test", "b"),
+    ):
         rows = load_speech([str(source)], split=split, streaming=streaming)
         assert [row["id"] for row in rows] == [name]
     assert available_splits([str(folder)]) == ["train", "test"]
