@@ -306,10 +306,15 @@ LONG = [40_000, 33_000, 70_000, 100_000]
 @pytest.mark.parametrize("change", ["labels", "units", "both", "filter", "map", "column", "flatten", "sort", "save"])
 def test_no_transform_changes_the_numbers_beside_the_audio(cache, change, tmp_path):
     """Of rows longer than an int16 can count, after one of them was dropped."""
-    columns = {"text": ["ab"] * 4, "place": [2**40] * 4, "audio": [encode(noise(n / SAMPLE_RATE)) for n in LONG]}
+    columns = {
+        "text": ["ab"] * 4,
+        "place": [2**40] * 4,
+        "time": [0.1] * 4,
+        "audio": [encode(noise(n / SAMPLE_RATE)) for n in LONG],
+    }
     Dataset.from_dict(columns).to_parquet(tmp_path / "rows.parquet")
     source = load_speech(str(tmp_path / "rows.parquet"))
-    rows = prepare_speech(source, min_seconds=0.2, cache=cache, keep=["text", "place"])[0].select([0, 2, 3])
+    rows = prepare_speech(source, min_seconds=0.2, cache=cache, keep=["text", "place", "time"])[0].select([0, 2, 3])
 
     def label(rows):
         return add_labels(rows, make_processor(["ab"]).tokenizer, TextNormalization(), SSLWav2Vec2Config())[0]
@@ -333,7 +338,8 @@ def test_no_transform_changes_the_numbers_beside_the_audio(cache, change, tmp_pa
         "save": save,
     }[change](rows)
     assert changed["num_samples"][:] == [40_000, 70_000, 100_000]
-    assert changed["place"][:] == [2**40] * 3 and changed["sample_id"][:] == [0, 2, 3]
+    assert changed["place"][:] == [2**40] * 3 and changed["time"][:] == [0.1] * 3
+    assert changed["sample_id"][:] == [0, 2, 3]
     for row, length in zip(changed, (40_000, 70_000, 100_000)):
         waveform = row_waveform(row)
         np.testing.assert_allclose(waveform, read_audio(encode(noise(length / SAMPLE_RATE))), atol=0.5 / 32_768)

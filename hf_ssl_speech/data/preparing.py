@@ -133,9 +133,9 @@ def prepare_speech(
         raise ValueError(f"No row can be used: {report}. Check the audio column, or lower `min_seconds`.")
     prepared = measured.remove_columns("problem").select(usable)
     if cache:
-        # Only `samples` becomes an array: as a list of numbers, a row takes 60 times as long. No type is asked for,
-        # because `flatten_indices`, `filter` and `add_column` would cast all columns to it.
-        prepared = prepared.with_format("numpy", columns=["samples"], output_all_columns=True)
+        # Only `samples` becomes an array: as a list of numbers, a row takes 60 times as long. `flatten_indices` and
+        # others write all columns through this format: dtype=None keeps the type of each.
+        prepared = prepared.with_format("numpy", columns=["samples"], output_all_columns=True, dtype=None)
     return prepared, report
 
 
