@@ -22,6 +22,7 @@ from hf_ssl_speech.audio import (
     to_int16,
 )
 from hf_ssl_speech.data.pieces import LONG, PIECE_ID, cut_at_pauses, piece_name, with_pieces
+from hf_ssl_speech.records import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -321,11 +322,11 @@ def _check_columns(there: Sequence[str], wanted: Sequence[str]):
         raise ValueError(f"The dataset has no columns {missing}; there are {list(there)}.")
 
 
-def split_facts(source: str, dataset, report) -> dict[str, Any]:
-    """What the record says of one split: where from, how much, what was left out."""
+def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipReport) -> dict[str, Any]:
+    """What the record says of one split: where from, how much, what was cut and left out. Passwords are not told."""
     samples = dataset.with_format("numpy")["num_samples"][:]
     return {
-        "source": source,
+        "source": _shown(source),
         "fingerprint": hashlib.sha256(samples.tobytes() + "\n".join(dataset["name"]).encode()).hexdigest()[:16],
         "rows": len(dataset),
         "hours": float(samples.sum()) / SAMPLE_RATE / 3600,
@@ -333,6 +334,10 @@ def split_facts(source: str, dataset, report) -> dict[str, Any]:
     } | ({"cut": report.cut} if report.cut else {})
 
 
-def stream_facts(source) -> dict[str, Any]:
+def stream_facts(source: Sequence[str]) -> dict[str, Any]:
     """What the record says of a stream, whose rows are not known beforehand."""
-    return {"source": source, "fingerprint": "stream of " + " ".join(source), "streaming": True}
+    return {"source": _shown(source), "fingerprint": "stream of " + " ".join(_shown(source)), "streaming": True}
+
+
+def _shown(source: str | Sequence[str]) -> str | list[str]:
+    return without_secrets(source) if isinstance(source, str) else [without_secrets(one) for one in source]
