@@ -61,7 +61,8 @@ class UnitArguments:
     max_seconds: float = field(
         default=SpeechPreTrainingArguments.max_seconds,
         metadata={
-            "help": "Recordings of more than twice this length are cut at pauses into pieces no longer than this."
+            "help": "Recordings, which last more than 40 s and twice this, are cut at pauses into pieces no longer than "
+            "this."
         },
     )
     batch_seconds: float | None = field(

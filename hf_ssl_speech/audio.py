@@ -48,7 +48,8 @@ def read_blocks(audio: Any, start: int = 0, stop: int | None = None) -> Iterator
     """The same block by block, which takes the memory of a block, silent or not.
 
     A part of a file is read without what lies before and after it, if `can_seek` holds. It is what the whole has there:
-    exactly at 16 kHz; of another rate within 1e-6, and within 1e-4 if that rate has few factors in common with 16 kHz.
+    exactly, if the file is at 16 kHz and not an MP3; else to less than 16-bit samples could tell, or within 1e-4 if the
+    rate has few factors in common with 16 kHz, such as 16,001 Hz.
 
     Returns:
         Waveforms at 16 kHz, float32, `(samples,)`.

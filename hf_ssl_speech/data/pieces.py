@@ -12,14 +12,20 @@ from datasets import Audio, Dataset, Features, Value, concatenate_datasets
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, can_seek, read_blocks, silence, to_int16
 
-# A recording of more than so many times the longest piece is cut.
-LONG = 2
+# An utterance is no longer than this: if it is too long for a run, each epoch takes another part of it, as in the
+# papers. A recording is longer, and more than so many times as long as the longest piece.
+UTTERANCE_SECONDS, LONG = 40, 2
 # A cut falls in the last sixth of what a piece may hold, into the middle of the quietest tenth of a second.
 SEARCHED_SHARE = 6
 HOP_SAMPLES, PAUSE_HOPS = 160, 10
 # Piece k of row i has the sample id k * PIECE_ID + i: distinct, and the row's own where it is not cut.
 PIECE_ID = 2**40
 PIECES_AT_ONCE = 64
+
+
+def is_recording(num_samples: int | np.ndarray, longest: int) -> bool | np.ndarray:
+    """Whether an audio of so many samples is cut into pieces of at most `longest`; of an array, element by element."""
+    return num_samples > max(UTTERANCE_SECONDS * SAMPLE_RATE, LONG * longest)
 
 
 def cut_at_pauses(blocks: Iterable[np.ndarray], longest: int) -> Iterator[np.ndarray]:
@@ -58,17 +64,17 @@ def piece_name(name: str, start: int | None) -> str:
 
 
 def with_pieces(measured: Dataset, longest: int, num_proc: int | None = None) -> Dataset:
-    """Measured rows, with pieces instead of those that are long. No encoded audio is copied where a file can be sought.
+    """Measured rows, with pieces instead of recordings. No encoded audio is copied where a file can be sought.
 
     Args:
         measured: Rows with `name`, `problem`, `sample_id`, `num_samples` and encoded `audio`.
-        longest: The most samples of a piece; rows of more than twice as many are cut.
+        longest: The most samples of a piece.
         num_proc: Processes to decode with.
     Returns:
         The rows in order; if any was cut, with the column `start`: the first sample of a piece in its audio, or None
         where the audio is all there is.
     """
-    long = np.array(measured["num_samples"]) > LONG * longest
+    long = is_recording(np.array(measured["num_samples"]), longest)
     if not long.any():
         return measured
     measured = measured.cast_column("audio", Audio(decode=False))  # whichever form it had

@@ -21,7 +21,7 @@ from hf_ssl_speech.audio import (
     silence,
     to_int16,
 )
-from hf_ssl_speech.data.pieces import LONG, PIECE_ID, cut_at_pauses, piece_name, with_pieces
+from hf_ssl_speech.data.pieces import PIECE_ID, cut_at_pauses, is_recording, piece_name, with_pieces
 from hf_ssl_speech.records import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -86,8 +86,8 @@ def prepare_speech(
     Args:
         dataset: Rows with encoded audio, as `load_speech` gives them.
         min_seconds: Shorter audio is left out.
-        max_seconds: Recordings of more than twice this length are cut at pauses into pieces no longer than this, each
-            a row of its own (see `cut_at_pauses`). By default no row is cut.
+        max_seconds: Recordings, which are longer than 40 s and than twice this, are cut at pauses into pieces no longer
+            than this, each a row of its own (see `cut_at_pauses`). By default no row is cut.
         cache: Whether to decode everything now, once, into 16-bit samples on disk (115 MB an hour), which later runs
             find again if they ask for the same `max_seconds`; values beyond [-1, 1] are clipped. Otherwise only headers
             are read (recordings that are cut are decoded once), audio stays encoded, and what only decoding shows is
@@ -191,7 +191,7 @@ def _decode(audio: Any, longest: int | None) -> list[dict[str, Any]]:
         parts = [to_int16(part) for part in (cut_at_pauses(blocks, longest) if longest else blocks)]
     except BadAudio as error:
         return [{"problem": str(error), "num_samples": 0, "samples": np.zeros(0, np.int16), "start": None}]
-    cut = longest is not None and sum(map(len, parts)) > LONG * longest
+    cut = longest is not None and is_recording(sum(map(len, parts)), longest)
     pieces, start = [], 0
     for samples in parts if cut else [np.concatenate([np.zeros(0, np.int16), *parts])]:
         problem = silence(samples)
@@ -258,7 +258,7 @@ def prepare_stream(
     Args:
         dataset: Streamed rows with encoded audio, as `load_speech` gives them.
         min_seconds: Shorter audio is left out.
-        max_seconds: Recordings of more than twice this length are cut into pieces, as `prepare_speech` does.
+        max_seconds: Recordings are cut into pieces no longer than this, as `prepare_speech` does.
         keep: Columns to keep beside the new ones, such as `text`.
     Returns:
         Rows with `name`; `sample_id`, a hash that is the same in every run, of the row's `id`, else its path, else its
