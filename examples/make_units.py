@@ -61,8 +61,8 @@ class UnitArguments:
     max_seconds: float = field(
         default=SpeechPreTrainingArguments.max_seconds,
         metadata={
-            "help": "Recordings, which last more than 40 s and twice this, are cut at pauses into pieces no longer than "
-            "this."
+            "help": "Recordings, which last more than 40 s and twice this, are cut at pauses into pieces of at most "
+            "this length."
         },
     )
     batch_seconds: float | None = field(

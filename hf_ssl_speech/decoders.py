@@ -220,15 +220,12 @@ def _left_open(size: int) -> bool:
 
 def _counted_mp3(source: str | io.BytesIO) -> io.BytesIO | None:
     """An MP3 with its frames counted and the number put in front, as libsndfile would guess it; None if it is there."""
-    with open(source, "rb") if isinstance(source, str) else nullcontext(source) as file:
-        file.seek(0)
-        tag = file.read(10)
-        start = _id3_bytes(tag)
+    with open(source, "rb") if isinstance(source, str) else io.BytesIO(source.getbuffer()) as file:
+        start = _id3_bytes(file.read(10))
         file.seek(start)
         head = file.read(4)
         size = _mp3_frame_bytes(head)
         if not size or any(name in head + file.read(size - 4) for name in (b"Xing", b"Info", b"VBRI")):
-            file.seek(0)
             return None
         file.seek(start)
         frames = file.read()

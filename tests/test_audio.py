@@ -310,6 +310,16 @@ def test_an_mp3_that_does_not_tell_its_length_is_whole(tag, mode, loud_first):
     assert min(np.abs(decoded[start : start + 146_000] - middle).max() for start in range(2_500, 5_500)) < 1e-5
 
 
+@pytest.mark.parametrize("tag", [b"", b"ID3\x03\0\0\0\0\x27\x08" + bytes(5_000)], ids=["", "tag"])
+def test_an_mp3_that_tells_its_length_is_read_as_libsndfile_does(tmp_path, tag):
+    noise = np.random.default_rng(0).normal(0, 0.1, 5 * SAMPLE_RATE)
+    path = tmp_path / "noise.mp3"
+    path.write_bytes(tag + encode(noise, format="MP3"))
+    expected, _ = soundfile.read(path, dtype="float32")
+    for audio in (path, path.read_bytes()):
+        np.testing.assert_allclose(read_audio(audio), expected, rtol=0, atol=1e-6)
+
+
 def test_channels_that_cancel_each_other_are_named():
     left = tone(16_000)
     stereo = np.stack([left, -1.0001 * left], axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,8 +162,12 @@ def _contents(rows: Dataset, meeting: set[tuple[int, int | None]]) -> Iterator[t
 def _content(audio: Any) -> bytes:
     if not isinstance(audio, dict):
         return blake2b(np.asarray(audio, np.int16).tobytes(), digest_size=16).digest()
-    content = audio.get("bytes")
     path = audio.get("path") or ""
-    if content is None and os.path.isfile(path):
-        content = Path(path).read_bytes()
-    return blake2b(path.encode() if content is None else content, digest_size=16).digest()
+    if audio.get("bytes") is None and os.path.isfile(path):
+        return _file_content(path, os.stat(path).st_mtime_ns)
+    return blake2b(audio.get("bytes") or path.encode(), digest_size=16).digest()
+
+
+@lru_cache(maxsize=1)  # the pieces of a recording follow one another
+def _file_content(path: str, changed: int) -> bytes:
+    return blake2b(Path(path).read_bytes(), digest_size=16).digest()
