@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -129,17 +130,17 @@ class AvDecoder:
     def _channels(self) -> Iterator[np.ndarray]:
         import av
 
-        to_floats = av.AudioResampler(format="fltp")
         with self._opened() as (container, stream):
-            length = 0
-            for frame in container.decode(stream):
+            # The rate of the frames may be another than the container tells, as in HE-AAC.
+            to_floats, length = av.AudioResampler(format="fltp", rate=self.rate), 0
+            for frame in itertools.chain(container.decode(stream), [None]):
                 for part in to_floats.resample(frame):
                     block = part.to_ndarray().T  # (samples, channels)
                     length += len(block)
                     yield block
             # The durations of other containers are estimates.
             claimed = container.duration if container.format.name.startswith(("mov", "matroska")) else None
-            if (claimed or 0) / av.time_base > length / stream.rate + PADDING_SECONDS:
+            if (claimed or 0) / av.time_base > length / self.rate + PADDING_SECONDS:
                 raise BadAudio("cut short: the header tells more seconds than the file has")
 
     @contextmanager
@@ -155,9 +156,11 @@ class AvDecoder:
             file.seek(0)
             try:
                 # No protocol but the open file: a playlist would make this machine ask for other files and addresses.
-                with av.open(file, options={"protocol_whitelist": "none"}) as container:
+                with av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="ignore") as container:
                     if not container.streams.audio:
                         raise BadAudio("empty: a video without sound")
+                    if container.streams.audio[0].codec_context is None:
+                        raise BadAudio(f"unreadable: the codec is unknown; {CONVERT}")
                     yield container, container.streams.audio[0]
             except av.error.FFmpegError as error:
                 raise BadAudio(f"unreadable: {error.strerror}; {CONVERT}") from error

@@ -258,10 +258,12 @@ def test_what_phones_and_browsers_record_is_decoded_by_pyav(tmp_path, suffix, co
     np.testing.assert_array_equal(read_audio(path, 20_001, 30_000), waveform[20_001:30_000])
 
 
-def test_a_cut_or_soundless_container_is_a_bad_audio():
+def test_a_cut_unknown_or_soundless_container_is_a_bad_audio():
     encoded = encode_with_av(tone(5 * SAMPLE_RATE)[None], "matroska", "aac")
     with pytest.raises(BadAudio, match="cut short"):
         read_audio(encoded[: len(encoded) // 2])
+    with pytest.raises(BadAudio, match="codec is unknown"):
+        read_audio(encoded.replace(b"A_AAC", b"A_XYZ"))
     av, file = pytest.importorskip("av", reason=NEEDS_AV), io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         stream = output.add_stream("mpeg4", rate=25)
