@@ -16,7 +16,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.preparing import prepare_speech
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.evaluation.comparison import choose_rows
-from hf_ssl_speech.recognition.alignment import add_alignment, write_textgrid
+from hf_ssl_speech.recognition.alignment import add_alignment, textgrid_names, write_textgrid
 from hf_ssl_speech.recognition.transcription import load_normalization, load_recognizer
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 
@@ -63,10 +63,10 @@ def main(argv):
     aligned.to_parquet(folder / "aligned.parquet")
     if args.textgrids:
         (folder / "textgrids").mkdir(exist_ok=True)
-        for row in aligned.remove_columns("audio"):
+        names = textgrid_names(aligned["name"], aligned["sample_id"])
+        for row, name in zip(aligned.remove_columns("audio"), names):
             tiers = {tier: row[tier] for tier in ("words", "characters")}
-            name = row["name"].replace("/", "_")
-            write_textgrid(tiers, row["num_samples"] / SAMPLE_RATE, folder / "textgrids" / f"{name}.TextGrid")
+            write_textgrid(tiers, row["num_samples"] / SAMPLE_RATE, folder / "textgrids" / name)
     logger.info(f"{len(aligned):,} rows with their times are in {folder}")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from hf_ssl_speech import SpeechDataArguments
+from hf_ssl_speech import SpeechDataArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, MfccFeatures, rows_of
 from hf_ssl_speech.recipes.splits import load_split
@@ -58,6 +58,13 @@ class UnitArguments:
     restarts: int = field(default=3, metadata={"help": "Number of starts of k-means; the best is kept."})
     seed: int = field(default=0, metadata={"help": "Seed for the choice of utterances and the starts of k-means."})
     min_seconds: float = field(default=1.0, metadata={"help": "Shorter audio is skipped, named and counted."})
+    max_seconds: float = field(
+        default=SpeechPreTrainingArguments.max_seconds,
+        metadata={
+            "help": "Recordings, which last more than 40 s and twice this, are cut at pauses into pieces of at most "
+            "this length."
+        },
+    )
     batch_seconds: float | None = field(
         default=None, metadata={"help": "Seconds of audio in a batch for the encoder (default: 120, and 12 on a CPU)."}
     )
@@ -74,12 +81,13 @@ def main(argv):
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
 
     # Data: rows that can't be used are named, counted and left out.
-    data, facts = {}, {}
-    for split, keep in (("train", ()), ("validation", ["phones", "speaker"] if args.abx else ["phones"])):
-        if getattr(data_args, f"{split}_data"):
-            data[split], facts[split] = load_split(split, data_args, args, keep)
+    train = load_split("train", data_args, args)
+    validation = load_split(
+        "validation", data_args, args, keep=["phones", "speaker"] if args.abx else ["phones"], beside=train
+    )
+    facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
     if args.abx:
-        check_abx(data.get("validation"))
+        check_abx(validation.rows)
 
     # Units: every process computes the features of its share of the rows.
     if args.encoder:
@@ -93,13 +101,13 @@ def main(argv):
         logger.info(f"The units in {args.output_dir} are complete")
         return
     units = KMeansUnits.fit(
-        data["train"], source, args.num_units, seed=args.seed, share=args.kmeans_share, restarts=args.restarts
+        train.rows, source, args.num_units, seed=args.seed, share=args.kmeans_share, restarts=args.restarts
     )
 
     # Quality, record and pictures.
     if state.is_main_process:
         units.save_pretrained(args.output_dir)
-        quality = measure(units, source, data["validation"], args) if "validation" in data else None
+        quality = measure(units, source, validation.rows, args) if validation.rows is not None else None
         record = {
             "format": 1,
             "status": "complete",

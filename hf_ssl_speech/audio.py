@@ -5,62 +5,99 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import fsspec
 import numpy as np
-import soundfile
 import soxr
+
+from hf_ssl_speech.decoders import AvDecoder, BadAudio, SoundFileDecoder, mono, open_encoded
 
 SAMPLE_RATE = 16_000
 MIN_RATE, MAX_RATE = 1_000, 1_000_000
-SAMPLES_AT_ONCE = 2**20
-# What a byte holds at the most: of FLAC the longest block of one value, which no other format beats; of MP3 24, so that
-# 50 leave room.
-SAMPLES_A_BYTE, SAMPLES_A_BYTE_OF_MP3 = 65_536 / 10, 50
-# How libsndfile's log of a header names the size of the samples, or in W64 and RF64 of the file, where it is wrong.
-WRONG_SIZE = re.compile(r"^\s*(?:data|Data Size|SSND|riff|Riff size)\s*: (-?\w+) \(should be (\d+)\)", re.MULTILINE)
+INT16_SCALE = 32_768
 # What the path of a row may name: files here, on the Hub, and inside archives of either, as streaming names them. Any
 # other address was chosen by whoever wrote the dataset.
 ROW_PROTOCOLS = {"file", "hf", "zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"}
-CONVERT = "convert it with ffmpeg, for example to FLAC"
 
 
-class BadAudio(ValueError):
-    """An audio that nothing can be learnt from. The message is the reason, without the audio's name."""
-
-
-def read_audio(audio: Any) -> np.ndarray:
-    """Reads, downmixes and resamples one audio.
+def read_audio(audio: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Reads, downmixes and resamples one audio, or a part of it.
 
     Args:
         audio: A path or URL, encoded bytes, a row of `datasets` (`{"bytes", "path"}`, either may be None, the path a
             file here or on the Hub), a decoded one (`{"array", "sampling_rate"}`, `array` as `(samples,)`,
             `(channels, samples)` or `(samples, channels)`, integers scaled by the range of their type) or the decoder
             object of a `datasets.Audio` column.
+        start, stop: The part to read, in samples at 16 kHz; see `read_blocks`.
     Returns:
         The waveform at 16 kHz, float32, `(samples,)`, in [-1, 1] as far as the source is.
     Raises:
-        BadAudio: If it is missing, can't be decoded, is empty or cut short, holds NaN or infinite values, or is silent
-            (all samples equal).
+        BadAudio: If it is missing, can't be decoded, is empty or cut short, holds NaN or infinite values or integers
+            as floats, has channels that cancel each other, or is silent (all samples equal).
         TypeError: If it is none of the above kinds.
     """
-    if _is_file(audio):
-        with _open(audio) as file:
-            waveform, rate = _decode(file), file.samplerate
-    else:
+    waveform = np.concatenate([np.zeros(0, np.float32), *read_blocks(audio, start, stop)])
+    if problem := silence(waveform):
+        raise BadAudio(problem)
+    return waveform
+
+
+def read_blocks(audio: Any, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+    """The same block by block, which takes the memory of a block, silent or not.
+
+    A part of a file is read without what lies before and after it, if `can_seek` holds. It is what the whole has there:
+    exactly, if the file is at 16 kHz and not an MP3; else to less than 16-bit samples could tell, or within 1e-4 if the
+    rate has few factors in common with 16 kHz, such as 16,001 Hz.
+
+    Returns:
+        Waveforms at 16 kHz, float32, `(samples,)`.
+    """
+    if not _is_file(audio):
         waveform, rate = _decoded(audio)
-    if waveform.size == 0:
-        raise BadAudio("empty")
-    if not np.isfinite(waveform).all():
-        raise BadAudio("NaN or infinite samples")
-    if waveform.min() == waveform.max():
-        raise BadAudio("silent: all samples are equal")
-    return waveform if rate == SAMPLE_RATE else _resample(waveform, rate)
+        if rate != SAMPLE_RATE:
+            _check_rate(rate)
+            waveform = np.concatenate(list(_resample([waveform], rate)))
+        yield waveform[start:stop]
+        return
+    decoder = _open(audio)
+    if decoder.rate == SAMPLE_RATE:
+        yield from decoder.blocks(start, stop)
+        return
+    _check_rate(decoder.rate)
+    # Whole seconds are samples at any rate. The filter gets a second more on both sides, since it looks around.
+    first = max(0, start // SAMPLE_RATE - 1)
+    last = None if stop is None else (stop // SAMPLE_RATE + 2) * decoder.rate
+    passed = first * SAMPLE_RATE
+    for block in _resample(decoder.blocks(first * decoder.rate, last), decoder.rate):
+        yield block[max(0, start - passed) : None if stop is None else max(0, stop - passed)]
+        passed += len(block)
+
+
+def silence(waveform: np.ndarray) -> str | None:
+    """Why nothing can be learnt from a waveform, of floats or integers, that has no sound; None if it has."""
+    if len(waveform) == 0:
+        return "empty"
+    return "silent: all samples are equal" if waveform.min() == waveform.max() else None
+
+
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """A waveform of floats as 16-bit samples, `(samples,)`; what is beyond [-1, 1] is clipped."""
+    return np.rint(waveform * INT16_SCALE).clip(-INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
+
+
+def can_seek(audio: Any) -> bool:
+    """Whether a part of an audio is read without decoding, or loading, what lies before it: if it is a local file.
+
+    Raises:
+        BadAudio: As `count_samples`.
+    """
+    return _is_file(audio) and _open(audio).seekable
 
 
 def count_samples(audio: Any) -> int:
-    """Counts the samples that `read_audio` gives, from the header alone where the audio is a file.
+    """Counts the samples that `read_audio` gives, from the header alone where libsndfile reads it.
 
     Args:
         audio: As for `read_audio`.
@@ -73,8 +110,8 @@ def count_samples(audio: Any) -> int:
     """
     if not _is_file(audio):
         return len(read_audio(audio))
-    with _open(audio) as file:
-        return _resampled_length(file.frames, file.samplerate)
+    decoder = _open(audio)
+    return _resampled_length(decoder.num_samples, decoder.rate)
 
 
 def _is_file(audio: Any) -> bool:
@@ -82,8 +119,8 @@ def _is_file(audio: Any) -> bool:
     return audio.get("array") is None if isinstance(audio, dict) else not hasattr(audio, "get_all_samples")
 
 
-def _open(audio: Any) -> soundfile.SoundFile:
-    """Opens encoded bytes, a path or a URL; what it returns has a length."""
+def _open(audio: Any) -> SoundFileDecoder | AvDecoder:
+    """Opens encoded bytes, a path or a URL."""
     if isinstance(audio, dict):
         audio = _row_path(audio.get("path")) if audio.get("bytes") is None else audio["bytes"]
     if audio is None:
@@ -99,15 +136,7 @@ def _open(audio: Any) -> soundfile.SoundFile:
             f"Got {type(audio).__name__} for an audio; expected a path, encoded bytes, or a dict with 'bytes' and "
             "'path' or with 'array' and 'sampling_rate'."
         )
-    try:
-        file = soundfile.SoundFile(source)
-    except soundfile.LibsndfileError as error:
-        unknown = "format not recogni" in error.error_string.lower()
-        way_out = f"; {CONVERT}" if unknown else ""
-        raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}{way_out}") from error
-    size = os.path.getsize(source) if isinstance(source, str) else source.getbuffer().nbytes
-    _check_header(file, size)
-    return file
+    return open_encoded(source)
 
 
 def _row_path(path: str | None) -> str | None:
@@ -119,25 +148,6 @@ def _row_path(path: str | None) -> str | None:
             "its bytes in the row"
         )
     return path
-
-
-def _check_header(file: soundfile.SoundFile, size: int):
-    """Refuses a header whose length is unknown, or more than the file's bytes can hold."""
-    if file.frames == 0:
-        raise BadAudio("empty")
-    # A FLAC written to a pipe leaves its length open, which libsndfile reports as the largest integer.
-    if file.frames == np.iinfo(np.int64).max:
-        raise BadAudio("unreadable: the header does not tell the length")
-    if file.frames > size * (SAMPLES_A_BYTE_OF_MP3 if file.format == "MP3" else SAMPLES_A_BYTE):
-        raise BadAudio("cut short: the header tells more samples than the file can hold")
-    wrong = WRONG_SIZE.search(file.extra_info)
-    if wrong and int(wrong[1], 0) > int(wrong[2]) and not _left_open(int(wrong[1], 0)):
-        raise BadAudio("cut short: the header tells more bytes than the file has")
-
-
-def _left_open(size: int) -> bool:
-    """Whether a header's size is what programs write that can't go back to correct it, as in a pipe."""
-    return 0x7FFFF000 <= size <= 0x7FFFFFFF or 0xFFFFF000 <= size <= 0xFFFFFFFF or size >= 2**62
 
 
 class _Encoded(io.BytesIO):
@@ -168,38 +178,23 @@ def _locate(path: str) -> str | io.BytesIO:
         raise BadAudio(f"missing: the address can't be opened ({type(error).__name__}); download the file") from error
 
 
-def _decode(file: soundfile.SoundFile) -> np.ndarray:
-    """Reads block by block, since what the header says of the length may be wrong."""
-    blocks, length = [], 0
-    # soundfile seeks after each read, which an MP3 does not survive unharmed; its length is well bounded by its bytes.
-    at_once = file.frames if file.format == "MP3" else SAMPLES_AT_ONCE // file.channels
-    try:
-        while length < file.frames:
-            block = file.read(min(at_once, file.frames - length), dtype="float32", always_2d=True)
-            if len(block) == 0:
-                raise BadAudio("cut short: fewer samples than its header says")
-            blocks.append(block.mean(axis=1))
-            length += len(block)
-    except soundfile.LibsndfileError as error:
-        raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
-    return np.concatenate(blocks)
-
-
 def _decoded(audio: Any) -> tuple[np.ndarray, int]:
     """Waveform and sampling rate of an array with its rate or of a decoder object (duck-typed: torchcodec's)."""
     if hasattr(audio, "get_all_samples"):
         decoded = audio.get_all_samples()
-        return decoded.data.numpy().mean(axis=0, dtype=np.float32), decoded.sample_rate
-    rate = audio.get("sampling_rate")
-    if not rate:
-        raise ValueError("The audio is an array without 'sampling_rate'; give its rate in Hz beside 'array'.")
-    samples = _as_float(np.asarray(audio["array"]))
-    if samples.ndim == 2:
-        # No recording has more channels than samples, so the shorter side holds the channels.
-        samples = samples.mean(axis=int(np.argmin(samples.shape)))
-    if samples.ndim != 1:
+        samples, rate = decoded.data.numpy().T, decoded.sample_rate
+    else:
+        samples, rate = _as_float(np.asarray(audio["array"])), audio.get("sampling_rate")
+        if not rate:
+            raise ValueError("The audio is an array without 'sampling_rate'; give its rate in Hz beside 'array'.")
+    if samples.ndim not in (1, 2):
         raise ValueError(f"The array of the audio has {samples.ndim} dimensions; expected samples, or channels too.")
-    return samples, rate
+    if samples.ndim == 1:
+        samples = samples[:, None]
+    elif samples.shape[0] < samples.shape[1]:  # no recording has more channels than samples
+        samples = samples.T
+    (waveform,) = mono([samples])
+    return waveform, rate
 
 
 def _as_float(samples: np.ndarray) -> np.ndarray:
@@ -220,11 +215,19 @@ def _resampled_length(num_samples: int, rate: int) -> int:
     return -(-num_samples * SAMPLE_RATE // rate)
 
 
-def _resample(waveform: np.ndarray, rate: int) -> np.ndarray:
-    # A filter for the ratio of any two rates takes soxr the same time and memory, which torchaudio's does not.
+def _check_rate(rate: int):
     if not MIN_RATE <= rate <= MAX_RATE:
         raise BadAudio(f"a sampling rate outside {MIN_RATE:,} to {MAX_RATE:,} Hz")
-    length = _resampled_length(len(waveform), rate)
+
+
+def _resample(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    # A filter for the ratio of any two rates takes soxr the same time and memory, which torchaudio's does not.
+    stream, given, made = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32"), 0, 0
+    for block in blocks:
+        given += len(block)
+        resampled = stream.resample_chunk(block)
+        made += len(resampled)
+        yield resampled
     # soxr rounds the length to the nearest sample; 10 ms of zeros at the end give it room, and the cut is exact.
-    padded = np.pad(waveform, (0, rate // 100))
-    return np.ascontiguousarray(soxr.resample(padded, rate, SAMPLE_RATE)[:length])
+    rest = stream.resample_chunk(np.zeros(rate // 100, np.float32), last=True)
+    yield rest[: _resampled_length(given, rate) - made]

@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
 from hf_ssl_speech import SSLWav2Vec2Config, SSLWav2Vec2ForCTC
-from hf_ssl_speech.recognition.alignment import add_alignment, align_text, write_textgrid
+from hf_ssl_speech.recognition.alignment import add_alignment, align_text, textgrid_names, write_textgrid
 from hf_ssl_speech.recognition.transcript import Alphabet
 
 TOKENS = ["<pad>", "<unk>", "|", *"abcdefgh'"]
@@ -142,6 +142,21 @@ def test_a_textgrid_tells_praat_the_same_times(tmp_path):
     everything = textgrid.openTextgrid(str(tmp_path / "one.TextGrid"), includeEmptyIntervals=True)
     assert [each.label for each in everything.getTier("words").entries] == ["", "bad", "", "cab", ""]
     assert len(everything.getTier("characters").entries) == 1
+
+
+NAMES = ["a/b", "a_b", "A_b", "twice", "twice", "x" * 300, "x" * 300 + "y", "ü" * 200, "e\u0301", "é"]
+NAMES += ["q?\n:*", ".b", "plain"]
+
+
+def test_textgrids_of_any_names_are_files_of_their_own(tmp_path):
+    found = textgrid_names(NAMES, range(len(NAMES)))
+    assert found[-1] == "plain.TextGrid" and found[-2] == "_b.TextGrid" and found[-3] == "q____.TextGrid"
+    assert len({name.casefold() for name in found}) == len(NAMES)
+    for name in found:
+        (tmp_path / name).touch()
+    assert len(list(tmp_path.iterdir())) == len(NAMES) and max(len(name.encode()) for name in found) <= 255
+    backwards = textgrid_names(NAMES[::-1], range(len(NAMES))[::-1])
+    assert backwards == found[::-1]
 
 
 def test_the_recipe_writes_times_as_parquet_and_textgrids(recognizer, rows, tmp_path, monkeypatch):

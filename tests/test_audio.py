@@ -1,6 +1,7 @@
 """What audio.py promises of any audio: 16 kHz, mono, float32, or a reason in words."""
 
 import io
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import torchaudio
 
 import hf_ssl_speech.audio as audio_module
+import hf_ssl_speech.decoders as decoders_module
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, count_samples, read_audio
 
 
@@ -178,7 +180,7 @@ def test_telephone_codecs_are_read(subtype):
 def test_reading_in_blocks_gives_what_reading_at_once_does(format, subtype, monkeypatch):
     encoded = encode(tone(40_000), format=format, subtype=subtype)
     expected = read_audio(encoded)
-    monkeypatch.setattr(audio_module, "SAMPLES_AT_ONCE", 3_001)
+    monkeypatch.setattr(decoders_module, "SAMPLES_AT_ONCE", 3_001)
     np.testing.assert_array_equal(read_audio(encoded), expected)
 
 
@@ -190,7 +192,8 @@ def test_a_name_that_cannot_be_opened_is_a_bad_audio(path):
 
 
 @pytest.mark.parametrize(
-    "path", ["http://h/a.wav", "HTTPS://h/a.wav", "s3://b/a.wav", "zip://a.wav::https://h/a.zip", "simplecache::ftp://h/a"]
+    "path",
+    ["http://h/a.wav", "HTTPS://h/a.wav", "s3://b/a.wav", "zip://a.wav::https://h/a.zip", "simplecache::ftp://h/a"],
 )
 def test_an_address_in_a_row_is_not_fetched(path, monkeypatch):
     monkeypatch.setattr(audio_module.fsspec, "open", lambda *args: pytest.fail("fetched"))
@@ -213,10 +216,127 @@ def test_a_dangling_link_and_a_loop_of_links_are_missing(tmp_path):
             read_audio(tmp_path / name)
 
 
-def test_a_format_that_cannot_be_decoded_tells_the_way_out():
+NEEDS_AV = "M4A, WebM and the like are decoded by PyAV, the extra [codecs]"
+
+
+def encode_with_av(waveform: np.ndarray, container: str, codec: str, rate: int = SAMPLE_RATE, **options) -> bytes:
+    """Audio `(channels, samples)` in a container of FFmpeg's."""
+    av = pytest.importorskip("av", reason=NEEDS_AV)
+    file, layout = io.BytesIO(), ["mono", "stereo"][len(waveform) - 1]
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=rate, layout=layout, **options)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform), format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = rate, 0
+        resampler = av.AudioResampler(stream.format, layout, rate, frame_size=stream.frame_size or 1024)
+        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+            output.mux(stream.encode(part))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "container", "codec", "rate"),
+    [
+        ("m4a", "ipod", "aac", 44_100),
+        ("mp4", "mp4", "aac", 16_000),
+        ("webm", "webm", "libopus", 48_000),
+        ("aac", "adts", "aac", 16_000),
+        ("mka", "matroska", "ac3", 48_000),
+        ("wma", "asf", "wmav2", 44_100),
+    ],
+)
+def test_what_phones_and_browsers_record_is_decoded_by_pyav(tmp_path, suffix, container, codec, rate):
+    expected = np.stack([tone(3 * rate, rate), 0.5 * tone(3 * rate, rate)])
+    encoded = encode_with_av(expected, container, codec, rate, bit_rate=128_000)
+    path = tmp_path / f"tone.{suffix}"
+    path.write_bytes(encoded)
+    waveform = read_audio(path)
+    np.testing.assert_array_equal(waveform, read_audio({"bytes": encoded, "path": None}))
+    assert count_samples(path) == count_samples(encoded) == len(waveform)
+    assert abs(len(waveform) / SAMPLE_RATE - 3) < 0.2  # encoders put some silence before and after it
+    # Whatever the delay, the mean of both channels is there: a sine of .375.
+    assert np.sqrt(2 * np.mean(waveform[8_000:40_000] ** 2)) == pytest.approx(0.375, rel=0.02)
+    np.testing.assert_array_equal(read_audio(path, 20_001, 30_000), waveform[20_001:30_000])
+
+
+def test_a_cut_unknown_or_soundless_container_is_a_bad_audio():
+    encoded = encode_with_av(tone(5 * SAMPLE_RATE)[None], "matroska", "aac")
+    with pytest.raises(BadAudio, match="cut short"):
+        read_audio(encoded[: len(encoded) // 2])
+    with pytest.raises(BadAudio, match="codec is unknown"):
+        read_audio(encoded.replace(b"A_AAC", b"A_XYZ"))
+    av, file = pytest.importorskip("av", reason=NEEDS_AV), io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        output.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8))))
+        output.mux(stream.encode(None))
+    with pytest.raises(BadAudio, match="video without sound"):
+        read_audio(file.getvalue())
+
+
+def test_a_playlist_in_disguise_opens_no_other_file(tmp_path):
+    pytest.importorskip("av", reason=NEEDS_AV)
+    (tmp_path / "secret.wav").write_bytes(encode(tone(SAMPLE_RATE)))
+    (tmp_path / "list.m4a").write_text(f"ffconcat version 1.0\nfile {tmp_path}/secret.wav\n")
+    with pytest.raises(BadAudio, match="unreadable"):
+        read_audio(tmp_path / "list.m4a")
+
+
+def test_a_format_that_cannot_be_decoded_tells_the_way_out(monkeypatch):
     m4a = b"\0\0\0\x18ftypM4A \0\0\0\0M4A mp42" + bytes(1_000)
     with pytest.raises(BadAudio, match="convert it with ffmpeg"):
         read_audio(m4a)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(BadAudio, match=r"pip install 'hf_ssl_speech\[codecs\]'.*or convert it with ffmpeg"):
+        read_audio(m4a)
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\x03\0\0\0\0\x27\x08" + bytes(5_000)], ids=["", "tag"])
+@pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
+@pytest.mark.parametrize("loud_first", [True, False])
+def test_an_mp3_that_does_not_tell_its_length_is_whole(tag, mode, loud_first):
+    halves = [np.random.default_rng(0).normal(0, sigma, 80_000) for sigma in (0.2, 1e-4)]
+    file, settings = io.BytesIO(), {"bitrate_mode": mode, "compression_level": 0.5}
+    with soundfile.SoundFile(file, "w", SAMPLE_RATE, 1, format="MP3", **settings) as output:
+        output.write(np.concatenate(halves if loud_first else halves[::-1]))
+    told = file.getvalue()
+    # As streams and recorders write it: without libsndfile's first frame, which tells the number of the others.
+    frames = told[told.index(b"\xff\xf3", max(told.find(b"Xing"), told.find(b"Info"))) :]
+    untold = tag + frames + b"TAG" + bytes(125)
+    decoded, expected = read_audio(untold), read_audio(told)
+    assert count_samples(untold) == len(decoded)
+    assert 160_000 <= len(decoded) < 160_000 + 4 * 576  # in frames of 576
+    # That frame may also tell how many samples the encoder put before the audio.
+    middle = expected[4_000:150_000]
+    assert min(np.abs(decoded[start : start + 146_000] - middle).max() for start in range(2_500, 5_500)) < 1e-5
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\x03\0\0\0\0\x27\x08" + bytes(5_000)], ids=["", "tag"])
+def test_an_mp3_that_tells_its_length_is_read_as_libsndfile_does(tmp_path, tag):
+    noise = np.random.default_rng(0).normal(0, 0.1, 5 * SAMPLE_RATE)
+    path = tmp_path / "noise.mp3"
+    path.write_bytes(tag + encode(noise, format="MP3"))
+    expected, _ = soundfile.read(path, dtype="float32")
+    for audio in (path, path.read_bytes()):
+        np.testing.assert_allclose(read_audio(audio), expected, rtol=0, atol=1e-6)
+
+
+def test_channels_that_cancel_each_other_are_named():
+    left = tone(16_000)
+    stereo = np.stack([left, -1.0001 * left], axis=1)
+    for audio in (encode(stereo), {"array": stereo, "sampling_rate": SAMPLE_RATE}):
+        with pytest.raises(BadAudio, match="channels cancel each other; keep one"):
+            read_audio(audio)
+    other = np.random.default_rng(0).normal(0, 0.1, 16_000)  # of its own: nothing cancels
+    assert len(read_audio(encode(np.stack([left, other], axis=1)))) == 16_000
+
+
+@pytest.mark.parametrize("peak", [32_768 / 4, 2**31 / 4])
+def test_integers_stored_as_floats_are_named(peak):
+    with pytest.raises(BadAudio, match="far beyond full scale"):
+        read_audio(encode(tone(16_000) * peak, subtype="FLOAT"))
+    assert read_audio(encode(tone(16_000) * 4, subtype="FLOAT")).max() > 1.9  # overdriven, but a recording
 
 
 @pytest.mark.parametrize(

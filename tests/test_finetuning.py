@@ -260,7 +260,9 @@ def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(speech,
 def test_hubert_is_fine_tuned_too_and_fresh_weights_are_not_frozen(finetune, tmp_path):
     assert "Fresh weights: nothing is frozen." in finetune("run", "--objective", "hubert")
     assert AutoConfig.from_pretrained(tmp_path / "run").model_type == SSLHubertModel.config_class.model_type
-    assert read_record(tmp_path / "run")["start"] == {"source": None, "record": None}
+    record = read_record(tmp_path / "run")
+    assert record["start"] == {"source": None, "record": None}
+    assert record["data"]["validation"]["shared_with_training"] == 24  # they are the training rows
 
 
 def test_a_stock_checkpoint_is_fine_tuned_too(finetune, make_tiny, tmp_path):

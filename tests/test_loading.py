@@ -21,7 +21,7 @@ from hf_ssl_speech import (
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, read_audio
 from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, row_waveform
-from hf_ssl_speech.data.sources import load_speech
+from hf_ssl_speech.data.sources import available_splits, load_speech
 
 
 @pytest.fixture(autouse=True)
@@ -138,11 +138,28 @@ def test_what_cannot_be_read_in_a_folder_is_counted_and_named(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_parquet_file_in_a_folder_with_brackets_in_its_name_is_read(tmp_path, streaming):
-    (tmp_path / "corpus [v1]").mkdir()
-    speech("a").to_parquet(tmp_path / "corpus [v1]" / "train.parquet")
-    rows = load_speech([f"{tmp_path}/corpus [v1]/train.parquet"], streaming=streaming)
-    assert [row["id"] for row in rows] == ["a"]
+def test_parquet_files_in_a_folder_with_brackets_in_its_name_are_read(tmp_path, streaming):
+    folder = tmp_path / "corpus [v1]"
+    folder.mkdir()
+    speech("a").to_parquet(folder / "train.parquet")
+    speech("b").to_parquet(folder / "test-0.parquet")
+    for source, split, name in (
+        (folder / "train.parquet", "train", "a"),
+        (folder, "train", "a"),
+        (folder, "test", "b"),
+    ):
+        rows = load_speech([str(source)], split=split, streaming=streaming)
+        assert [row["id"] for row in rows] == [name]
+    assert available_splits([str(folder)]) == ["train", "test"]
+
+
+@pytest.mark.parametrize("read", [load_speech, available_splits])
+def test_a_damaged_folder_of_save_to_disk_is_named(tmp_path, read):
+    DatasetDict({"train": speech("a")}).save_to_disk(tmp_path / "saved")
+    for content in ("[1]", "{", '{"splits": 7}', "{}"):
+        (tmp_path / "saved" / "dataset_dict.json").write_text(content)
+        with pytest.raises(ValueError, match="saved does not hold what save_to_disk writes"):
+            read(str(tmp_path / "saved"))
 
 
 def test_a_name_with_newlines_or_nul_is_shown_escaped():
@@ -258,7 +275,7 @@ def test_cached_samples_beyond_full_scale_are_clipped_and_do_not_wrap(tmp_path):
 def test_a_second_run_finds_the_decoded_audio_again(tmp_path, monkeypatch):
     speech("abc").to_parquet(tmp_path / "rows.parquet")
     first, _ = prepare_speech(load_speech(str(tmp_path)), min_seconds=0.2, cache=True)
-    monkeypatch.setattr("hf_ssl_speech.data.preparing.read_audio", lambda audio: pytest.fail("decoded again"))
+    monkeypatch.setattr("hf_ssl_speech.data.preparing.read_blocks", lambda audio: pytest.fail("decoded again"))
     # Another shortest length is no reason to decode again.
     second, report = prepare_speech(load_speech(str(tmp_path)), min_seconds=0.3, cache=True)
     np.testing.assert_array_equal(first[2]["samples"], second[2]["samples"])
@@ -289,10 +306,15 @@ LONG = [40_000, 33_000, 70_000, 100_000]
 @pytest.mark.parametrize("change", ["labels", "units", "both", "filter", "map", "column", "flatten", "sort", "save"])
 def test_no_transform_changes_the_numbers_beside_the_audio(cache, change, tmp_path):
     """Of rows longer than an int16 can count, after one of them was dropped."""
-    columns = {"text": ["ab"] * 4, "place": [2**40] * 4, "audio": [encode(noise(n / SAMPLE_RATE)) for n in LONG]}
+    columns = {
+        "text": ["ab"] * 4,
+        "place": [2**40] * 4,
+        "time": [0.1] * 4,
+        "audio": [encode(noise(n / SAMPLE_RATE)) for n in LONG],
+    }
     Dataset.from_dict(columns).to_parquet(tmp_path / "rows.parquet")
     source = load_speech(str(tmp_path / "rows.parquet"))
-    rows = prepare_speech(source, min_seconds=0.2, cache=cache, keep=["text", "place"])[0].select([0, 2, 3])
+    rows = prepare_speech(source, min_seconds=0.2, cache=cache, keep=["text", "place", "time"])[0].select([0, 2, 3])
 
     def label(rows):
         return add_labels(rows, make_processor(["ab"]).tokenizer, TextNormalization(), SSLWav2Vec2Config())[0]
@@ -316,7 +338,8 @@ def test_no_transform_changes_the_numbers_beside_the_audio(cache, change, tmp_pa
         "save": save,
     }[change](rows)
     assert changed["num_samples"][:] == [40_000, 70_000, 100_000]
-    assert changed["place"][:] == [2**40] * 3 and changed["sample_id"][:] == [0, 2, 3]
+    assert changed["place"][:] == [2**40] * 3 and changed["time"][:] == [0.1] * 3
+    assert changed["sample_id"][:] == [0, 2, 3]
     for row, length in zip(changed, (40_000, 70_000, 100_000)):
         waveform = row_waveform(row)
         np.testing.assert_allclose(waveform, read_audio(encode(noise(length / SAMPLE_RATE))), atol=0.5 / 32_768)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, split_facts, stream_facts
+from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.recipes.splits import load_split
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
 
@@ -64,3 +66,14 @@ def test_the_share_of_long_recordings_that_an_epoch_uses_is_told(tmp_path, caplo
     split = load_split("train", SpeechDataArguments([str(tmp_path / "a")]), args)
     assert split.facts["cropped"] == {"rows": 1, "share_used_each_epoch": 0.8}
     assert "an epoch uses 80.0%" in caplog.text
+
+
+def test_the_facts_of_a_split_keep_paths_but_no_passwords(tmp_path):
+    write_audio(tmp_path / "a", [1])
+    rows, _ = prepare_speech(load_speech(str(tmp_path / "a")), min_seconds=1)
+    sources = ["/data/speech", "https://me:pass-word@host/x.parquet", "hf://datasets/me/x?token=zyxwvu"]
+    for source in (sources, " ".join(sources)):
+        facts = split_facts(source, rows, SkipReport(1))
+        assert "/data/speech" in str(facts) and "pass-word" not in str(facts) and "zyxwvu" not in str(facts)
+    facts = stream_facts(sources)
+    assert "/data/speech" in facts["fingerprint"] and "pass-word" not in str(facts) and "zyxwvu" not in str(facts)

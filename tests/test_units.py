@@ -415,6 +415,7 @@ def test_the_script_makes_units_and_tells_their_quality(tmp_path, corpora, monke
     record = json.loads((tmp_path / "units" / "run.json").read_text())
     assert 0.1 < record["quality"]["pnmi"] < 0.9
     assert record["units"]["utterances"] == record["data"]["train"]["rows"] == 8
+    assert record["data"]["validation"]["shared_with_training"] == 8
     assert KMeansUnits.from_pretrained(tmp_path / "units").num_units == 20
     assert {"units.png", "phones.png"} <= {file.name for file in (tmp_path / "units").iterdir()}
 

@@ -11,13 +11,23 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value, concatenate_datasets
 
-from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, count_samples, read_audio
+from hf_ssl_speech.audio import (
+    INT16_SCALE,
+    SAMPLE_RATE,
+    BadAudio,
+    count_samples,
+    read_audio,
+    read_blocks,
+    silence,
+    to_int16,
+)
+from hf_ssl_speech.data.pieces import PIECE_ID, cut_at_pauses, is_recording, piece_name, with_pieces
+from hf_ssl_speech.records import without_secrets
 
 logger = logging.getLogger(__name__)
 
-INT16_SCALE = 32_768
 NAMES_SHOWN = 4
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE, DECODED_AT_ONCE = 64, 8  # a row may last hours
 STRING, INTEGER = Value("string"), Value("int64")
 MEASURED = {"name": STRING, "problem": STRING, "sample_id": INTEGER, "num_samples": INTEGER}
 DECODED = {"samples": List(Value("int16"))}
@@ -30,6 +40,8 @@ class SkipReport:
     total: int
     skipped: dict[str, list[str]] = field(default_factory=dict)
     """The names of the rows (`id`, else path, else row number) for each reason."""
+    cut: dict[str, Any] | None = None
+    """Recordings that were cut, the pieces they made, and the share of their audio that can be used."""
 
     @property
     def num_skipped(self) -> int:
@@ -51,13 +63,20 @@ class SkipReport:
         for reason, names in sorted(self.skipped.items(), key=lambda item: -len(item[1])):
             more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
             reasons.append(f"{len(names):,} {reason}: {', '.join(names[:NAMES_SHOWN])}{more}")
-        return f"{self.num_skipped:,} of {self.total:,} rows skipped" + (": " if reasons else "") + "; ".join(reasons)
+        text = f"{self.num_skipped:,} of {self.total:,} rows skipped" + (": " if reasons else "") + "; ".join(reasons)
+        if self.cut:
+            text += (
+                f". {self.cut['recordings']:,} long recordings were cut into {self.cut['pieces']:,} pieces, and "
+                f"{self.cut['share_used']:.1%} of their audio is used"
+            )
+        return text
 
 
 def prepare_speech(
     dataset: Dataset,
     *,
     min_seconds: float,
+    max_seconds: float | None = None,
     cache: bool = False,
     num_proc: int | None = None,
     keep: Sequence[str] = (),
@@ -67,47 +86,57 @@ def prepare_speech(
     Args:
         dataset: Rows with encoded audio, as `load_speech` gives them.
         min_seconds: Shorter audio is left out.
+        max_seconds: Recordings, which are longer than 40 s and than twice this, are cut at pauses into pieces no longer
+            than this, each a row of its own (see `cut_at_pauses`). By default no row is cut.
         cache: Whether to decode everything now, once, into 16-bit samples on disk (115 MB an hour), which later runs
-            find again; values beyond [-1, 1] are clipped. Otherwise only headers are read, audio stays encoded, and
-            what only decoding shows is met by `row_waveform`.
+            find again if they ask for the same `max_seconds`; values beyond [-1, 1] are clipped. Otherwise only headers
+            are read (recordings that are cut are decoded once), audio stays encoded, and what only decoding shows is
+            met by `row_waveform`.
         num_proc: Processes to measure or decode with.
         keep: Columns to keep beside the new ones, such as `text`.
     Returns:
         The usable rows and the report of the others. The rows have `name` (their `id`, else path, else number), for
         people; `sample_id`, their index in the given dataset, which stays however they are filtered or shuffled;
-        `num_samples` at 16 kHz; and `audio`, or with `cache` an array `samples` of
-        16-bit values.
+        `num_samples` at 16 kHz; and `audio`, or with `cache` an array `samples` of 16-bit values. A piece tells in its
+        name where it begins and has a `sample_id` of its own. Its `audio` is the whole file, and `start` its first
+        sample at 16 kHz; or, where a file can't be read from the middle, as inside a Parquet file, the piece itself as
+        16-bit FLAC in the cache.
     Raises:
-        ValueError: If a column is missing or no row can be used.
+        ValueError: If a column is missing, no row can be used, or rows are to be cut whose columns are kept: what those
+            tell is of the whole row.
     """
     _check_columns(dataset.column_names, ["audio", *keep])
     if len(dataset) == 0:
         raise ValueError("The dataset has no rows to prepare; check its source and split.")
+    if max_seconds and keep:
+        raise ValueError(f"Columns {list(keep)} tell of whole rows: leave out `max_seconds`, or don't keep them.")
+    longest = round(max_seconds * SAMPLE_RATE) if max_seconds else None
     named_audio = dataset.select_columns([column for column in ("id", "audio") if column in dataset.column_names])
     measured = named_audio.map(
-        _measure_rows,
-        fn_kwargs={"decode": cache},
+        _decode_rows if cache else _measure_rows,
+        fn_kwargs={"longest": longest} if cache else None,
         with_indices=True,
         batched=True,
-        batch_size=ROWS_AT_ONCE,
+        batch_size=DECODED_AT_ONCE if cache else ROWS_AT_ONCE,
         writer_batch_size=ROWS_AT_ONCE,
         remove_columns=named_audio.column_names,
         features=Features(MEASURED | DECODED if cache else MEASURED),
         num_proc=num_proc,
         desc="Decoding audio" if cache else "Reading audio headers",
     )
+    kept = [*keep] if cache else ["audio", *keep]
+    if kept:
+        measured = concatenate_datasets([measured, dataset.select_columns(kept)], axis=1)
+    if longest and not cache:
+        measured = with_pieces(measured, longest, num_proc)
     usable, report = _find_usable(measured, min_seconds)
     if not usable:
         raise ValueError(f"No row can be used: {report}. Check the audio column, or lower `min_seconds`.")
-    prepared = measured.remove_columns("problem")
-    kept = [*keep] if cache else ["audio", *keep]
-    if kept:
-        prepared = concatenate_datasets([prepared, dataset.select_columns(kept)], axis=1)
-    prepared = prepared.select(usable)
+    prepared = measured.remove_columns("problem").select(usable)
     if cache:
-        # Only `samples` becomes an array: as a list of numbers, a row takes 60 times as long. No type is asked for,
-        # because `flatten_indices`, `filter` and `add_column` would cast all columns to it.
-        prepared = prepared.with_format("numpy", columns=["samples"], output_all_columns=True)
+        # Only `samples` becomes an array: as a list of numbers, a row takes 60 times as long. `flatten_indices` and
+        # others write all columns through this format: dtype=None keeps the type of each.
+        prepared = prepared.with_format("numpy", columns=["samples"], output_all_columns=True, dtype=None)
     return prepared, report
 
 
@@ -134,40 +163,65 @@ def keeping_format(dataset: Dataset, change: Callable[[Dataset], Dataset]) -> Da
     return changed.with_format(form["type"], columns, form["output_all_columns"], **form["format_kwargs"])
 
 
-def _measure_rows(rows: dict[str, list], indices: list[int], decode: bool) -> dict[str, list]:
-    measured = [
-        {"name": _row_name(row) or f"row {index}", "sample_id": index} | _measure(row["audio"], decode)
-        for index, row in zip(indices, _each_row(rows))
-    ]
-    return {column: [row[column] for row in measured] for column in measured[0]}
+def _measure_rows(rows: dict[str, list], indices: list[int]) -> dict[str, list]:
+    measured = []
+    for index, row in zip(indices, _each_row(rows)):
+        try:
+            found = {"problem": None, "num_samples": count_samples(row["audio"])}
+        except BadAudio as error:
+            found = {"problem": str(error), "num_samples": 0}
+        measured.append({"name": _row_name(row) or f"row {index}", "sample_id": index, **found})
+    return _columns(measured)
 
 
-def _measure(audio: Any, decode: bool) -> dict[str, Any]:
+def _decode_rows(rows: dict[str, list], indices: list[int], longest: int | None) -> dict[str, list]:
+    measured = []
+    for index, row in zip(indices, _each_row(rows)):
+        name = _row_name(row) or f"row {index}"
+        for number, piece in enumerate(_decode(row["audio"], longest)):
+            start = piece.pop("start")
+            measured.append({"name": piece_name(name, start), "sample_id": number * PIECE_ID + index, **piece})
+    return _columns(measured)
+
+
+def _decode(audio: Any, longest: int | None) -> list[dict[str, Any]]:
+    """The 16-bit samples of an audio, with what is measured; of a long recording, those of each piece."""
     try:
-        samples = _read_int16(audio) if decode else None
-        measured = {"problem": None, "num_samples": len(samples) if decode else count_samples(audio)}
+        blocks = read_blocks(audio)
+        parts = [to_int16(part) for part in (cut_at_pauses(blocks, longest) if longest else blocks)]
     except BadAudio as error:
-        samples = np.zeros(0, np.int16)
-        measured = {"problem": str(error), "num_samples": 0}
-    return measured | ({"samples": samples} if decode else {})
-
-
-def _read_int16(audio: Any) -> np.ndarray:
-    samples = np.rint(read_audio(audio) * INT16_SCALE).clip(-INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
-    if samples.min() == samples.max():
-        raise BadAudio("silent: all samples are equal")
-    return samples
+        return [{"problem": str(error), "num_samples": 0, "samples": np.zeros(0, np.int16), "start": None}]
+    cut = longest is not None and is_recording(sum(map(len, parts)), longest)
+    pieces, start = [], 0
+    for samples in parts if cut else [np.concatenate([np.zeros(0, np.int16), *parts])]:
+        problem = silence(samples)
+        pieces.append(
+            {
+                "problem": problem,
+                "num_samples": len(samples),
+                "samples": samples[:0] if problem else samples,
+                "start": start if cut else None,
+            }
+        )
+        start += len(samples)
+    return pieces
 
 
 def _find_usable(measured: Dataset, min_seconds: float) -> tuple[list[int], SkipReport]:
     usable, report = [], SkipReport(total=len(measured))
-    table = measured.select_columns(["name", "problem", "num_samples"]).to_dict()
-    for index, (name, problem, num_samples) in enumerate(zip(*table.values())):
+    names, problems, ids, lengths = (measured[column][:] for column in MEASURED)
+    for index, (name, problem, num_samples) in enumerate(zip(names, problems, lengths)):
         problem = problem or _too_short(num_samples, min_seconds)
         if problem:
             report.skipped.setdefault(problem, []).append(name)
         else:
             usable.append(index)
+    rows, lengths = np.array(ids) % PIECE_ID, np.array(lengths)
+    recordings = np.unique(rows[np.array(ids) >= PIECE_ID])
+    pieces = np.isin(rows, recordings)
+    if len(recordings):
+        used = lengths[usable][pieces[usable]].sum() / lengths[pieces].sum()
+        report.cut = {"recordings": len(recordings), "pieces": int(pieces.sum()), "share_used": float(used)}
     return usable, report
 
 
@@ -185,10 +239,18 @@ def row_waveform(row: dict[str, Any]) -> np.ndarray:
     """
     if "samples" in row:
         return np.asarray(row["samples"], dtype=np.float32) / INT16_SCALE
-    return read_audio(row["audio"])
+    start = row.get("start")
+    if start is None:
+        return read_audio(row["audio"])
+    waveform = read_audio(row["audio"], start, start + row["num_samples"])
+    if len(waveform) != row["num_samples"]:
+        raise BadAudio("cut short since it was prepared: the file ends within this piece")
+    return waveform
 
 
-def prepare_stream(dataset: IterableDataset, *, min_seconds: float, keep: Sequence[str] = ()) -> IterableDataset:
+def prepare_stream(
+    dataset: IterableDataset, *, min_seconds: float, max_seconds: float | None = None, keep: Sequence[str] = ()
+) -> IterableDataset:
     """Decodes the rows of a streamed dataset as they come by, leaving out those that can't be used.
 
     A row left out is named in a logged warning, once in each process.
@@ -196,44 +258,58 @@ def prepare_stream(dataset: IterableDataset, *, min_seconds: float, keep: Sequen
     Args:
         dataset: Streamed rows with encoded audio, as `load_speech` gives them.
         min_seconds: Shorter audio is left out.
+        max_seconds: Recordings are cut into pieces no longer than this, as `prepare_speech` does.
         keep: Columns to keep beside the new ones, such as `text`.
     Returns:
         Rows with `name`; `sample_id`, a hash that is the same in every run, of the row's `id`, else its path, else its
-        audio; `num_samples` at 16 kHz; and int16 `samples`.
+        audio, and of a piece's number; `num_samples` at 16 kHz; and int16 `samples`.
     Raises:
-        ValueError: If a column is missing.
+        ValueError: If a column is missing, or rows are to be cut whose columns are kept.
     """
     _check_columns(dataset.column_names, ["audio", *keep])
+    if max_seconds and keep:
+        raise ValueError(f"Columns {list(keep)} tell of whole rows: leave out `max_seconds`, or don't keep them.")
+    longest = round(max_seconds * SAMPLE_RATE) if max_seconds else None
     return dataset.map(
         _prepare_streamed,
-        batched=True,  # only a batch may come back with fewer rows
+        batched=True,  # only a batch may come back with fewer rows, or more
         batch_size=1,
         remove_columns=dataset.column_names,
-        fn_kwargs={"min_seconds": min_seconds, "keep": tuple(keep), "warned": set()},
+        fn_kwargs={"min_seconds": min_seconds, "longest": longest, "keep": tuple(keep), "warned": set()},
     )
 
 
-def _prepare_streamed(rows: dict[str, list], min_seconds: float, keep: tuple[str, ...], warned: set[str]) -> dict:
-    row = _each_row(rows)[0]
-    measured = _measure(row["audio"], decode=True)
-    name = _row_name(row)
-    problem = measured.pop("problem") or _too_short(measured["num_samples"], min_seconds)
-    if problem and name not in warned:
-        warned.add(name)
-        logger.warning("Skipped %s: %s", name or "an audio without id or path", problem)
-    identity = name.encode() if name else measured["samples"].tobytes()
-    # 63 bits: ids travel as int64 and seed random generators, which take no negative numbers.
-    sample_id = int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little") >> 1
-    prepared = {"name": name or f"audio {sample_id:016x}", "sample_id": sample_id, **measured} | {
-        column: row[column] for column in keep
-    }
-    return {column: [] if problem else [value] for column, value in prepared.items()}
+def _prepare_streamed(
+    rows: dict[str, list], min_seconds: float, longest: int | None, keep: tuple[str, ...], warned: set[str]
+) -> dict:
+    (row,) = _each_row(rows)
+    prepared: dict[str, list] = {column: [] for column in ("name", "sample_id", "num_samples", "samples", *keep)}
+    for number, piece in enumerate(_decode(row["audio"], longest)):
+        problem, start = piece.pop("problem") or _too_short(piece["num_samples"], min_seconds), piece.pop("start")
+        name = _row_name(row) and piece_name(_row_name(row), start)
+        if problem and name not in warned:
+            warned.add(name)
+            logger.warning("Skipped %s: %s", name or "an audio without id or path", problem)
+        if problem:
+            continue
+        identity = _row_name(row).encode() or piece["samples"].tobytes()
+        identity += f" piece {number}".encode() if number else b""
+        # 63 bits: ids travel as int64 and seed random generators, which take no negative numbers.
+        sample_id = int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little") >> 1
+        made = {"name": name or f"audio {sample_id:016x}", "sample_id": sample_id, **piece}
+        for column, value in (made | {column: row[column] for column in keep}).items():
+            prepared[column].append(value)
+    return prepared
 
 
 def _row_name(row: dict[str, Any]) -> str:
     audio = row["audio"]
     name = str(row.get("id") or (audio.get("path") if isinstance(audio, dict) else None) or "")
     return name if name.isprintable() else repr(name)  # a name with a newline would forge a line of the log
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list]:
+    return {column: [row[column] for row in rows] for column in rows[0]}
 
 
 def _each_row(rows: dict[str, list]) -> list[dict[str, Any]]:
@@ -246,18 +322,22 @@ def _check_columns(there: Sequence[str], wanted: Sequence[str]):
         raise ValueError(f"The dataset has no columns {missing}; there are {list(there)}.")
 
 
-def split_facts(source: str, dataset, report) -> dict[str, Any]:
-    """What the record says of one split: where from, how much, what was left out."""
+def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipReport) -> dict[str, Any]:
+    """What the record says of one split: where from, how much, what was cut and left out. Passwords are not told."""
     samples = dataset.with_format("numpy")["num_samples"][:]
     return {
-        "source": source,
+        "source": _shown(source),
         "fingerprint": hashlib.sha256(samples.tobytes() + "\n".join(dataset["name"]).encode()).hexdigest()[:16],
         "rows": len(dataset),
         "hours": float(samples.sum()) / SAMPLE_RATE / 3600,
         "skipped": report.to_dict(),
-    }
+    } | ({"cut": report.cut} if report.cut else {})
 
 
-def stream_facts(source) -> dict[str, Any]:
+def stream_facts(source: Sequence[str]) -> dict[str, Any]:
     """What the record says of a stream, whose rows are not known beforehand."""
-    return {"source": source, "fingerprint": "stream of " + " ".join(source), "streaming": True}
+    return {"source": _shown(source), "fingerprint": "stream of " + " ".join(_shown(source)), "streaming": True}
+
+
+def _shown(source: str | Sequence[str]) -> str | list[str]:
+    return without_secrets(source) if isinstance(source, str) else [without_secrets(one) for one in source]

@@ -6,7 +6,8 @@ import glob
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,24 @@ from datasets import (
     IterableDataset,
     Value,
     concatenate_datasets,
+    get_dataset_split_names,
     load_dataset,
     load_dataset_builder,
     load_from_disk,
 )
+from datasets.data_files import DataFilesDict, get_data_patterns
 from huggingface_hub.errors import HFValidationError
+
+from hf_ssl_speech.records import naming_the_file
 
 logger = logging.getLogger(__name__)
 
 DECODED_SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
-# Nothing here decodes these: they become rows so that the report of what was skipped names and counts them.
+# Only PyAV decodes these: without it they become rows all the same, so that the report of what was skipped names them.
 OTHER_SUFFIXES = {".3gp", ".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mp4", ".webm", ".wma"}
 AUDIO_SUFFIXES = DECODED_SUFFIXES | OTHER_SUFFIXES
+# Folders of audio with these names are splits; others may be speakers.
+FOLDER_SPLITS = ("train", "validation", "valid", "dev", "eval", "test")
 AUDIO_STRUCT = {"bytes": Value("binary"), "path": Value("string")}
 
 
@@ -71,6 +78,27 @@ def load_speech(
     return concatenate_datasets([part.select_columns(shared) for part in parts]) if len(parts) > 1 else parts[0]
 
 
+def available_splits(source: str | Sequence[str], name: str | None = None) -> list[str]:
+    """The splits that all of the sources have, in the order of the first one; `source` and `name` as for `load_speech`.
+
+    Raises:
+        ValueError: If nothing is found at a source.
+    """
+    splits = [_splits_of(one, name) for one in _each_source(source)]
+    return [split for split in splits[0] if all(split in others for others in splits)]
+
+
+def _splits_of(source: str, name: str | None) -> list[str]:
+    folder = Path(source)
+    if folder.is_dir():
+        splits = _saved_splits(folder) or _parquet_splits(folder, name)
+        return list(map(str, splits)) or [split for split in FOLDER_SPLITS if (folder / split).is_dir()] or ["train"]
+    if _names_files(source):
+        return ["train"]
+    with _hub_errors(source):
+        return get_dataset_split_names(source, name)
+
+
 def _each_source(source: str | Sequence[str]) -> list[str]:
     if isinstance(source, str):
         source = [source] if os.path.exists(_expand(source)) else source.split()
@@ -87,11 +115,23 @@ def _load_one(source: str, split: str, name: str | None, streaming: bool) -> lis
     """Loads one source, as one dataset for each schema in it."""
     if os.path.isdir(source):
         return _load_folder(Path(source), split, name, streaming)
-    if os.path.isfile(source) or glob.has_magic(source) or Path(source).suffix.lower() in {".parquet", *AUDIO_SUFFIXES}:
+    if _names_files(source):
         files = [source] if os.path.isfile(source) else sorted(glob.glob(source, recursive=True))
         return _load_files(_in_split(split, {"train": files}, source), source, streaming)
-    try:
+    with _hub_errors(source):
         return [load_dataset(source, name, split=split, streaming=streaming)]
+
+
+def _names_files(source: str) -> bool:
+    """Whether a source, which is no folder, is a file or a pattern of files, and not the name of a dataset."""
+    suffix = Path(source).suffix.lower()
+    return os.path.isfile(source) or glob.has_magic(source) or suffix in {".parquet", *AUDIO_SUFFIXES}
+
+
+@contextmanager
+def _hub_errors(source: str) -> Iterator[None]:
+    try:
+        yield
     except (FileNotFoundError, ConnectionError, HFValidationError) as error:
         raise ValueError(
             f"Nothing found at {source!r}: neither a file, glob or folder here, nor a dataset to be had from the Hub. "
@@ -100,17 +140,35 @@ def _load_one(source: str, split: str, name: str | None, streaming: bool) -> lis
 
 
 def _load_folder(folder: Path, split: str, name: str | None, streaming: bool) -> list[Dataset | IterableDataset]:
-    if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
-        saved = load_from_disk(folder)
-        splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
-        dataset = _in_split(split, splits, folder)
+    if saved := _saved_splits(folder):
+        dataset = _in_split(split, saved, folder)
         return [dataset.to_iterable_dataset(num_shards=max(1, len(dataset.cache_files))) if streaming else dataset]
-    if any(folder.rglob("*.parquet")):
-        splits = load_dataset_builder(str(folder), name).config.data_files
+    if splits := _parquet_splits(folder, name):
         return _load_files(_in_split(split, splits, folder), folder, streaming)
     root = folder / split if (folder / split).is_dir() else folder
     files = _find_audio(root)
     return _load_files(_in_split(split, {"train" if root == folder else split: files}, folder), folder, streaming)
+
+
+def _saved_splits(folder: Path) -> dict[str, Dataset]:
+    """The splits that `save_to_disk` wrote into a folder; none if it did not."""
+    if not ((folder / "state.json").exists() or (folder / "dataset_dict.json").exists()):
+        return {}
+    with naming_the_file(folder, "what save_to_disk writes"):
+        saved = load_from_disk(folder)
+    return saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
+
+
+def _parquet_splits(folder: Path, name: str | None) -> dict[str, Sequence[str]]:
+    """The Parquet files below a folder, by split; none if there are none."""
+    if not any(folder.rglob("*.parquet")):
+        return {}
+    if not glob.has_magic(str(folder)):
+        return load_dataset_builder(str(folder), name).config.data_files
+    if name:
+        raise ValueError(f"{str(folder)!r} has brackets in its name, so that no configuration is found: rename it.")
+    escaped = glob.escape(str(folder.resolve()))  # a builder would take the brackets for a pattern
+    return DataFilesDict.from_patterns(get_data_patterns(escaped), escaped, allowed_extensions=[".parquet"])
 
 
 def _find_audio(root: Path) -> list[str]:

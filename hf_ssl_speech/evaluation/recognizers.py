@@ -19,13 +19,12 @@ from transformers import (
 )
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.pieces import cut_at_pauses
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, Decoder, GreedyDecoder
 from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
 
 WINDOW_SECONDS = 30
-# A longer row is cut in the quietest tenth of a second of a window's last sixth: in the last 5 of 30 s.
-WINDOW_PARTS, PAUSE_SAMPLES = 6, SAMPLE_RATE // 10
 
 
 class Recognizer(ABC):
@@ -92,7 +91,7 @@ class Seq2SeqRecognizer(Recognizer):
         windows = (
             (place, window)
             for place in longest_first
-            for window in split_at_pauses(row_waveform(rows[place]), self.window_samples)
+            for window in cut_at_pauses([row_waveform(rows[place])], self.window_samples)
         )
         parts: list[list[str]] = [[] for _ in longest_first]
         while batch := list(islice(windows, self.batch_windows)):
@@ -108,24 +107,6 @@ class Seq2SeqRecognizer(Recognizer):
         inputs = inputs.to(self.model.device)
         tokens = self.model.generate(**inputs, do_sample=False, num_beams=1, **self.settings)
         return self.processor.batch_decode(tokens, skip_special_tokens=True)
-
-
-def split_at_pauses(waveform: np.ndarray, window_samples: int) -> list[np.ndarray]:
-    """Cuts a waveform into windows, each ending where it is quietest in its last sixth; nothing is lost or doubled.
-
-    Args:
-        waveform: float32 at 16 kHz, `(samples,)`.
-        window_samples: The most samples of a window.
-    """
-    windows = []
-    while len(waveform) > window_samples:
-        start = window_samples - window_samples // WINDOW_PARTS
-        stretches = max(1, (window_samples - start) // PAUSE_SAMPLES)
-        power = [np.square(part).mean() for part in np.array_split(waveform[start:window_samples], stretches)]
-        cut = start + round((int(np.argmin(power)) + 0.5) * (window_samples - start) / stretches)
-        windows.append(waveform[:cut])
-        waveform = waveform[cut:]
-    return [*windows, waveform]
 
 
 def is_seq2seq(name_or_path: str) -> bool:

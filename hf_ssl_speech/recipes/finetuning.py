@@ -150,7 +150,7 @@ class Transcripts:
         found["fingerprint"] = hashlib.sha256("\n".join(rows["text"]).encode()).hexdigest()[:16]
         self.facts |= found if which == "train" else {which: found}
         self.facts["vocabulary"] = list(self.processor.tokenizer.get_vocab())
-        return Split(rows, split_facts(facts["source"], rows, report))
+        return Split(rows, facts | split_facts(facts["source"], rows, report))
 
 
 def load_transcribed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,8 @@ from datasets import Dataset, IterableDataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream, split_facts, stream_facts
-from hf_ssl_speech.data.sources import load_speech
-from hf_ssl_speech.data.split_names import available_splits
-from hf_ssl_speech.training.arguments import SpeechDataArguments
+from hf_ssl_speech.data.sources import available_splits, load_speech
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,10 @@ def load_split(
 ) -> Split:
     """Loads and prepares `train` or `validation`; rows that can't be used are named, counted and left out.
 
+    Long recordings are cut into pieces, unless columns are kept.
+
     Args:
-        args: Whose `min_seconds` and `seed` hold: the settings of a training, or of a script.
+        args: Whose `min_seconds`, `max_seconds` and `seed` hold: the settings of a training, or of a script.
         keep: Columns to keep if the data has them.
         need: Columns that must be there, as those of `data_args.unit_columns` must.
         beside: The training rows that these validation rows are compared with: shared ones are counted and warned of.
@@ -70,20 +72,22 @@ def load_split(
             audio_column=data_args.audio_column,
         )
         kept = [*need, *(data_args.unit_columns or ()), *(column for column in keep if column in dataset.column_names)]
+        # What is kept tells of whole rows: of a piece, nobody knows the transcript or the phones.
+        limits = {"min_seconds": args.min_seconds, "max_seconds": None if kept else args.max_seconds}
         if streaming:
             # Only the order of the shards: rows are shuffled after they are decoded, in the buffer that batches them.
             dataset = dataset.shuffle(seed=args.seed, buffer_size=1)
-            return Split(prepare_stream(dataset, min_seconds=args.min_seconds, keep=kept), stream_facts(source))
+            return Split(prepare_stream(dataset, keep=kept, **limits), stream_facts(source))
         dataset, report = prepare_speech(
             dataset,
-            min_seconds=args.min_seconds,
+            **limits,
             cache=data_args.cache_audio,
             num_proc=data_args.prepare_workers,
             keep=kept,
         )
     facts = split_facts(source, dataset, report)
     logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
-    if not need and getattr(args, "max_seconds", None):
+    if not need and isinstance(args, SpeechTrainingArguments):
         _tell_cropping(dataset, split, args.max_seconds, facts)
     if beside is not None and isinstance(beside.rows, Dataset):
         facts["shared_with_training"] = count_shared(beside.rows, dataset)
@@ -100,7 +104,7 @@ def _tell_cropping(dataset: Dataset, part: str, max_seconds: float, facts: dict[
         facts["cropped"] = {"rows": cropped, "share_used_each_epoch": used}
         logger.warning(
             f"{part}: {cropped:,} rows are longer than max_seconds={max_seconds:g} and are cropped: an epoch uses "
-            f"{used:.1%} of the audio. Cut long recordings into utterances to use all of it."
+            f"{used:.1%} of the audio. Raise max_seconds to use all of it."
         )
 
 
@@ -124,14 +128,15 @@ def _split_of(part: str, data_args: SpeechDataArguments) -> str:
 def count_shared(train: Dataset, validation: Dataset) -> int:
     """How many validation rows hold audio that is among the training rows too, and warns if there are any.
 
-    At most `ROWS_COMPARED` validation rows, evenly chosen, are looked for: by length, then, where lengths meet, by
-    a hash of their samples or encoded audio. The same speech in another encoding is not found.
+    At most `ROWS_COMPARED` validation rows, evenly chosen, are looked for: by length and, of a piece, its place in the
+    recording; then, where these meet, by a hash of their samples or encoded audio. The same speech in another encoding
+    is not found.
     """
     if len(validation) > ROWS_COMPARED:
         validation = validation.select(np.linspace(0, len(validation) - 1, ROWS_COMPARED).astype(int))
-    lengths = set(train["num_samples"]) & set(validation["num_samples"])
-    known = set(_contents(train, lengths))
-    shared = sum(content in known for content in _contents(validation, lengths))
+    meeting = set(_places(train)) & set(_places(validation))
+    known = set(_contents(train, meeting))
+    shared = sum(content in known for content in _contents(validation, meeting))
     if shared:
         logger.warning(
             f"{shared:,} of {len(validation):,} validation rows that were looked at are training rows too: scores on "
@@ -140,19 +145,29 @@ def count_shared(train: Dataset, validation: Dataset) -> int:
     return shared
 
 
-def _contents(rows: Dataset, lengths: set[int]) -> Iterator[bytes]:
-    """A hash of the audio of each row that has one of the lengths."""
-    meeting = [place for place, length in enumerate(rows["num_samples"]) if length in lengths]
+def _places(rows: Dataset) -> list[tuple[int, int | None]]:
+    """Of each row its length, and where it begins in its recording if it is a piece."""
+    starts = rows["start"] if "start" in rows.column_names else [None] * len(rows)
+    return list(zip(rows["num_samples"], starts))
+
+
+def _contents(rows: Dataset, meeting: set[tuple[int, int | None]]) -> Iterator[tuple[bytes, int | None]]:
+    """A hash of the audio of each row that has one of the lengths and starts, and the start."""
+    places = {number: start for number, (length, start) in enumerate(_places(rows)) if (length, start) in meeting}
     column = "samples" if "samples" in rows.column_names else "audio"
-    for row in rows.select_columns([column]).select(meeting):
-        yield _content(row[column])
+    for row, start in zip(rows.select_columns([column]).select(list(places)), places.values()):
+        yield _content(row[column]), start
 
 
 def _content(audio: Any) -> bytes:
     if not isinstance(audio, dict):
         return blake2b(np.asarray(audio, np.int16).tobytes(), digest_size=16).digest()
-    content = audio.get("bytes")
     path = audio.get("path") or ""
-    if content is None and os.path.isfile(path):
-        content = Path(path).read_bytes()
-    return blake2b(path.encode() if content is None else content, digest_size=16).digest()
+    if audio.get("bytes") is None and os.path.isfile(path):
+        return _file_content(path, os.stat(path).st_mtime_ns)
+    return blake2b(audio.get("bytes") or path.encode(), digest_size=16).digest()
+
+
+@lru_cache(maxsize=1)  # the pieces of a recording follow one another
+def _file_content(path: str, changed: int) -> bytes:
+    return blake2b(Path(path).read_bytes(), digest_size=16).digest()

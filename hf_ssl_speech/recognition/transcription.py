@@ -28,7 +28,7 @@ from hf_ssl_speech.records import naming_the_file
 
 logger = logging.getLogger(__name__)
 
-NEEDED = ("name", "num_samples", "audio", "samples")
+NEEDED = ("name", "num_samples", "start", "audio", "samples")
 
 
 def load_recognizer(

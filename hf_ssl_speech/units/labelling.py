@@ -21,7 +21,7 @@ from hf_ssl_speech.units.kmeans_units import KMeansUnits
 AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
 UNITS = List(Value("int32"))
 # All that features are made from: the other columns are not even read.
-NEEDED = ("name", "num_samples", "audio", "samples")
+NEEDED = ("name", "num_samples", "start", "audio", "samples")
 
 
 def add_units(

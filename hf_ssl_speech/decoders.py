@@ -1,0 +1,269 @@
+"""Encoded audio as blocks of samples: through libsndfile, and what that does not know through PyAV."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import soundfile
+
+SAMPLES_AT_ONCE = 2**20
+# What a byte holds at the most: of FLAC the longest block of one value, which no other format beats; of MP3 24, so that
+# 50 leave room.
+SAMPLES_A_BYTE, SAMPLES_A_BYTE_OF_MP3 = 65_536 / 10, 50
+# How libsndfile's log of a header names the size of the samples, or in W64 and RF64 of the file, where it is wrong.
+WRONG_SIZE = re.compile(r"^\s*(?:data|Data Size|SSND|riff|Riff size)\s*: (-?\w+) \(should be (\d+)\)", re.MULTILINE)
+# Samples beyond this are no overdriven floats any more, but integers that were stored as floats.
+LOUDEST = 10
+# Less of its channels' power is left in a mean only where one of them is the other's negative.
+LEFT_OF_POWER = 1e-3
+# Seconds that a container may tell too much of, for what encoders put before and after the audio.
+PADDING_SECONDS = 0.5
+CUT_SHORT = "cut short: fewer samples than its header says"
+CONVERT = "convert it with ffmpeg, for example to FLAC"
+# In kbit/s, of layer III in MPEG 1 and in MPEG 2 and 2.5; and the sampling rates of MPEG 1, in Hz.
+MP3_BITRATES = (
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+)
+MP3_RATES = (44_100, 48_000, 32_000)
+
+
+class BadAudio(ValueError):
+    """An audio that nothing can be learnt from. The message is the reason, without the audio's name."""
+
+
+class SoundFileDecoder:
+    """What libsndfile reads.
+
+    Args:
+        source: A local path or the encoded bytes.
+
+    Attributes:
+        rate: Sampling rate in Hz.
+        num_samples: Length at that rate.
+        seekable: Whether `blocks` from a later start costs no more than what it reads.
+    Raises:
+        BadAudio: If the header is damaged, or promises more than the file holds.
+        soundfile.LibsndfileError: If the format is unknown.
+    """
+
+    def __init__(self, source: str | io.BytesIO):
+        self.file = _Forward(source)
+        if self.file.format == "MP3" and (counted := _counted_mp3(source)):
+            self.file, source = _Forward(counted), counted
+        _check_header(self.file, os.path.getsize(source) if isinstance(source, str) else source.getbuffer().nbytes)
+        self.rate, self.num_samples = self.file.samplerate, self.file.frames
+        self.seekable = isinstance(source, str) and soundfile.SoundFile.seekable(self.file)
+
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """The samples from `start` to `stop`, mono, block by block, since the header's length may be wrong.
+
+        Raises:
+            BadAudio: If they can't be decoded, or end before they should.
+        """
+        yield from mono(self._channels(start, self.num_samples if stop is None else min(stop, self.num_samples)))
+
+    def _channels(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        at_once, place = SAMPLES_AT_ONCE // self.file.channels, start
+        try:
+            if start:
+                self.file.seek(start)
+            while place < stop:
+                block = self.file.read(min(at_once, stop - place), dtype="float32", always_2d=True)
+                if len(block) == 0:
+                    raise BadAudio(CUT_SHORT)
+                yield block
+                place += len(block)
+        except soundfile.LibsndfileError as error:
+            # Damage inside an MP3 is passed over: the only error is its end, met too early.
+            ended = self.file.format == "MP3"
+            raise BadAudio(CUT_SHORT if ended else f"unreadable: {error.error_string.rstrip('.')}") from error
+
+
+class _Forward(soundfile.SoundFile):
+    """Stays where it has read to: soundfile would seek there too, which an MP3 does not survive unharmed."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class AvDecoder:
+    """What FFmpeg reads, through PyAV: M4A, WebM, WMA, the sound of videos.
+
+    Args:
+        source: A local path or the encoded bytes.
+
+    Attributes:
+        rate: Sampling rate in Hz.
+        seekable: False: its containers are not sought exactly.
+    Raises:
+        BadAudio: If PyAV is not installed, the format is unknown, or there is no sound.
+    """
+
+    seekable = False
+
+    def __init__(self, source: str | io.BytesIO):
+        self.source = source
+        with self._opened() as (_, stream):
+            self.rate = stream.rate
+
+    @cached_property
+    def num_samples(self) -> int:
+        """Length in samples at `rate`. It is counted, since containers don't tell it exactly."""
+        return sum(map(len, self.blocks()))
+
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """As `SoundFileDecoder.blocks`; all that lies before `start` is decoded too."""
+        passed = 0
+        for block in mono(self._channels()):
+            yield block[max(0, start - passed) : None if stop is None else max(0, stop - passed)]
+            passed += len(block)
+
+    def _channels(self) -> Iterator[np.ndarray]:
+        import av
+
+        with self._opened() as (container, stream):
+            # The rate of the frames may be another than the container tells, as in HE-AAC.
+            to_floats, length = av.AudioResampler(format="fltp", rate=self.rate), 0
+            for frame in itertools.chain(container.decode(stream), [None]):
+                for part in to_floats.resample(frame):
+                    block = part.to_ndarray().T  # (samples, channels)
+                    length += len(block)
+                    yield block
+            # The durations of other containers are estimates.
+            claimed = container.duration if container.format.name.startswith(("mov", "matroska")) else None
+            if (claimed or 0) / av.time_base > length / self.rate + PADDING_SECONDS:
+                raise BadAudio("cut short: the header tells more seconds than the file has")
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, Any]]:
+        """The container and its first stream of sound."""
+        try:
+            import av
+        except ImportError as error:
+            raise BadAudio(
+                f"unreadable: the format is unknown without PyAV (pip install 'hf_ssl_speech[codecs]'); or {CONVERT}"
+            ) from error
+        with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
+            file.seek(0)
+            try:
+                # No protocol but the open file: a playlist would make this machine ask for other files and addresses.
+                with av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="ignore") as container:
+                    if not container.streams.audio:
+                        raise BadAudio("empty: a video without sound")
+                    if container.streams.audio[0].codec_context is None:
+                        raise BadAudio(f"unreadable: the codec is unknown; {CONVERT}")
+                    yield container, container.streams.audio[0]
+            except av.error.FFmpegError as error:
+                raise BadAudio(f"unreadable: {error.strerror}; {CONVERT}") from error
+
+
+def open_encoded(source: str | io.BytesIO) -> SoundFileDecoder | AvDecoder:
+    """The decoder for a local path or encoded bytes.
+
+    Raises:
+        BadAudio: If there is none, or the header shows that the audio can't be used.
+    """
+    try:
+        return SoundFileDecoder(source)
+    except soundfile.LibsndfileError as error:
+        if "format not recogni" not in error.error_string.lower():
+            raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
+    return AvDecoder(source)
+
+
+def mono(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The mean of the channels of blocks `(samples, channels)`, as blocks `(samples,)` of float32.
+
+    Raises:
+        BadAudio: If samples are NaN, infinite or far beyond full scale, or if the channels cancel each other.
+    """
+    power = left = 0.0
+    for block in blocks:
+        mean = block.mean(axis=1, dtype=np.float32)
+        loudest = np.abs(mean).max(initial=0)
+        if not np.isfinite(loudest):
+            raise BadAudio("NaN or infinite samples")
+        if loudest > LOUDEST:
+            raise BadAudio("samples far beyond full scale, which is 1 for floats; store integers as integers")
+        if block.shape[1] > 1:
+            power += float(np.square(block).mean(axis=1, dtype=np.float64).sum())
+            left += float(np.square(mean).sum(dtype=np.float64))
+        yield mean
+    if left < LEFT_OF_POWER * power:
+        raise BadAudio("its channels cancel each other; keep one of them")
+
+
+def _check_header(file: soundfile.SoundFile, size: int):
+    """Refuses a header whose length is unknown, or more than the file's bytes can hold."""
+    if file.frames == 0:
+        raise BadAudio("empty")
+    # A FLAC written to a pipe leaves its length open, which libsndfile reports as the largest integer.
+    if file.frames == np.iinfo(np.int64).max:
+        raise BadAudio("unreadable: the header does not tell the length")
+    if file.frames > size * (SAMPLES_A_BYTE_OF_MP3 if file.format == "MP3" else SAMPLES_A_BYTE):
+        raise BadAudio("cut short: the header tells more samples than the file can hold")
+    wrong = WRONG_SIZE.search(file.extra_info)
+    if wrong and int(wrong[1], 0) > int(wrong[2]) and not _left_open(int(wrong[1], 0)):
+        raise BadAudio("cut short: the header tells more bytes than the file has")
+
+
+def _left_open(size: int) -> bool:
+    """Whether a header's size is what programs write that can't go back to correct it, as in a pipe."""
+    return 0x7FFFF000 <= size <= 0x7FFFFFFF or 0xFFFFF000 <= size <= 0xFFFFFFFF or size >= 2**62
+
+
+def _counted_mp3(source: str | io.BytesIO) -> io.BytesIO | None:
+    """An MP3 with its frames counted and the number put in front, as libsndfile would guess it; None if it is there."""
+    with open(source, "rb") if isinstance(source, str) else io.BytesIO(source.getbuffer()) as file:
+        start = _id3_bytes(file.read(10))
+        file.seek(start)
+        head = file.read(4)
+        size = _mp3_frame_bytes(head)
+        if not size or any(name in head + file.read(size - 4) for name in (b"Xing", b"Info", b"VBRI")):
+            return None
+        file.seek(start)
+        frames = file.read()
+    count = place = 0
+    while place >= 0:
+        size = _mp3_frame_bytes(frames[place : place + 4])
+        # The version, the layer and the sampling rate never change: other bytes that look like a header are none.
+        if size and frames[place + 1] | 1 == head[1] | 1 and (frames[place + 2] ^ head[2]) & 0x0C == 0:
+            count += place + size <= len(frames)
+            place += size
+        else:
+            place = frames.find(b"\xff", place + 1)
+    # A frame of silence at the highest bit rate, which has room for the number, without a checksum.
+    header = bytes([0xFF, head[1] | 1, 0xE0 | head[2] & 0x0C, head[3]])
+    mpeg1, one_channel = bool(head[1] & 8), head[3] >> 6 == 3
+    side_bytes = (17 if one_channel else 32) if mpeg1 else (9 if one_channel else 17)
+    told = header + bytes(side_bytes) + b"Xing" + (1).to_bytes(4, "big") + count.to_bytes(4, "big")
+    return io.BytesIO(told.ljust(_mp3_frame_bytes(header), b"\0") + frames)
+
+
+def _id3_bytes(tag: bytes) -> int:
+    """The size of the ID3v2 tag that begins with these 10 bytes; its length holds 7 bits in a byte."""
+    if not tag.startswith(b"ID3"):
+        return 0
+    size = sum(byte << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0)))
+    return 10 + size + (10 if tag[5] & 0x10 else 0)
+
+
+def _mp3_frame_bytes(header: bytes) -> int:
+    """The size of the frame of layer III with this header of 4 bytes; 0 if it is none."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2 or header[1] >> 3 & 3 == 1:
+        return 0
+    version, bitrate, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
+    if bitrate in (0, 15) or rate == 3:
+        return 0
+    mpeg1 = version == 3
+    hertz = MP3_RATES[rate] // {3: 1, 2: 2, 0: 4}[version]
+    return (144 if mpeg1 else 72) * 1000 * MP3_BITRATES[not mpeg1][bitrate] // hertz + (header[2] >> 1 & 1)
