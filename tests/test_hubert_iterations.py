@@ -204,7 +204,7 @@ def test_a_teacher_gives_the_first_units_and_layers_can_be_named(finished, make_
 def test_start_weights_fill_the_encoder_and_leave_the_head_fresh(finished, make_iterations, tmp_path):
     start = finished / "1-model"
     iterations = make_iterations(tmp_path / "run", model={"model_name_or_path": str(start), "config": {}})
-    model = iterations.new_model(UnitLabels.from_sets([str(finished / "1-units")]))
+    model = iterations.new_model(UnitLabels.from_sets([str(finished / "1-units")]).config_fields)
     saved = load_file(start / "model.safetensors")
     assert model.config.num_units == [8]
     assert torch.equal(

@@ -200,9 +200,13 @@ class HubertIterations:
             ValueError: If something forbids it.
         """
         settings, args = self.iterations_args, self.args_of(1)
+        args.output_dir = str(self.folder)
         most = max(settings.num_units_of(iteration) for iteration in range(settings.iterations))
         set_seed(args.seed)
         model = self.new_model({"num_units": [most]})
+        highest = model.config.num_hidden_layers
+        if any(not 0 <= layer <= highest for layer in settings.layers or ()):
+            raise ValueError(f"layers is {settings.layers}, but the models have {highest} layers, counted from 1.")
         feature_extractor = feature_extractor_for(model.config, self.model_args.model_name_or_path)
         trainer = SpeechPreTrainer(model, args, self.train.rows, self.validation.rows, feature_extractor)
         record = {
@@ -301,13 +305,10 @@ class HubertIterations:
 
     def train_model(self, iteration: int):
         """The model of an iteration, which predicts the units of the one before."""
-        settings, name, args = self.iterations_args, f"{iteration}-model", self.args_of(iteration)
+        name, args = f"{iteration}-model", self.args_of(iteration)
         units = UnitLabels.from_sets([str(self.folder / f"{iteration - 1}-units")])
         set_seed(args.seed)
         model = self.new_model(units.config_fields)
-        highest = model.config.num_hidden_layers
-        if any(not 0 <= layer <= highest for layer in settings.layers or ()):
-            raise ValueError(f"layers is {settings.layers}, but the models have {highest} layers, counted from 1.")
         identity = identify(model, args, self.train, self.validation, units)
         if is_complete(self.folder / name, identity):
             logger.info(f"{name} is complete")

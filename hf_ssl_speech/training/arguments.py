@@ -110,6 +110,10 @@ class SpeechTrainingArguments(TrainingArguments):
         """Batches in one optimizer update: ranks times accumulation."""
         return self.world_size * self.gradient_accumulation_steps
 
+    def updates_until_learning(self, max_steps: int) -> int:
+        """Updates of a run of `max_steps` before all weights learn at the full rate: those of the warm-up."""
+        return self.get_warmup_steps(max_steps)
+
     @property
     def order_seed(self) -> int:
         """What decides order, crops and masks: `data_seed` if there is one, else `seed`."""
@@ -177,6 +181,16 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
     def stages(self, max_steps: int) -> tuple[int, int, int]:
         """Updates of warm-up, hold and decay in a run of `max_steps` updates."""
         return tuple(int(stage * max_steps if stage <= 1 else stage) for stage in self.tri_stage)
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """Updates of the warm-up."""
+        if self.lr_scheduler_type == "warmup_stable_decay":
+            return self.stages(num_training_steps)[0]
+        return super().get_warmup_steps(num_training_steps)
+
+    def updates_until_learning(self, max_steps: int) -> int:
+        """Updates before all weights learn at the full rate: those of the warm-up, or of the frozen transformer."""
+        return max(super().updates_until_learning(max_steps), self.freeze_transformer_updates)
 
 
 @dataclass

@@ -165,13 +165,10 @@ def run_size(args: SpeechTrainingArguments, sampler: DurationBatchSampler | None
 
 def check_schedule(args: SpeechTrainingArguments, updates: int) -> Finding:
     """Whether the learning rate gets to its peak, and frozen weights to learn, in a run of so many updates."""
-    stages = (
-        args.stages(updates) if args.lr_scheduler_type == "warmup_stable_decay" and hasattr(args, "stages") else None
-    )
-    warmup = stages[0] if stages else args.get_warmup_steps(updates)
+    warmup = args.get_warmup_steps(updates)
     found = f"{updates:,} updates, {warmup:,} of them warm-up"
     if warmup >= updates:
-        setting = "tri_stage" if stages else "warmup_steps"
+        setting = "tri_stage" if args.lr_scheduler_type == "warmup_stable_decay" else "warmup_steps"
         way_out = f"The learning rate never gets to its peak: lower {setting} or raise max_steps."
         return Finding("schedule", f"{found}. {way_out}", "warning")
     frozen = getattr(args, "freeze_transformer_updates", 0)
