@@ -95,12 +95,14 @@ def test_skipped_rows_are_counted_by_reason_and_many_of_them_are_a_warning():
 
 
 def test_transcripts_that_do_not_fit_their_audio_are_a_warning():
-    labels, frames = [[3, 4, 4], [3]], np.array([8, 3])
-    facts = {"rows": 100, "skipped": {}}
-    # 3 labels and a blank between the two alike: 4 of 8 frames; 1 of 3 frames.
-    assert level_of(check_transcripts(facts, labels, frames), "0 rows", "2.5 times the frames") == "ok"
-    facts = {"rows": 97, "skipped": {"with more text than its audio has frames": 2, "without text": 1}}
-    assert level_of(check_transcripts(facts, labels, frames), "2 rows", "2.0% do not fit") == "warning"
+    # 3 labels and a blank between the two alike: 4 of 8 frames; 1 label: 1 of 3 frames.
+    rows = Dataset.from_dict({"labels": [[3, 4, 4], [3]], "num_samples": [400 + 7 * 320, 400 + 2 * 320]})
+    fitting = {"rows": 100, "skipped": {}}
+    found = check_transcripts(fitting, rows, SSLWav2Vec2Config())
+    assert level_of(found, "0 rows", "2.5 times the frames") == "ok"
+    unfitting = {"rows": 97, "skipped": {"with more text than its audio has frames": 2, "without text": 1}}
+    found = check_transcripts(unfitting, rows, SSLWav2Vec2Config())
+    assert level_of(found, "2 rows", "2.0% do not fit") == "warning"
 
 
 def masks_of(make_arguments, seconds, config=None, predicts_hidden=True, **settings):

@@ -14,7 +14,6 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hf_ssl_speech.data.preparing import SkipReport, split_facts
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
-from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.models.heads import SSLHubertForCTC, SSLSpeechForCTC, SSLWav2Vec2ForCTC
 from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
 from hf_ssl_speech.recipes.splits import Split, load_split
@@ -273,7 +272,7 @@ def finetune(
     Raises:
         ValueError: If the head doesn't fit, a check before the run finds what forbids it, or the output folder holds
             another run.
-        UnhealthyRun: If the loss is no number any more.
+        UnhealthyRun: If going on would only spoil the run (see `training/health.py`).
     """
     if start is None and (args.freeze_conv_encoder or args.freeze_transformer_updates):
         logger.info("Fresh weights: nothing is frozen.")
@@ -296,8 +295,7 @@ def finetune(
         processing_class=transcripts.processor,
         normalization=transcripts.normalization,
     )
-    frames = num_frames(train.rows.with_format("numpy")["num_samples"][:], model.config.conv_layers)
-    fit = check_transcripts(transcripts.facts, train.rows["labels"], frames)
+    fit = check_transcripts(transcripts.facts, train.rows, model.config)
     preflight(trainer, {"task": "ctc", "identity": identity, "data": facts}, [fit, origin])
     if args.preflight_only:
         return trainer

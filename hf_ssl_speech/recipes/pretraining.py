@@ -99,7 +99,7 @@ def pretrain(
         The trainer, its work done; with `preflight_only` after the checks.
     Raises:
         ValueError: If a check before the run finds what forbids it, or the output folder holds another run.
-        UnhealthyRun: If the loss is no number any more, or a codebook collapsed.
+        UnhealthyRun: If going on would only spoil the run (see `training/health.py`).
     """
     facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
     findings = check_units(model, units, train, validation)

@@ -26,6 +26,7 @@ from hf_ssl_speech.training.checks import (
 from hf_ssl_speech.training.dry_step import check_memory
 from hf_ssl_speech.training.findings import Finding, of_all_ranks, of_level, table
 from hf_ssl_speech.training.lock import hold
+from hf_ssl_speech.training.overfit import check_overfit
 from hf_ssl_speech.training.paper_settings import published_seconds_per_update
 from hf_ssl_speech.training.preflight import find_checkpoint
 from hf_ssl_speech.training.record_keeper import RecordKeeper
@@ -90,6 +91,8 @@ def preflight(trainer: SpeechTrainer, record: dict[str, Any], findings: Sequence
     if not of_level(found, "error"):
         with failing_together():
             steps = [check_memory(trainer)]
+            if args.preflight_only and record.get("task") == "ctc":
+                steps.append(check_overfit(trainer))
         found += of_all_ranks(steps)
     tell(found, args)
 

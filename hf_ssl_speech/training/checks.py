@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_ssl_speech.audio import SAMPLE_RATE
@@ -67,18 +68,20 @@ def check_rows(part: str, facts: Mapping[str, Any]) -> Finding:
     return Finding(part, "; ".join(found), "warning" if share > MOST_SKIPPED or shared else "ok")
 
 
-def check_transcripts(facts: Mapping[str, Any], labels: list[list[int]], frames: np.ndarray) -> Finding:
+def check_transcripts(facts: Mapping[str, Any], rows: Dataset, config: SSLSpeechConfig) -> Finding:
     """Whether the transcripts fit the frames of their audio, and with how much room.
 
     Args:
         facts: What `add_labels` tells of the training transcripts: `rows` kept, and how many are `skipped` by reason.
-        labels: Token ids of kept rows.
-        frames: Frames of the same rows.
+        rows: The rows that are kept.
     """
     unfitting = facts["skipped"].get(MORE_TEXT_THAN_FRAMES, 0)
     share = unfitting / (facts["rows"] + sum(facts["skipped"].values()))
-    chosen = np.linspace(0, len(labels) - 1, min(len(labels), TEXT_ROWS)).astype(int)
-    room = np.median([frames[row] / max(int(frames_needed(torch.tensor(labels[row]))), 1) for row in chosen])
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), TEXT_ROWS)).astype(int)
+    some = rows.with_format(None).select_columns(["labels", "num_samples"]).select(chosen)
+    needed = [max(int(frames_needed(torch.tensor(labels))), 1) for labels in some["labels"]]
+    frames = [num_frames(samples, config.conv_layers) for samples in some["num_samples"]]
+    room = np.median(np.divide(frames, needed))
     found = f"{unfitting:,} rows have more text than frames; the others have {room:.1f} times the frames they need"
     if share <= MOST_UNFITTING:
         return Finding("transcripts", found)

@@ -1,4 +1,4 @@
-"""What a step needs, and whether a few learn, found out before the run on its own model, which is left as it was."""
+"""What memory a step takes, found out before the run on its own model, which is left as it was."""
 
 from __future__ import annotations
 
