@@ -25,7 +25,7 @@ from hf_ssl_speech.data.preparing import SkipReport, split_facts, stream_facts
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
-from hf_ssl_speech.training.arguments import cpu_computes_bf16, parse_arguments, tidy_errors
+from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.checks import (
     check_batches,
     check_disk,
@@ -39,6 +39,7 @@ from hf_ssl_speech.training.checks import (
 from hf_ssl_speech.training.dry_step import check_memory, leaving_no_trace
 from hf_ssl_speech.training.findings import Finding, table
 from hf_ssl_speech.training.paper_settings import published_seconds_per_update
+from hf_ssl_speech.training.precision import cpu_computes_bf16
 
 UNSTEADY = dict(layerdrop=0.3, hidden_dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, feat_proj_dropout=0.1)
 

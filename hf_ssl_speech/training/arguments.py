@@ -19,10 +19,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
-from transformers.utils import is_torch_bf16_gpu_available
 
 from hf_ssl_speech.records import naming_the_file, read_yaml
 from hf_ssl_speech.training.callbacks import AlreadyComplete, UnhealthyRun
+from hf_ssl_speech.training.precision import computes_bf16
 
 
 @dataclass
@@ -273,26 +273,6 @@ class SpeechTextArguments:
     max_skipped_share: float = field(
         default=0.05, metadata={"help": "The run stops if more rows than this can't be used, for whatever reason."}
     )
-
-
-def computes_bf16(use_cpu: bool) -> bool:
-    """Whether bfloat16 makes training faster on the device that is used.
-
-    On the CPU that takes instructions of its own. Measured on two cores with AVX-512's alone, without AMX, a step of
-    HuBERT TINY, SMALL and BASE was 1.5, 1.6 and 2.7 times as fast as in float32.
-    """
-    if use_cpu or not torch.accelerator.is_available():
-        return cpu_computes_bf16()
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return is_torch_bf16_gpu_available()
-
-
-def cpu_computes_bf16() -> bool:
-    """Whether the CPU has instructions for bfloat16; every CPU with AMX has those of AVX-512 too."""
-    if hasattr(torch.cpu, "get_capabilities"):
-        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-    return torch.cpu._is_avx512_bf16_supported()
 
 
 def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:

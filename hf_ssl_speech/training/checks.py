@@ -29,8 +29,9 @@ from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.models.objectives import frames_needed
 from hf_ssl_speech.recognition.text import MORE_TEXT_THAN_FRAMES
-from hf_ssl_speech.training.arguments import SpeechTrainingArguments, cpu_computes_bf16
+from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.findings import Finding
+from hf_ssl_speech.training.precision import cpu_computes_bf16
 
 MOST_SKIPPED = 0.05
 MOST_UNFITTING = 0.01
