@@ -231,7 +231,7 @@ def test_a_healthy_recogniser_of_digits_triggers_nothing(impatient, corpora, tmp
     model = SSLHubertForCTC(SSLHubertConfig.preset("tiny", **sizes, **vocabulary))
     train, test = (add_labels(part, processor.tokenizer, normalization, model.config)[0] for part in parts)
     arguments = SpeechCTCTrainingArguments(
-        output_dir=str(tmp_path), batch_seconds=6, min_seconds=0.1, max_seconds=2, max_steps=100, learning_rate=2e-3,
+        output_dir=str(tmp_path), batch_seconds=6, min_seconds=0.1, max_seconds=2, max_steps=80, learning_rate=2e-3,
         max_grad_norm=1, logging_steps=4, eval_steps=10, save_strategy="no", load_best_model_at_end=False, use_cpu=True,
         disable_tqdm=True, dataloader_num_workers=0, freeze_conv_encoder=False, examples_shown=0,
     )  # fmt: skip

@@ -3,6 +3,9 @@
 A copy of the model takes `UPDATES` updates on `ROWS` rows, with nothing hidden and nothing dropped, at each of `RATES`
 until one of them will do: large models need a low rate, small ones a high one. Its loss must then be `FACTOR` times
 below the lowest that can be had without listening at all, by an output that is the same in all frames.
+
+Measured with fresh weights on English, where 2.8 can be had without listening: HuBERT TINY, SMALL and BASE got to 0.57,
+0.00 and 0.00 at the first rate. At 3e-4 BASE stayed at 4.1.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 ROWS = 4
 UPDATES = 40
 WARMUP = 10
-RATES = (3e-4, 3e-3)
+RATES = (1e-4, 5e-4, 3e-3)
 FACTOR = 2
 
 DEAF_UPDATES = 200
