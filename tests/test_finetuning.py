@@ -257,6 +257,15 @@ def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(speech,
         finetune("third", "--model_name_or_path", tmp_path / "run", "--processor", tmp_path / "other")
 
 
+def test_preflight_only_checks_transcripts_and_whether_a_few_rows_can_be_learnt(finetune, tmp_path, capsys):
+    finetune("run", "--preflight_only")
+    assert not (tmp_path / "run").exists()
+    shown = capsys.readouterr().out.splitlines()
+    for check in ("train", "validation", "transcripts", "masks", "memory", "overfit"):
+        assert any(line.startswith(f"{check} ") for line in shown), check
+    assert not any(line.endswith("error") for line in shown)
+
+
 def test_hubert_is_fine_tuned_too_and_fresh_weights_are_not_frozen(finetune, tmp_path):
     assert "Fresh weights: nothing is frozen." in finetune("run", "--objective", "hubert")
     assert AutoConfig.from_pretrained(tmp_path / "run").model_type == SSLHubertModel.config_class.model_type

@@ -93,6 +93,19 @@ def test_each_iteration_learns_the_units_of_the_one_before(finished):
         assert labels["sets"][0]["source"] == str(finished / f"{iteration - 1}-units")
 
 
+def test_the_checks_come_before_the_first_units_and_alone_if_nothing_else_is_asked_for(
+    make_iterations, tmp_path, capsys
+):
+    make_iterations(tmp_path / "run", preflight_only=True).run()
+    shown = capsys.readouterr().out.splitlines()
+    for check in ("train", "masks", "batches", "disk", "memory"):
+        assert any(line.startswith(f"{check} ") and line.endswith("  ok") for line in shown), check
+    too_wide = dict(MODEL, mask_time_length=60)
+    with pytest.raises(ValueError, match="makes 49 frames, no more than the 60 of one mask span"):
+        make_iterations(tmp_path / "run", model={"config": too_wide}).run()
+    assert not list((tmp_path / "run").glob("*-units"))
+
+
 class Killed(BaseException):
     """As little caught as a real kill."""
 
@@ -204,7 +217,7 @@ def test_a_teacher_gives_the_first_units_and_layers_can_be_named(finished, make_
 def test_start_weights_fill_the_encoder_and_leave_the_head_fresh(finished, make_iterations, tmp_path):
     start = finished / "1-model"
     iterations = make_iterations(tmp_path / "run", model={"model_name_or_path": str(start), "config": {}})
-    model = iterations.new_model(UnitLabels.from_sets([str(finished / "1-units")]))
+    model = iterations.new_model(UnitLabels.from_sets([str(finished / "1-units")]).config_fields)
     saved = load_file(start / "model.safetensors")
     assert model.config.num_units == [8]
     assert torch.equal(

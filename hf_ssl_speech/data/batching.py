@@ -107,6 +107,23 @@ class DurationBatchSampler(Sampler[list[int]]):
         self._start = self._position = state["batches"]
 
     @property
+    def batches_of_all(self) -> int:
+        """Different batches of all ranks in an epoch: those that come again at its end are not counted."""
+        return len(self._plan.starts)
+
+    @property
+    def mean_seconds(self) -> float:
+        """Audio in a batch, padding not counted, in the mean over an epoch."""
+        return float(self.lengths.sum()) / SAMPLE_RATE / self.batches_of_all
+
+    def largest_batch(self) -> list[int]:
+        """Row indices of the batch with most samples, padding included; of several the one with the longest rows."""
+        largest = max(
+            self._plan.batches(), key=lambda rows: (len(rows) * self.lengths[rows].max(), self.lengths[rows].max())
+        )
+        return largest.tolist()
+
+    @property
     def waste(self) -> float:
         """The share of this epoch's samples that is padding."""
         return _padding_share(self._batches(), self.lengths)

@@ -30,10 +30,10 @@ from hf_ssl_speech.hub.card_sections import (
     unit_departures,
     unit_effort_table,
 )
-from hf_ssl_speech.hub.paper_settings import PAPERS, compare_with_paper
 from hf_ssl_speech.hub.wording import for_others, plain, quoted
 from hf_ssl_speech.recipes.iterations_report import UNITS_GLOSSARY
 from hf_ssl_speech.records import naming_the_file, read_json, read_record
+from hf_ssl_speech.training.paper_settings import PAPERS, compare_with_paper
 from hf_ssl_speech.units.kmeans_units import FACTS_FILE
 
 CARD_FILE = "README.md"

@@ -99,7 +99,9 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
             # No token at all where every audio of an update was unusable: then the loss is 0.
             loss = total / torch.as_tensor(tokens if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
             infinite = (frames_needed(labels) > num_frames).sum()
-            statistics = {"total": total.detach(), "tokens": tokens, "infinite": infinite}
+            blanks = logits.argmax(-1) == self.config.pad_token_id
+            statistics = {"total": total.detach(), "tokens": tokens, "infinite": infinite, "frames": num_frames.sum()}
+            statistics["blanks"] = (blanks if mask is None else blanks & mask).sum()
         return SSLSpeechCTCOutput(loss, logits, outputs.hidden_states, outputs.attentions, statistics=statistics)
 
     def set_update(self, update: int):
@@ -108,8 +110,12 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
         self.encoder_learns = update >= self.thaw_update
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """Loss per token of added-up `statistics`; and, if there are any, the rows whose labels did not fit."""
-        metrics = {"loss": float(statistics["total"] / statistics["tokens"].clamp(min=1))}
+        """Loss per token of added-up `statistics`, the share of frames in which the blank is most likely; and, if there
+        are any, the rows whose labels did not fit."""
+        metrics = {
+            "loss": float(statistics["total"] / statistics["tokens"].clamp(min=1)),
+            "blank_share": float(statistics["blanks"] / statistics["frames"].clamp(min=1)),
+        }
         infinite = int(statistics["infinite"])
         return metrics | ({"infinite_losses": infinite} if infinite else {})
 

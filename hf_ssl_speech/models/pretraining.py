@@ -262,17 +262,30 @@ class SSLHubertForPreTraining(SSLSpeechForPreTraining):
         return loss, statistics | {"penalty": penalty, "masked": valid.sum()}
 
     def predict_units(self, hidden: Tensor, units: Tensor, which: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """Summed loss over all unit sets, with loss, hits and count of these frames under the name `which`."""
+        """Summed loss over all unit sets; under the name `which`: loss, hits and count of these frames, and how often
+        each unit of each set was predicted."""
         loss, correct = hidden.new_zeros((), dtype=torch.float32), torch.zeros_like(units[0, 0, 0])
-        for projection, embedding, labels in zip(self.to_unit_space, self.unit_embeddings, units.unbind(-1)):
+        statistics = {}
+        sets = zip(self.to_unit_space, self.unit_embeddings, units.unbind(-1))
+        for number, (projection, embedding, labels) in enumerate(sets, start=1):
             logits = objectives.unit_logits(projection(hidden), embedding.weight, self.config.unit_logits_temperature)
             loss = loss + objectives.unit_prediction_loss(logits, labels)
-            correct = correct + (logits.argmax(-1) == labels).sum()
-        return loss, {f"{which}_units": (units != -100).sum(), f"{which}_loss": loss, f"{which}_correct": correct}
+            predicted = logits.argmax(-1)
+            correct = correct + (predicted == labels).sum()
+            counts, counted = labels.new_zeros(len(embedding.weight)), (labels != -100).long()
+            statistics[f"{which}_predicted_{number}"] = counts.scatter_add(0, predicted.flatten(), counted.flatten())
+        statistics |= {f"{which}_units": (units != -100).sum(), f"{which}_loss": loss, f"{which}_correct": correct}
+        return loss, statistics
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """Loss and accuracy of naming the unit, of masked frames and, if they have a weight, of the others."""
+        """Loss and accuracy of naming the unit, of masked frames and, if they have a weight, of the others.
+
+        Also how many units of each set are predicted for masked frames, all alike often (perplexity).
+        """
         metrics = super().metrics(statistics)
+        for number, _ in enumerate(self.config.num_units, start=1):
+            counts = statistics[f"masked_predicted_{number}"]
+            metrics[f"unit_perplexity_{number}"] = float(objectives.perplexity(counts / counts.sum().clamp(min=1)))
         for which in ("masked", "unmasked"):
             if f"{which}_units" in statistics:
                 count = statistics[f"{which}_units"].clamp(min=1)

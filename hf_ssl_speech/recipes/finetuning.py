@@ -15,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 from hf_ssl_speech.data.preparing import SkipReport, split_facts
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.heads import SSLHubertForCTC, SSLSpeechForCTC, SSLWav2Vec2ForCTC
-from hf_ssl_speech.recipes.running import train_and_record
+from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
 from hf_ssl_speech.recipes.splits import Split, load_split
 from hf_ssl_speech.recognition.text import (
     NORMALIZATION_FILE,
@@ -34,9 +34,9 @@ from hf_ssl_speech.training.arguments import (
     SpeechModelArguments,
     SpeechTextArguments,
 )
+from hf_ssl_speech.training.checks import check_transcripts
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
-from hf_ssl_speech.training.lock import hold
-from hf_ssl_speech.training.preflight import check_disk, find_checkpoint, run_identity
+from hf_ssl_speech.training.preflight import run_identity
 from hf_ssl_speech.training.trainer import feature_extractor_for
 
 logger = logging.getLogger(__name__)
@@ -278,10 +278,11 @@ def finetune(
             the one that is saved.
         start: What the model starts from; None for fresh weights, of which nothing is frozen.
     Returns:
-        The trainer, its work done.
+        The trainer, its work done; with `preflight_only` after the checks.
     Raises:
-        ValueError: If the head doesn't fit, the disk is too full, or the output folder holds another run.
-        UnhealthyRun: If the loss is no number any more.
+        ValueError: If the head doesn't fit, a check before the run finds what forbids it, or the output folder holds
+            another run.
+        UnhealthyRun: If going on would only spoil the run (see `training/health.py`).
     """
     if start is None and (args.freeze_conv_encoder or args.freeze_transformer_updates):
         logger.info("Fresh weights: nothing is frozen.")
@@ -290,13 +291,11 @@ def finetune(
         logger.info("Without validation_data the last model is saved, not the best.")
         args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
         args.early_stopping_patience = None
-    check_disk(model, args)
     facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
     texts = {"train_text": transcripts.facts["fingerprint"], "normalization": transcripts.normalization.to_dict()}
     fingerprints = {split: fact["fingerprint"] for split, fact in facts.items()}
     identity = {"task": "ctc", "start": start, **run_identity(model.config, fingerprints | texts, args)}
-    hold(args.output_dir)
-    checkpoint = find_checkpoint(identity, args)
+    checkpoint, origin = take_folder(identity, args)
 
     trainer = SpeechCTCTrainer(
         model,
@@ -306,6 +305,10 @@ def finetune(
         processing_class=transcripts.processor,
         normalization=transcripts.normalization,
     )
+    fit = check_transcripts(transcripts.facts, train.rows, model.config)
+    preflight(trainer, {"task": "ctc", "identity": identity, "data": facts}, [fit, origin])
+    if args.preflight_only:
+        return trainer
     pretrained = read_record(start) if start else None
     # A folder by its whole path: "runs/mine" would pass for a repository on the Hub.
     source = str(Path(start).resolve()) if start and Path(start).exists() else start

@@ -24,12 +24,14 @@ from hf_ssl_speech.models.encoder import SSLHubertModel
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
 from hf_ssl_speech.recipes.iterations_report import EXAMPLE_FILE, write_report
 from hf_ssl_speech.recipes.pretraining import identify, make_model, pretrain
+from hf_ssl_speech.recipes.running import preflight
 from hf_ssl_speech.recipes.splits import load_split
 from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.records import command_line, machine, now, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
-from hf_ssl_speech.training.trainer import feature_extractor_for
+from hf_ssl_speech.training.preflight import run_identity
+from hf_ssl_speech.training.trainer import SpeechPreTrainer, feature_extractor_for
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.layers import Remembered, compare_layers, disturb, first_hours, measure_units
 
@@ -169,7 +171,13 @@ class HubertIterations:
         self.criterion = self.find_criterion()
 
     def run(self):
-        """Does the stages that are not complete, and writes the report after each iteration."""
+        """Does the stages that are not complete, and writes the report after each iteration.
+
+        With `preflight_only` the checks are all that is done.
+        """
+        self.preflight()
+        if self.args.preflight_only:
+            return
         for iteration in range(self.iterations_args.iterations + 1):
             if iteration:
                 self.train_model(iteration)
@@ -192,12 +200,31 @@ class HubertIterations:
         Raises:
             ValueError: If the layers to make units of are not there, or a model can't be made or loaded.
         """
-        settings, highest = self.iterations_args, self.new_model().config.num_hidden_layers
+        settings, highest = self.iterations_args, self.new_model({}).config.num_hidden_layers
         if any(not 0 <= layer <= highest for layer in settings.layers or ()):
             raise ValueError(f"layers is {settings.layers}, but the models have {highest} layers, counted from 1.")
         if settings.teacher is not None:
             layer = 1 if settings.teacher_layer is None else settings.teacher_layer
             HiddenFeatures.from_pretrained(settings.teacher, layer, device="cpu")
+
+    def preflight(self):
+        """Checks before the first units are made: the first iteration's training, with as many units as any learns.
+
+        Raises:
+            ValueError: If something forbids it.
+        """
+        settings, args = self.iterations_args, self.args_of(1)
+        args.output_dir = str(self.folder)
+        most = max(settings.num_units_of(iteration) for iteration in range(settings.iterations))
+        set_seed(args.seed)
+        model = self.new_model({"num_units": [most]})
+        feature_extractor = feature_extractor_for(model.config, self.model_args.model_name_or_path)
+        trainer = SpeechPreTrainer(model, args, self.train.rows, self.validation.rows, feature_extractor)
+        record = {
+            "identity": run_identity(model.config, self.fingerprints(), args),
+            "data": {"train": self.train.facts, "validation": self.validation.facts},
+        }
+        preflight(trainer, record)
 
     # Stages --------------------------------------------------------------------------------------------------------
 
@@ -289,14 +316,10 @@ class HubertIterations:
 
     def train_model(self, iteration: int):
         """The model of an iteration, which predicts the units of the one before."""
-        settings, name = self.iterations_args, f"{iteration}-model"
+        name, args = f"{iteration}-model", self.args_of(iteration)
         units = UnitLabels.from_sets([str(self.folder / f"{iteration - 1}-units")])
-        args = copy.copy(self.args)
-        args.output_dir = str(self.folder / name)
-        if settings.updates:
-            args.max_steps = settings.updates[min(iteration, len(settings.updates)) - 1]
         set_seed(args.seed)
-        model = self.new_model(units)
+        model = self.new_model(units.config_fields)
         identity = identify(model, args, self.train, self.validation, units)
         if is_complete(self.folder / name, identity):
             logger.info(f"{name} is complete")
@@ -308,9 +331,17 @@ class HubertIterations:
         pretrain(model, args, train, validation, processing_class=feature_extractor, units=units)
         PartialState().wait_for_everyone()
 
-    def new_model(self, units: UnitLabels | None = None) -> SSLHubertForPreTraining:
-        """Fresh weights, or the encoder of `model_name_or_path` with a fresh head, for these units."""
-        start, fields = self.model_args.model_name_or_path, units.config_fields if units else {}
+    def args_of(self, iteration: int) -> SpeechPreTrainingArguments:
+        """The settings of an iteration's training."""
+        updates, args = self.iterations_args.updates, copy.copy(self.args)
+        args.output_dir = str(self.folder / f"{iteration}-model")
+        if updates:
+            args.max_steps = updates[min(iteration, len(updates)) - 1]
+        return args
+
+    def new_model(self, fields: dict[str, Any]) -> SSLHubertForPreTraining:
+        """Fresh weights, or the encoder of `model_name_or_path` with a fresh head; `fields` say how many units."""
+        start = self.model_args.model_name_or_path
         if start is None:
             return make_model(self.model_args, **fields)
         SSLHubertConfig.check_names(self.model_args.config)

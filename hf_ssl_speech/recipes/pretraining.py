@@ -18,12 +18,12 @@ from hf_ssl_speech.models.pretraining import (
     SSLSpeechForPreTraining,
     SSLWav2Vec2ForPreTraining,
 )
-from hf_ssl_speech.recipes.running import train_and_record
+from hf_ssl_speech.recipes.running import preflight, take_folder, tell, train_and_record
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import SpeechModelArguments, SpeechPreTrainingArguments
-from hf_ssl_speech.training.lock import hold
-from hf_ssl_speech.training.preflight import check_disk, check_masks, find_checkpoint, run_identity
+from hf_ssl_speech.training.findings import Finding, of_level
+from hf_ssl_speech.training.preflight import run_identity
 from hf_ssl_speech.training.trainer import SpeechPreTrainer
 
 logger = logging.getLogger(__name__)
@@ -97,22 +97,35 @@ def pretrain(
             `UnitLabels.label` leaves them.
         units: HuBERT: which units the rows have.
     Returns:
-        The trainer, its work done.
+        The trainer, its work done; with `preflight_only` after the checks.
     Raises:
-        ValueError: If the masks or the units do not fit the audio, the disk is too full, or the output folder holds
-            another run.
-        UnhealthyRun: If the loss is no number any more, or a codebook collapsed.
+        ValueError: If a check before the run finds what forbids it, or the output folder holds another run.
+        UnhealthyRun: If going on would only spoil the run (see `training/health.py`).
     """
     facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
-    check_masks(model.config, args.min_seconds)
-    if units:
-        for split in (train, validation):
-            units.check(split.rows, model.config)
-    check_disk(model, args)
+    findings = check_units(model, units, train, validation)
+    if of_level(findings, "error"):  # no batch can be made
+        tell(findings, args)
     identity = identify(model, args, train, validation, units)
-    hold(args.output_dir)
-    checkpoint = find_checkpoint(identity, args)
+    checkpoint, origin = take_folder(identity, args)
     collator_settings = {"unit_columns": units.columns} if units else None
     trainer = SpeechPreTrainer(model, args, train.rows, validation.rows, processing_class, collator_settings)
-    train_and_record(trainer, checkpoint, identity, facts)
+    preflight(trainer, {"identity": identity, "data": facts}, [*findings, origin])
+    if not args.preflight_only:
+        train_and_record(trainer, checkpoint, identity, facts)
     return trainer
+
+
+def check_units(
+    model: SSLSpeechForPreTraining, units: UnitLabels | None, train: Split, validation: Split
+) -> list[Finding]:
+    """Whether all rows have the units that the model is to predict; nothing for wav2vec 2.0."""
+    if units is None:
+        return []
+
+    def examine() -> str:
+        for split in (train, validation):
+            units.check(split.rows, model.config)
+        return f"{', '.join(map(str, model.config.num_units))} units, one for each frame of every row"
+
+    return [Finding.of("units", examine)]

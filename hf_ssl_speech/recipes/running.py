@@ -3,16 +3,115 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import TrainerCallback
 
-from hf_ssl_speech.training.callbacks import UnhealthyRun
+from hf_ssl_speech.data.processes import failing_together
+from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
+from hf_ssl_speech.training.arguments import SpeechTrainingArguments
+from hf_ssl_speech.training.callbacks import AlreadyComplete, UnhealthyRun
+from hf_ssl_speech.training.checks import (
+    check_batches,
+    check_disk,
+    check_masks,
+    check_precision,
+    check_rows,
+    check_schedule,
+    run_size,
+)
+from hf_ssl_speech.training.dry_step import check_memory
+from hf_ssl_speech.training.findings import Finding, of_all_ranks, of_level, table
+from hf_ssl_speech.training.lock import hold
+from hf_ssl_speech.training.overfit import check_overfit
+from hf_ssl_speech.training.paper_settings import published_seconds_per_update
+from hf_ssl_speech.training.preflight import find_checkpoint
 from hf_ssl_speech.training.record_keeper import RecordKeeper
 from hf_ssl_speech.training.stopping import Interrupted, LostProcess, RollCall, StopOnSignal
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
+
+
+def take_folder(identity: dict[str, Any], args: SpeechTrainingArguments) -> tuple[str | None, Finding]:
+    """The checkpoint that this start goes on from, None for a new run, and that in words.
+
+    The output folder is this run's from now on; with `preflight_only` it is looked at, no more, and what
+    `find_checkpoint` raises is told as a finding.
+    """
+    if args.preflight_only:
+        return None, look_at_folder(identity, args)
+    hold(args.output_dir)
+    checkpoint = find_checkpoint(identity, args)
+    return checkpoint, Finding("output folder", f"goes on from {checkpoint}" if checkpoint else "a new run")
+
+
+def look_at_folder(identity: dict[str, Any], args: SpeechTrainingArguments) -> Finding:
+    """What a start with these settings would find in the output folder."""
+    if not Path(args.output_dir).exists() and not args.resume_from_checkpoint:
+        return Finding("output folder", f"a new run in {args.output_dir}")
+    try:
+        checkpoint = find_checkpoint(identity, args)
+    except AlreadyComplete as message:
+        return Finding("output folder", str(message))
+    except ValueError as error:
+        return Finding("output folder", str(error), "error")
+    return Finding("output folder", f"goes on from {checkpoint}" if checkpoint else f"a new run in {args.output_dir}")
+
+
+def preflight(trainer: SpeechTrainer, record: dict[str, Any], findings: Sequence[Finding] = ()):
+    """All checks before a run, on all processes; with `preflight_only` a table of them is printed.
+
+    Args:
+        trainer: Whose run it is to be; nothing about it changes.
+        record: What is known of the run: `identity`, `data` (facts of each split) and `task`, as `run.json` has them.
+        findings: What was found before.
+    Raises:
+        ValueError: If something forbids the run; all of it is named.
+    """
+    args, rows, model = trainer.args, trainer.train_dataset, trainer.model
+    sampler, lengths = None, None
+    with failing_together():
+        if isinstance(rows, Dataset):
+            sampler = trainer.sampler(rows, shuffle=True, batches_per_update=args.batches_per_update)
+            lengths = sampler.lengths
+        size = run_size(args, sampler)
+        found = [
+            *(check_rows(part, facts) for part, facts in record["data"].items()),
+            *findings,
+            check_masks(model.config, args, lengths, isinstance(model, SSLSpeechForPreTraining)),
+            check_schedule(args, size.updates),
+            check_batches(args, size, published_seconds_per_update(record)),
+            check_precision(args),
+            check_disk(model, args, size.updates),
+        ]
+    found = of_all_ranks(found)
+    if not of_level(found, "error"):
+        with failing_together():
+            steps = [check_memory(trainer)]
+            if args.preflight_only and record.get("task") == "ctc":
+                steps.append(check_overfit(trainer))
+        found += of_all_ranks(steps)
+    tell(found, args)
+
+
+def tell(findings: Sequence[Finding], args: SpeechTrainingArguments):
+    """Prints all findings as a table if nothing else was asked for; else the warnings go to the log.
+
+    Raises:
+        ValueError: If a finding is an error; all that are get named.
+    """
+    if args.preflight_only and args.process_index == 0:
+        print(table(findings))
+    if not args.preflight_only:
+        for finding in of_level(findings, "warning"):
+            logger.warning(str(finding))
+    errors = of_level(findings, "error")
+    if errors:
+        raise ValueError("\n".join(["The checks before the run found what has to be mended:", *map(str, errors)]))
 
 
 def train_and_record(

@@ -27,6 +27,7 @@ from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, writ
 
 NORMALIZATION_FILE = "text_normalization.json"
 CASES = {"lower": str.lower, "upper": str.upper, "keep": str}
+MORE_TEXT_THAN_FRAMES = "with more text than its audio has frames"
 PAD, UNKNOWN, WORD_DELIMITER = "<pad>", "<unk>", "|"
 JOINERS = "\u200c\u200d"  # invisible, but letters of Persian and of many Indic scripts change with them
 
@@ -204,7 +205,7 @@ def add_labels(
             unknown.update(foreign)
             report.add(name, "with characters outside the vocabulary")
         elif int(frames_needed(torch.tensor(tokens))) > room:
-            report.add(name, "with more text than its audio has frames")
+            report.add(name, MORE_TEXT_THAN_FRAMES)
         elif samples > longest:
             report.add(name, f"too long (over {max_seconds:g} s)")
         else:

@@ -18,9 +18,11 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from hf_ssl_speech.records import naming_the_file, read_yaml
 from hf_ssl_speech.training.callbacks import AlreadyComplete, UnhealthyRun
+from hf_ssl_speech.training.precision import computes_bf16
 from hf_ssl_speech.training.stopping import Interrupted, LostProcess
 
 
@@ -51,6 +53,18 @@ class SpeechTrainingArguments(TrainingArguments):
         default=3600.0, metadata={"help": "Streaming: audio that is held back to be sorted by length and shuffled."}
     )
 
+    preflight_only: bool = field(
+        default=False,
+        metadata={
+            "help": "Only check data, masks, recipe, disk, memory and, in fine-tuning, that a few rows can be learnt; "
+            "print what was found, and end. Nothing is written but caches; the exit code is 0 if the run can begin."
+        },
+    )
+    bf16: bool | str = field(
+        default=False,
+        metadata={"help": "Compute in bfloat16, with float32 weights: true, false, or auto: where that is faster."},
+    )
+
     adam_beta2: float = 0.98
     max_grad_norm: float = 0.0
     logging_steps: float = 100
@@ -63,6 +77,8 @@ class SpeechTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = False
 
     def __post_init__(self):
+        if self.bf16 == "auto":
+            self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
         super().__post_init__()
         if self.max_seconds > self.batch_seconds:
             raise ValueError(
@@ -92,9 +108,18 @@ class SpeechTrainingArguments(TrainingArguments):
             self.dataloader_persistent_workers = False
 
     @property
+    def should_save(self) -> bool:
+        """Whether this process writes to the disk."""
+        return super().should_save and not self.preflight_only
+
+    @property
     def batches_per_update(self) -> int:
         """Batches in one optimizer update: ranks times accumulation."""
         return self.world_size * self.gradient_accumulation_steps
+
+    def updates_until_learning(self, max_steps: int) -> int:
+        """Updates of a run of `max_steps` before all weights learn at the full rate: those of the warm-up."""
+        return self.get_warmup_steps(max_steps)
 
     @property
     def order_seed(self) -> int:
@@ -163,6 +188,16 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
     def stages(self, max_steps: int) -> tuple[int, int, int]:
         """Updates of warm-up, hold and decay in a run of `max_steps` updates."""
         return tuple(int(stage * max_steps if stage <= 1 else stage) for stage in self.tri_stage)
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """Updates of the warm-up."""
+        if self.lr_scheduler_type == "warmup_stable_decay":
+            return self.stages(num_training_steps)[0]
+        return super().get_warmup_steps(num_training_steps)
+
+    def updates_until_learning(self, max_steps: int) -> int:
+        """Updates before all weights learn at the full rate: those of the warm-up, or of the frozen transformer."""
+        return max(super().updates_until_learning(max_steps), self.freeze_transformer_updates)
 
 
 @dataclass
@@ -288,6 +323,11 @@ def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:
 class _Parser(HfArgumentParser):
     """A parser whose errors are sentences, for `tidy_errors`, and not hundreds of lines of usage."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if "--bf16" in self._option_string_actions:  # HfArgumentParser takes one type alone: bool
+            self._option_string_actions["--bf16"].type = bool_or_auto
+
     def error(self, message: str):
         raise ValueError(f"{message[:1].upper()}{message[1:]}. `--help` lists the arguments.")
 
@@ -345,6 +385,11 @@ def end_process(exit_code: int):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
+
+
+def bool_or_auto(text: str) -> bool | str:
+    """`auto` as it is, anything else as true or false."""
+    return text if text == "auto" else string_to_bool(text)
 
 
 def as_tokens(name: str, value: Any) -> list[str]:

@@ -1,15 +1,13 @@
-"""What happens beside the steps: schedules, counts, health."""
+"""What happens beside the steps: schedules, counts, the progress line."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerState
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.collators import SpeechCollator
@@ -121,51 +119,11 @@ def saved_attributes(callback: TrainerCallback, state: TrainerState) -> dict:
     return saved["attributes"] if isinstance(saved, dict) else {}
 
 
-class HealthCheck(TrainerCallback):
-    """Stops a run that diverges or whose codebook collapses, before it overwrites the last good checkpoint.
-
-    With fp16 a gradient norm that is not finite is an update that the loss scaler skips, halving its scale: normal at
-    the start and now and then later. From its first scale, 65,536, it gets to 1 in 16 halvings, so only `skips` such
-    logs in a row mean that the model itself overflows.
-
-    Args:
-        patience: A codebook group counts as collapsed after so many logs in a row with under two entries in use.
-        skips: With fp16, the run counts as diverged after so many logs in a row whose gradient norm is not finite.
-    """
-
-    def __init__(self, patience: int = 5, skips: int = 20):
-        self.patience = patience
-        self.skips = skips
-        self.collapsed_logs = 0
-        self.skipped_logs = 0
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Raises UnhealthyRun, with the cause."""
-        finite = {name: math.isfinite(logs[name]) for name in ("loss", "grad_norm") if name in logs}
-        if args.fp16 and "grad_norm" in finite:
-            self.skipped_logs = 0 if finite["grad_norm"] else self.skipped_logs + 1
-            finite["grad_norm"] = self.skipped_logs < self.skips
-        for name in finite:
-            if not finite[name]:
-                raise UnhealthyRun(
-                    f"{name} is {logs[name]} at update {state.global_step}: the run diverged. A lower learning_rate, a "
-                    "longer warm-up or a max_grad_norm keeps it from that. "
-                    f"{other_recipe(get_last_checkpoint(args.output_dir))}"
-                )
-        perplexities = [value for name, value in logs.items() if name.startswith("hard_perplexity")]
-        if perplexities:
-            self.collapsed_logs = self.collapsed_logs + 1 if min(perplexities) < 2 else 0
-        if self.collapsed_logs >= self.patience:
-            raise UnhealthyRun(
-                f"A codebook group used fewer than two entries in the last {self.patience} logs up to update "
-                f"{state.global_step}: the codebook collapsed. Raise diversity_loss_weight or lower learning_rate."
-            )
-
-
 class ProgressLine(ProgressCallback):
     """The usual progress bar, with one short line per log instead of a dictionary."""
 
     HIDDEN = ("epoch", "learning_rate", "total_flos", "hours_seen", "audio_seconds_per_second", "masked_share")
+    HIDDEN_ENDS = ("_runtime", "_per_second", "eval_masked_share", "eval_variety", "eval_changed")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Writes the line above the bar."""
@@ -175,7 +133,7 @@ class ProgressLine(ProgressCallback):
         shown = {
             name.removeprefix("eval_"): value
             for name, value in logs.items()
-            if name not in self.HIDDEN and not name.endswith(("_runtime", "_per_second", "eval_masked_share"))
+            if name not in self.HIDDEN and not name.endswith(self.HIDDEN_ENDS)
         }
         line = f"{kind} {state.global_step:>7,} | " + "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         if "hours_seen" in logs:

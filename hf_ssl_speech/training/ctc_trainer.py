@@ -94,7 +94,8 @@ class SpeechCTCTrainer(SpeechTrainer):
         )
         self.normalization = normalization
         self.decoder = GreedyDecoder(processing_class.tokenizer, model.config)
-        self.examples: list[tuple[str, str]] = []  # transcripts and what was heard, of the evaluation at hand
+        self.rows: list[tuple[str, str]] = []  # transcripts and what was heard, of the evaluation at hand
+        self.heard_before: dict[str, list[str]] = {}  # of all rows in the last evaluation, by its prefix
         self.patience = Patience(args.early_stopping_patience) if args.early_stopping_patience else None
         if self.patience:
             self.add_callback(self.patience)
@@ -118,14 +119,24 @@ class SpeechCTCTrainer(SpeechTrainer):
 
     # Evaluation ----------------------------------------------------------------------------------------------------
 
-    def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
-        """Loss, word and character error rate of a dataset; a few transcripts with their edits go to the log."""
-        self.examples = []
-        output = super().evaluation_loop(*args, **kwargs)
-        examples = gather_object(self.examples)
-        # Batches come by length: take some from the whole range.
-        step = max(1, len(examples) // max(1, self.args.examples_shown))
-        for reference, heard in sorted(examples)[::step][: self.args.examples_shown]:
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        """Loss, word and character error rate of a dataset; a few transcripts with their edits go to the log.
+
+        Also how much the greedy transcripts differ, among each other (`variety`, see there) and from those of the last
+        evaluation (`changed`, the share of rows).
+        """
+        self.rows = []
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        rows = gather_object(self.rows)
+        heard, before = [each for _, each in rows], self.heard_before.get(metric_key_prefix, [])
+        output.metrics[f"{metric_key_prefix}_variety"] = variety(rows)
+        if rows and len(before) == len(heard):
+            changed = sum(now != then for now, then in zip(heard, before))
+            output.metrics[f"{metric_key_prefix}_changed"] = changed / len(heard)
+        self.heard_before[metric_key_prefix] = heard
+        # Take some from the whole range of transcripts.
+        step = max(1, len(rows) // max(1, self.args.examples_shown))
+        for reference, heard in sorted(rows)[::step][: self.args.examples_shown]:
             logger.info(show_edits(reference, heard))
         return output
 
@@ -138,7 +149,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         every_frame = torch.full(outputs.logits.shape[:1], outputs.logits.shape[1])  # padded ones are certain blanks
         heard = [self.normalization(each.text) for each in self.decoder.decode(outputs.logits, every_frame)]
         rows = [pair for pair, is_usable in zip(zip(texts, heard), usable) if is_usable]
-        self.examples.extend(rows[:1])
+        self.rows.extend(rows)
         return outputs.statistics | edit_statistics(rows, outputs.logits.device)
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
@@ -147,6 +158,16 @@ class SpeechCTCTrainer(SpeechTrainer):
             "wer": int(statistics["word_edits"]) / max(int(statistics["words"]), 1),
             "cer": int(statistics["character_edits"]) / max(int(statistics["characters"]), 1),
         }
+
+
+def variety(rows: list[tuple[str, str]]) -> float:
+    """How varied what was heard is beside the transcripts: 0 if it is the same in all rows, 1 if as often another one.
+
+    Args:
+        rows: Transcript and what was heard, of each row.
+    """
+    references, heard = ({row[side] for row in rows} for side in (0, 1))
+    return (len(heard) - 1) / (len(references) - 1) if len(references) > 1 else 1.0
 
 
 def edit_statistics(rows: list[tuple[str, str]], device: torch.device) -> dict[str, Tensor]:

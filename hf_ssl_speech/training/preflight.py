@@ -1,19 +1,16 @@
-"""Checks before the first step: fail early and in words."""
+"""Which run an output folder holds, and whether this start may go on with it."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
-from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.records import RECORD_FILE, read_record
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.callbacks import AlreadyComplete, other_recipe
@@ -115,29 +112,3 @@ def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> 
             f"one with a larger max_steps: --model_name_or_path {args.output_dir} --output_dir ANOTHER_FOLDER."
         )
     return newest_whole(args.output_dir)
-
-
-def check_masks(config: SSLSpeechConfig, shortest_seconds: float):
-    """Raises a ValueError if a mask span leaves nothing to see of the shortest utterance that can come."""
-    shortest = num_frames(int(shortest_seconds * SAMPLE_RATE), config.conv_layers)
-    if shortest <= config.mask_time_length:
-        raise ValueError(
-            f"Audio of min_seconds={shortest_seconds:g} makes {shortest} frames, no more than the "
-            f"{config.mask_time_length} of one mask span: raise min_seconds or lower mask_time_length."
-        )
-
-
-def check_disk(model: PreTrainedModel, args: SpeechTrainingArguments):
-    """Raises a ValueError if the checkpoints that are kept at one time do not fit the disk."""
-    folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    # One more than is kept: the new checkpoint is written before the oldest goes.
-    kept = 0 if args.save_strategy == "no" else (args.save_total_limit or 1) + 1
-    weights = 4 * model.num_parameters()
-    needed = weights + kept * (weights if args.save_only_model else 3 * weights)  # Adam keeps two moments
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ValueError(
-            f"{folder} has {free / 1e9:.2f} GB free, but {kept} checkpoints and the final model take "
-            f"{needed / 1e9:.2f} GB: free some space, use another output_dir or lower save_total_limit."
-        )

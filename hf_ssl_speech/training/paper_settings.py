@@ -183,18 +183,14 @@ def compare_with_paper(record: Mapping[str, Any]) -> Comparison | None:
     Returns:
         None if the record does not tell the model's configuration, or if no such run was published.
     """
-    identity = record.get("identity") or {}
-    config, model_type = identity.get("config"), identity.get("model_type")
-    if not config or model_type not in CONFIGS:
-        return None
-    size = "large" if config["hidden_size"] >= CONFIGS[model_type].preset("large").hidden_size else "base"
-    if record.get("task") == "ctc":
-        name, published = _published_ctc(model_type, size, record)
-    else:
-        name, published = _published_pretraining(model_type, size, config)
+    name, published = _nearest_published(record)
     if published is None:
         return None
-    run = {**config, **(record.get("recipe") or {}), "seconds_per_update": _seconds_per_update(record)}
+    run = {
+        **record["identity"]["config"],
+        **(record.get("recipe") or {}),
+        "seconds_per_update": _seconds_per_update(record),
+    }
     departures, as_published = [], []
     for setting, label in SETTINGS.items():
         if setting not in published or run.get(setting) is None:
@@ -204,6 +200,32 @@ def compare_with_paper(record: Mapping[str, Any]) -> Comparison | None:
         else:
             departures.append((label, _as_text(run[setting]), _as_text(published[setting])))
     return Comparison(name, tuple(departures), tuple(as_published))
+
+
+def published_seconds_per_update(record: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The nearest published run and the most audio that its updates held, in seconds.
+
+    Args:
+        record: As `compare_with_paper` takes it; identity, task and the facts of the training data are enough.
+    Returns:
+        None if nothing was published for models of this width.
+    """
+    name, published = _nearest_published(record)
+    if published is None or record["identity"]["config"]["hidden_size"] != published["hidden_size"]:
+        return None
+    return name, published["seconds_per_update"]
+
+
+def _nearest_published(record: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
+    """Name and settings of the published run that a recorded one is nearest to; no settings if there is none."""
+    identity = record.get("identity") or {}
+    config, model_type = identity.get("config"), identity.get("model_type")
+    if not config or model_type not in CONFIGS:
+        return "", None
+    size = "large" if config["hidden_size"] >= CONFIGS[model_type].preset("large").hidden_size else "base"
+    if record.get("task") == "ctc":
+        return _published_ctc(model_type, size, record)
+    return _published_pretraining(model_type, size, config)
 
 
 def _published_pretraining(model_type: str, size: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

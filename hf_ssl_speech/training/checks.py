@@ -1,0 +1,248 @@
+"""The checks before a run of data, masks, recipe and machine, each in a function that returns what it found.
+
+Thresholds, in one place:
+
+- `MOST_SKIPPED`: share of the rows that can't be used from which on that is a warning.
+- `MOST_UNFITTING`: share of the rows whose transcript needs more frames than its audio makes, likewise.
+- `MASK_MARGIN`: how far the share of frames that the masks hide may be from what the config means, before a warning.
+- `MOST_HIDDEN`: share of hidden frames above which too little is left to tell them from: an error.
+- `BATCH_FACTOR`: how many times more or less audio than the recipe means an update may hold, before a warning.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.batching import DurationBatchSampler
+from hf_ssl_speech.data.masking import draw_spans
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.frames import num_frames
+from hf_ssl_speech.models.objectives import frames_needed
+from hf_ssl_speech.recognition.text import MORE_TEXT_THAN_FRAMES
+from hf_ssl_speech.training.arguments import SpeechTrainingArguments
+from hf_ssl_speech.training.findings import Finding
+from hf_ssl_speech.training.precision import cpu_computes_bf16
+
+MOST_SKIPPED = 0.05
+MOST_UNFITTING = 0.01
+MASK_MARGIN = 0.1
+MOST_HIDDEN = 0.9
+BATCH_FACTOR = 4
+
+MASK_ROWS = 500  # looked at, evenly chosen by length
+TEXT_ROWS = 500
+
+
+# Data ----------------------------------------------------------------------------------------------------------------
+
+
+def check_rows(part: str, facts: Mapping[str, Any]) -> Finding:
+    """How much of a part of the data, `train` or `validation`, is used, and why the rest is not.
+
+    Args:
+        facts: As a run's record has them (`split_facts` or `stream_facts`).
+    """
+    if facts.get("streaming"):
+        return Finding(part, "a stream: rows are checked as they come")
+    skipped = facts["skipped"]
+    share = skipped["num_skipped"] / max(skipped["total"], 1)
+    reasons = ", ".join(f"{len(names):,} {reason}" for reason, names in skipped["skipped"].items())
+    found = [f"{facts['rows']:,} rows, {facts['hours']:.2f} hours; {skipped['num_skipped']:,} skipped"]
+    found[0] += f" ({reasons})" if reasons else ""
+    shared, cropped = facts.get("shared_with_training"), facts.get("cropped")
+    if share > MOST_SKIPPED:
+        found.append(f"{share:.1%} of the rows can't be used: is that the right data, and is min_seconds right for it?")
+    if shared:
+        found.append(f"{shared:,} of the rows are training rows too: scores on them say nothing of new speech")
+    if cropped:
+        found.append(f"long rows are cropped: an epoch uses {cropped['share_used_each_epoch']:.1%} of the audio")
+    return Finding(part, "; ".join(found), "warning" if share > MOST_SKIPPED or shared else "ok")
+
+
+def check_transcripts(facts: Mapping[str, Any], rows: Dataset, config: SSLSpeechConfig) -> Finding:
+    """Whether the transcripts fit the frames of their audio, and with how much room.
+
+    Args:
+        facts: What `add_labels` tells of the training transcripts: `rows` kept, and how many are `skipped` by reason.
+        rows: The rows that are kept.
+    """
+    unfitting = facts["skipped"].get(MORE_TEXT_THAN_FRAMES, 0)
+    share = unfitting / (facts["rows"] + sum(facts["skipped"].values()))
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), TEXT_ROWS)).astype(int)
+    some = rows.with_format(None).select_columns(["labels", "num_samples"]).select(chosen)
+    needed = [max(int(frames_needed(torch.tensor(labels))), 1) for labels in some["labels"]]
+    frames = [num_frames(samples, config.conv_layers) for samples in some["num_samples"]]
+    room = np.median(np.divide(frames, needed))
+    found = f"{unfitting:,} rows have more text than frames; the others have {room:.1f} times the frames they need"
+    if share <= MOST_UNFITTING:
+        return Finding("transcripts", found)
+    return Finding(
+        "transcripts",
+        f"{found}. Where {share:.1%} do not fit, transcripts often belong to other audio, or audio is cut short: "
+        "listen to some of the rows that are named above.",
+        "warning",
+    )
+
+
+def check_masks(
+    config: SSLSpeechConfig, args: SpeechTrainingArguments, num_samples: np.ndarray | None, predicts_hidden: bool
+) -> Finding:
+    """The share of frames that the masks really hide, for audio of these lengths, beside what the config means.
+
+    Spans of `mask_time_prob` times the frames, which fall where they like and overlap, hide `1 - exp(-mask_time_prob)`
+    of long audio; short audio can be hidden far more or far less.
+
+    Args:
+        num_samples: Lengths of the training rows; None for a stream, which is taken to hold all lengths alike.
+        predicts_hidden: Pretraining predicts what is hidden, so that something must be; fine-tuning need not hide.
+    """
+    if not predicts_hidden and not (config.apply_spec_augment and config.mask_time_prob):
+        return Finding("masks", "nothing is hidden, as the config says")
+    shortest = num_frames(int(args.min_seconds * SAMPLE_RATE), config.conv_layers)
+    if predicts_hidden and shortest <= config.mask_time_length:
+        return Finding(
+            "masks",
+            f"Audio of min_seconds={args.min_seconds:g} makes {shortest} frames, no more than the "
+            f"{config.mask_time_length} of one mask span: raise min_seconds or lower mask_time_length.",
+            "error",
+        )
+    share, meant = hidden_share(config, args, num_samples), 1 - math.exp(-config.mask_time_prob)
+    found = f"{share:.1%} of the frames are hidden; mask_time_prob={config.mask_time_prob:g} means {meant:.0%}"
+    if share == 0:
+        way_out = "Nothing would be hidden: raise mask_time_prob, or lower mask_time_length to fit audio this short."
+        return Finding("masks", f"{found}. {way_out}", "error" if predicts_hidden else "warning")
+    if share > MOST_HIDDEN:
+        return Finding("masks", f"{found}. Too little is left to see: lower mask_time_prob.", "error")
+    if abs(share - meant) > MASK_MARGIN:
+        way_out = "The audio is short for spans of that length: lower mask_time_length or mask_time_min_masks."
+        return Finding("masks", f"{found}. {way_out}", "warning")
+    return Finding("masks", found)
+
+
+def hidden_share(config: SSLSpeechConfig, args: SpeechTrainingArguments, num_samples: np.ndarray | None) -> float:
+    """The share of all frames that masks drawn for audio of these lengths, as it is cropped, hide."""
+    longest = round(args.max_seconds * SAMPLE_RATE)
+    lengths = (
+        [round(args.min_seconds * SAMPLE_RATE), longest] if num_samples is None else np.minimum(num_samples, longest)
+    )
+    chosen = np.quantile(lengths, np.linspace(0, 1, MASK_ROWS)).astype(int)
+    generator = np.random.default_rng(args.order_seed)
+    spans = dict(
+        probability=config.mask_time_prob, length=config.mask_time_length, min_spans=config.mask_time_min_masks
+    )
+    masks = [
+        draw_spans(num_frames(length, config.conv_layers), **spans, generator=generator) for length in chosen.tolist()
+    ]
+    return float(np.concatenate(masks).mean())
+
+
+# Recipe --------------------------------------------------------------------------------------------------------------
+
+
+class RunSize(NamedTuple):
+    """How much a run trains: optimizer updates, seconds of audio in each, epochs (None for a stream)."""
+
+    updates: int
+    seconds_per_update: float
+    epochs: float | None
+
+
+def run_size(args: SpeechTrainingArguments, sampler: DurationBatchSampler | None) -> RunSize:
+    """Of a run with these batches; None stands for a stream, whose batches are taken to be full."""
+    if sampler is None:
+        return RunSize(args.max_steps, args.batch_seconds * args.batches_per_update, None)
+    per_update = args.batches_per_update
+    in_an_epoch = len(sampler) // args.gradient_accumulation_steps
+    updates = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * in_an_epoch)
+    return RunSize(updates, sampler.mean_seconds * per_update, updates * per_update / sampler.batches_of_all)
+
+
+def check_schedule(args: SpeechTrainingArguments, updates: int) -> Finding:
+    """Whether the learning rate gets to its peak, and frozen weights to learn, in a run of so many updates."""
+    warmup = args.get_warmup_steps(updates)
+    found = f"{updates:,} updates, {warmup:,} of them warm-up"
+    if warmup >= updates:
+        setting = "tri_stage" if args.lr_scheduler_type == "warmup_stable_decay" else "warmup_steps"
+        way_out = f"The learning rate never gets to its peak: lower {setting} or raise max_steps."
+        return Finding("schedule", f"{found}. {way_out}", "warning")
+    frozen = getattr(args, "freeze_transformer_updates", 0)
+    if frozen >= updates:
+        way_out = f"The encoder stays frozen for {frozen:,} updates, the whole run: lower freeze_transformer_updates."
+        return Finding("schedule", f"{found}. {way_out}", "warning")
+    return Finding("schedule", found)
+
+
+def check_batches(args: SpeechTrainingArguments, size: RunSize, published: tuple[str, float] | None = None) -> Finding:
+    """How much audio an update holds, beside what the recipe means, and how often the run sees the data.
+
+    Args:
+        published: Name and seconds per update of the published run whose model is this one's, if there is one; else
+            `hours_per_update` is what the recipe means.
+    """
+    found = f"{size.seconds_per_update:,.1f} s of audio an update ({size.seconds_per_update / 3600:.3g} hours)"
+    if size.epochs is not None:
+        found += f", {size.epochs:,.1f} epochs in all"
+    name, meant = published or ("hours_per_update", 3600 * (args.hours_per_update or 0))
+    if not meant:
+        return Finding("batches", found)
+    ratio = size.seconds_per_update / meant
+    found += f"; {name} means {meant:,.1f} s"
+    if 1 / BATCH_FACTOR <= ratio <= BATCH_FACTOR:
+        return Finding("batches", found)
+    return Finding(
+        "batches",
+        f"{found}, {max(ratio, 1 / ratio):.1f} times as {'little' if ratio > 1 else 'much'}: set hours_per_update to "
+        f"{meant / 3600:.4f}, or choose another learning_rate.",
+        "warning",
+    )
+
+
+# Machine -------------------------------------------------------------------------------------------------------------
+
+
+def check_precision(args: SpeechTrainingArguments) -> Finding:
+    """Whether the machine computes in the precision that is asked for."""
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
+    if args.bf16 and args.device.type == "cpu" and not cpu_computes_bf16():
+        return Finding(
+            "precision",
+            "bf16 on a CPU without bf16 instructions, where convolutions take 30 times as long: set bf16 to false, or "
+            "to auto, which chooses.",
+            "warning",
+        )
+    return Finding("precision", f"{precision} on {args.device.type}")
+
+
+def check_disk(model: PreTrainedModel, args: SpeechTrainingArguments, updates: int) -> Finding:
+    """Whether the checkpoints that are kept at one time, and the final model, fit the disk."""
+    folder = Path(args.output_dir).resolve()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    kept = checkpoints_kept(args, updates)
+    weights = 4 * model.num_parameters()
+    needed = weights + kept * (weights if args.save_only_model else 3 * weights)  # Adam keeps two moments
+    free = shutil.disk_usage(there).free
+    found = f"{kept} checkpoints and the final model take {needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free"
+    if free < needed:
+        found += f" in {folder}: free some space, use another output_dir or lower save_total_limit"
+    return Finding("disk", found, "error" if free < needed else "ok")
+
+
+def checkpoints_kept(args: SpeechTrainingArguments, updates: int) -> int:
+    """Most checkpoints that lie on the disk at one time: a new one is written before the oldest goes."""
+    if args.save_strategy == "no":
+        return 0
+    if args.save_total_limit:
+        return args.save_total_limit + 1
+    if args.save_strategy != "steps":
+        return 2  # not known beforehand: at least these
+    return max(1, math.ceil(updates / (args.save_steps if args.save_steps >= 1 else args.save_steps * updates)))

@@ -1,0 +1,26 @@
+"""Which precision makes training faster on a device."""
+
+from __future__ import annotations
+
+import torch
+from transformers.utils import is_torch_bf16_gpu_available
+
+
+def computes_bf16(use_cpu: bool) -> bool:
+    """Whether bfloat16 makes training faster on the device that is used.
+
+    On the CPU that takes instructions of its own. Measured on two cores with AVX-512's alone, without AMX, a step of
+    HuBERT TINY, SMALL and BASE was 1.5, 1.6 and 2.7 times as fast as in float32.
+    """
+    if use_cpu or not torch.accelerator.is_available():
+        return cpu_computes_bf16()
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return is_torch_bf16_gpu_available()
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether the CPU has instructions for bfloat16; every CPU with AMX has those of AVX-512 too."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return torch.cpu._is_avx512_bf16_supported()
