@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from safetensors import safe_open
 from torch import nn
 
-# Modules that every checkpoint of an encoder has: without their weights it would be another, untrained model.
-TRUNK = re.compile(r"(feature_extractor\.conv_layers|encoder\.layers)\.\d+\.")
+# A layer, of which every checkpoint of an encoder has weights: without any it would be another, untrained model.
+LAYER = re.compile(r"(feature_extractor\.conv_layers|encoder\.layers)\.\d+(?=\.)")
 OLD_NAMES = {
     "weight_g": "parametrizations.weight.original0",
     "weight_v": "parametrizations.weight.original1",
@@ -42,7 +42,7 @@ def check_sizes(model: nn.Module, prefix: str, files: Sequence[str | os.PathLike
         model: As its configuration makes it; on the meta device it takes no memory.
         prefix: Name of the encoder inside models with a head, which checkpoints of encoders leave out.
     Raises:
-        OtherSizes: If a weight has another shape there, or those of a layer are missing.
+        OtherSizes: If a weight has another shape there, or all of a layer are missing.
         SafetensorError: If a file is damaged.
     """
     stored = {plain_name(name, prefix): shape for name, shape in stored_shapes(files).items()}
@@ -52,7 +52,8 @@ def check_sizes(model: nn.Module, prefix: str, files: Sequence[str | os.PathLike
         for name, shape in ours.items()
         if name in stored and stored[name] != shape
     ]
-    wrong += [f"{name} is not in the file" for name in ours if TRUNK.match(name) and name not in stored]
+    there = set(_layers(stored))
+    wrong += [f"{layer} is not in the file" for layer in _layers(ours) if layer not in there]
     if wrong:
         more = f"; and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
         raise OtherSizes("; ".join(wrong[:SHOWN]) + more + ".")
@@ -63,3 +64,7 @@ def plain_name(name: str, prefix: str) -> str:
     name = name.removeprefix(f"{prefix}.")
     owner, _, last = name.rpartition(".")
     return f"{owner}.{OLD_NAMES[last]}" if last in OLD_NAMES else name
+
+
+def _layers(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(layer[0] for layer in map(LAYER.match, names) if layer))
