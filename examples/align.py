@@ -43,7 +43,7 @@ def main(argv):
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     model, processor = load_recognizer(args.model)
 
-    dataset = choose_rows(load_speech(args.data, split=args.split), args.limit)
+    dataset = choose_rows(load_speech(args.data, split=args.split, text_column=args.text_column), args.limit)
     made = ("audio", "name", "num_samples", "sample_id")
     others = [column for column in dataset.column_names if column not in made]
     rows, unusable = prepare_speech(dataset, min_seconds=0, keep=others)
@@ -51,7 +51,6 @@ def main(argv):
         rows,
         model,
         processor,
-        text_column=args.text_column,
         normalize=load_normalization(args.model, processor),
         batch_seconds=args.batch_seconds,
         progress=True,

@@ -41,8 +41,8 @@ def main(argv):
     validation = load_transcribed("validation", data_args, args, text_args, beside=train)
     transcripts = transcripts or Transcripts.of_rows(train, text_args, feature_extractor)
     model = make_recognizer(model_args, transcripts)
-    train = transcripts.label(train, "train", model.config, args, text_args)
-    validation = transcripts.label(validation, "validation", model.config, args, text_args)
+    train = transcripts.label(train, "train", model.config, args, data_args)
+    validation = transcripts.label(validation, "validation", model.config, args, data_args)
     finetune(model, args, train, validation, transcripts, start)
 
 

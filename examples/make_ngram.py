@@ -56,10 +56,10 @@ def read_sentences(args):
         with open(file, encoding="utf-8") as lines:
             yield from lines
     if args.data:
-        dataset = load_speech(args.data, split=args.split)
-        if args.text_column not in dataset.column_names:
+        dataset = load_speech(args.data, split=args.split, text_column=args.text_column)
+        if "text" not in dataset.column_names:
             raise ValueError(f"There is no column {args.text_column!r}; there are {dataset.column_names}.")
-        yield from filter(None, dataset[args.text_column])
+        yield from filter(None, dataset["text"])
 
 
 if __name__ == "__main__":

@@ -355,7 +355,7 @@ def test_stereo_whose_channels_differ_is_no_cancelling():
 def test_a_file_cut_in_two_is_cut_short_and_no_shorter_recording(format, subtype):
     whole = encode(np.random.default_rng(0).uniform(-0.5, 0.5, 48_000), format=format, subtype=subtype)
     for share in (0.4, 0.7, 0.99):
-        with pytest.raises(BadAudio, match="cut short|unreadable"):
+        with pytest.raises(BadAudio, match=r"cut short|unreadable"):
             read_audio(whole[: int(len(whole) * share)])
 
 

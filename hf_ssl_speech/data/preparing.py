@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, IterableDataset, List, Value, concatenate_datasets
+import pyarrow.compute
+from datasets import Audio, Dataset, Features, IterableDataset, List, Value, concatenate_datasets
 
 from hf_ssl_speech.audio import (
     INT16_SCALE,
@@ -31,6 +34,8 @@ ROWS_AT_ONCE, DECODED_AT_ONCE = 64, 8  # a row may last hours
 STRING, INTEGER = Value("string"), Value("int64")
 MEASURED = {"name": STRING, "problem": STRING, "sample_id": INTEGER, "num_samples": INTEGER}
 DECODED = {"samples": List(Value("int16"))}
+PART = {"start": INTEGER, "channel": INTEGER}
+TOLD = ("id", "audio", "segment_start", "segment_end")  # what rows of audio may tell of themselves
 
 
 @dataclass
@@ -49,10 +54,14 @@ class SkipReport:
         return sum(len(names) for names in self.skipped.values())
 
     def add(self, name: str, reason: str):
-        """Notes one more row, such as one whose damage only its decoding shows. A row counts once for a reason."""
-        names = self.skipped.setdefault(reason, [])
-        if name not in names:
-            names.append(name)
+        """Notes one more row, such as one whose damage only its decoding shows. Rows may share a name."""
+        self.skipped.setdefault(reason, []).append(name)
+
+    def joined(self, later: SkipReport) -> SkipReport:
+        """This report with what was left out later of the rows that it left."""
+        reasons = dict.fromkeys([*self.skipped, *later.skipped])
+        both = {reason: self.skipped.get(reason, []) + later.skipped.get(reason, []) for reason in reasons}
+        return SkipReport(self.total, both, self.cut)
 
     def to_dict(self) -> dict[str, Any]:
         """The report for a run's record, ready for JSON."""
@@ -80,11 +89,13 @@ def prepare_speech(
     cache: bool = False,
     num_proc: int | None = None,
     keep: Sequence[str] = (),
+    channel: int | None = None,
 ) -> tuple[Dataset, SkipReport]:
     """Measures every row of a dataset and leaves out those that can't be used.
 
     Args:
-        dataset: Rows with encoded audio, as `load_speech` gives them.
+        dataset: Rows with encoded audio, as `load_speech` gives them, or with any `Audio` column called `audio`. Where
+            they have `segment_start` and `segment_end`, in seconds, a row is that part of its audio.
         min_seconds: Shorter audio is left out.
         max_seconds: Recordings, which are longer than 40 s and than twice this, are cut at pauses into pieces no longer
             than this, each a row of its own (see `cut_at_pauses`). By default no row is cut.
@@ -94,13 +105,15 @@ def prepare_speech(
             met by `row_waveform`.
         num_proc: Processes to measure or decode with.
         keep: Columns to keep beside the new ones, such as `text`.
+        channel: The channel of the audio to take, counted from 1; by default the mean of all.
     Returns:
         The usable rows and the report of the others. The rows have `name` (their `id`, else path, else number), for
-        people; `sample_id`, their index in the given dataset, which stays however they are filtered or shuffled;
-        `num_samples` at 16 kHz; and `audio`, or with `cache` an array `samples` of 16-bit values. A piece tells in its
-        name where it begins and has a `sample_id` of its own. Its `audio` is the whole file, and `start` its first
-        sample at 16 kHz; or, where a file can't be read from the middle, as inside a Parquet file, the piece itself as
-        16-bit FLAC in the cache.
+        people, with the row's number where names repeat; `sample_id`, their index in the given dataset, which stays
+        however they are filtered or shuffled; `num_samples` at 16 kHz; and `audio`, or with `cache` an array `samples`
+        of 16-bit values. Beside `audio`, `start` is the first sample of a row that is a part of it, and `channel` the
+        one to take. A piece tells in its name where it begins and has a `sample_id` of its own. Its `audio` is the
+        whole file, and `start` its first sample at 16 kHz; or, where a file can't be read from the middle, as inside a
+        Parquet file, the piece itself as 16-bit FLAC in the cache.
     Raises:
         ValueError: If a column is missing, no row can be used, or rows are to be cut whose columns are kept: what those
             tell is of the whole row.
@@ -108,19 +121,22 @@ def prepare_speech(
     _check_columns(dataset.column_names, ["audio", *keep])
     if len(dataset) == 0:
         raise ValueError("The dataset has no rows to prepare; check its source and split.")
+    dataset = _undecoded(dataset)
     if max_seconds and keep:
         raise ValueError(f"Columns {list(keep)} tell of whole rows: leave out `max_seconds`, or don't keep them.")
     longest = round(max_seconds * SAMPLE_RATE) if max_seconds else None
-    named_audio = dataset.select_columns([column for column in ("id", "audio") if column in dataset.column_names])
+    named_audio = dataset.select_columns([column for column in TOLD if column in dataset.column_names])
+    settings = {"channel": channel, "changed": _last_changes(dataset)}
+    measures = MEASURED | (DECODED if cache else PART if _has_parts(dataset, channel) else {})
     measured = named_audio.map(
         _decode_rows if cache else _measure_rows,
-        fn_kwargs={"longest": longest} if cache else None,
+        fn_kwargs=settings | {"longest": longest} if cache else settings,
         with_indices=True,
         batched=True,
         batch_size=DECODED_AT_ONCE if cache else ROWS_AT_ONCE,
         writer_batch_size=ROWS_AT_ONCE,
         remove_columns=named_audio.column_names,
-        features=Features(MEASURED | DECODED if cache else MEASURED),
+        features=Features(measures),
         num_proc=num_proc,
         desc="Decoding audio" if cache else "Reading audio headers",
     )
@@ -129,6 +145,7 @@ def prepare_speech(
         measured = concatenate_datasets([measured, dataset.select_columns(kept)], axis=1)
     if longest and not cache:
         measured = with_pieces(measured, longest, num_proc)
+    measured = _with_distinct_names(measured)
     usable, report = _find_usable(measured, min_seconds)
     if not usable:
         raise ValueError(f"No row can be used: {report}. Check the audio column, or lower `min_seconds`.")
@@ -163,36 +180,110 @@ def keeping_format(dataset: Dataset, change: Callable[[Dataset], Dataset]) -> Da
     return changed.with_format(form["type"], columns, form["output_all_columns"], **form["format_kwargs"])
 
 
-def _measure_rows(rows: dict[str, list], indices: list[int]) -> dict[str, list]:
+def _undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """The same with its audio left encoded, so that nothing asks for torchcodec."""
+    if isinstance((dataset.features or {}).get("audio"), Audio):
+        return dataset.cast_column("audio", Audio(decode=False))
+    return dataset
+
+
+def _has_parts(dataset: Dataset, channel: int | None) -> bool:
+    return channel is not None or "segment_start" in dataset.column_names
+
+
+def _last_changes(dataset: Dataset) -> str:
+    """A hash of the sizes and times of the files that rows name: what is in the cache of others is not theirs."""
+    audio = dataset.data.column("audio")
+    if pyarrow.types.is_struct(audio.type):
+        fields = [audio.type.field(place).name for place in range(audio.type.num_fields)]
+        if "path" not in fields:
+            return ""
+        paths = pyarrow.compute.struct_field(audio, "path")
+        if "bytes" in fields:
+            embedded = pyarrow.compute.is_valid(pyarrow.compute.struct_field(audio, "bytes"))
+            paths = pyarrow.compute.if_else(embedded, pyarrow.scalar(None, paths.type), paths)
+    elif pyarrow.types.is_string(audio.type) or pyarrow.types.is_large_string(audio.type):
+        paths = audio
+    else:
+        return ""
+    if dataset._indices is not None:
+        paths = paths.take(dataset._indices.column(0))
+    digest = hashlib.sha256()
+    for path in paths.to_pylist():
+        if path is None:
+            continue
+        try:
+            state = os.stat(path)
+            digest.update(f"{path} {state.st_size} {state.st_mtime_ns}".encode(errors="surrogateescape"))
+        except (OSError, ValueError):  # a NUL in it, an address, or nothing there
+            digest.update(f"{path} missing".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _with_distinct_names(measured: Dataset) -> Dataset:
+    """Names that several rows have get the row's number, so that whoever counts or looks up names meets one row."""
+    names, met = measured["name"][:], Counter(measured["name"])
+    if len(met) == len(names):
+        return measured
+    numbers = np.array(measured["sample_id"]) % PIECE_ID
+    distinct = [f"{name} (row {number})" if met[name] > 1 else name for name, number in zip(names, numbers)]
+    return concatenate_datasets([Dataset.from_dict({"name": distinct}), measured.remove_columns("name")], axis=1)
+
+
+def _part(row: dict[str, Any]) -> tuple[int, int | None]:
+    """First and last sample, at 16 kHz, of the part of its audio that a row is; (0, None) for all of it."""
+    start, end = row.get("segment_start"), row.get("segment_end")
+    return round((start or 0) * SAMPLE_RATE), None if end is None else round(end * SAMPLE_RATE)
+
+
+def _check_part(num_samples: int, start: int, stop: int | None):
+    """Refuses a part of which an audio of so many samples has nothing, or half a second less than is told."""
+    if num_samples <= start or (stop is not None and num_samples < stop - SAMPLE_RATE // 2):
+        raise BadAudio("cut short: its segment ends after the audio")
+
+
+def _measure_rows(rows: dict[str, list], indices: list[int], channel: int | None, changed: str) -> dict[str, list]:
+    """Counts samples by headers. `changed` only tells `datasets` whether these are the files of the cache."""
     measured = []
     for index, row in zip(indices, _each_row(rows)):
+        start, stop = _part(row)
         try:
-            found = {"problem": None, "num_samples": count_samples(row["audio"])}
+            num_samples = count_samples(row["audio"])
+            if start or stop is not None:
+                _check_part(num_samples, start, stop)
+            found = {"problem": None, "num_samples": min(num_samples, stop or num_samples) - start}
         except BadAudio as error:
             found = {"problem": str(error), "num_samples": 0}
-        measured.append({"name": _row_name(row) or f"row {index}", "sample_id": index, **found})
+        part = {"start": start if start or stop is not None else None, "channel": channel}
+        part = part if channel is not None or "segment_start" in row else {}
+        measured.append({"name": _row_name(row) or f"row {index}", "sample_id": index, **found, **part})
     return _columns(measured)
 
 
-def _decode_rows(rows: dict[str, list], indices: list[int], longest: int | None) -> dict[str, list]:
+def _decode_rows(
+    rows: dict[str, list], indices: list[int], longest: int | None, channel: int | None, changed: str
+) -> dict[str, list]:
     measured = []
     for index, row in zip(indices, _each_row(rows)):
         name = _row_name(row) or f"row {index}"
-        for number, piece in enumerate(_decode(row["audio"], longest)):
+        for number, piece in enumerate(_decode(row, longest, channel)):
             start = piece.pop("start")
             measured.append({"name": piece_name(name, start), "sample_id": number * PIECE_ID + index, **piece})
     return _columns(measured)
 
 
-def _decode(audio: Any, longest: int | None) -> list[dict[str, Any]]:
-    """The 16-bit samples of an audio, with what is measured; of a long recording, those of each piece."""
+def _decode(row: dict[str, Any], longest: int | None, channel: int | None) -> list[dict[str, Any]]:
+    """The 16-bit samples of a row, with what is measured; of a long recording, those of each piece."""
+    first, stop = _part(row)
     try:
-        blocks = read_blocks(audio)
+        blocks = read_blocks(row["audio"], first, stop, channel)
         parts = [to_int16(part) for part in (cut_at_pauses(blocks, longest) if longest else blocks)]
+        if first or stop is not None:
+            _check_part(first + sum(map(len, parts)), first, stop)
     except BadAudio as error:
         return [{"problem": str(error), "num_samples": 0, "samples": np.zeros(0, np.int16), "start": None}]
     cut = longest is not None and is_recording(sum(map(len, parts)), longest)
-    pieces, start = [], 0
+    pieces, start = [], first
     for samples in parts if cut else [np.concatenate([np.zeros(0, np.int16), *parts])]:
         problem = silence(samples)
         pieces.append(
@@ -239,17 +330,22 @@ def row_waveform(row: dict[str, Any]) -> np.ndarray:
     """
     if "samples" in row:
         return np.asarray(row["samples"], dtype=np.float32) / INT16_SCALE
-    start = row.get("start")
+    start, channel = row.get("start"), row.get("channel")
     if start is None:
-        return read_audio(row["audio"])
-    waveform = read_audio(row["audio"], start, start + row["num_samples"])
+        return read_audio(row["audio"], channel=channel)
+    waveform = read_audio(row["audio"], start, start + row["num_samples"], channel)
     if len(waveform) != row["num_samples"]:
         raise BadAudio("cut short since it was prepared: the file ends within this piece")
     return waveform
 
 
 def prepare_stream(
-    dataset: IterableDataset, *, min_seconds: float, max_seconds: float | None = None, keep: Sequence[str] = ()
+    dataset: IterableDataset,
+    *,
+    min_seconds: float,
+    max_seconds: float | None = None,
+    keep: Sequence[str] = (),
+    channel: int | None = None,
 ) -> IterableDataset:
     """Decodes the rows of a streamed dataset as they come by, leaving out those that can't be used.
 
@@ -260,6 +356,7 @@ def prepare_stream(
         min_seconds: Shorter audio is left out.
         max_seconds: Recordings are cut into pieces no longer than this, as `prepare_speech` does.
         keep: Columns to keep beside the new ones, such as `text`.
+        channel: As for `prepare_speech`.
     Returns:
         Rows with `name`; `sample_id`, a hash that is the same in every run, of the row's `id`, else its path, else its
         audio, and of a piece's number; `num_samples` at 16 kHz; and int16 `samples`.
@@ -270,21 +367,27 @@ def prepare_stream(
     if max_seconds and keep:
         raise ValueError(f"Columns {list(keep)} tell of whole rows: leave out `max_seconds`, or don't keep them.")
     longest = round(max_seconds * SAMPLE_RATE) if max_seconds else None
-    return dataset.map(
+    settings = {"min_seconds": min_seconds, "longest": longest, "keep": tuple(keep), "channel": channel}
+    return _undecoded(dataset).map(
         _prepare_streamed,
         batched=True,  # only a batch may come back with fewer rows, or more
         batch_size=1,
         remove_columns=dataset.column_names,
-        fn_kwargs={"min_seconds": min_seconds, "longest": longest, "keep": tuple(keep), "warned": set()},
+        fn_kwargs=settings | {"warned": set()},
     )
 
 
 def _prepare_streamed(
-    rows: dict[str, list], min_seconds: float, longest: int | None, keep: tuple[str, ...], warned: set[str]
+    rows: dict[str, list],
+    min_seconds: float,
+    longest: int | None,
+    keep: tuple[str, ...],
+    channel: int | None,
+    warned: set[str],
 ) -> dict:
     (row,) = _each_row(rows)
     prepared: dict[str, list] = {column: [] for column in ("name", "sample_id", "num_samples", "samples", *keep)}
-    for number, piece in enumerate(_decode(row["audio"], longest)):
+    for number, piece in enumerate(_decode(row, longest, channel)):
         problem, start = piece.pop("problem") or _too_short(piece["num_samples"], min_seconds), piece.pop("start")
         name = _row_name(row) and piece_name(_row_name(row), start)
         if problem and name not in warned:
@@ -304,7 +407,10 @@ def _prepare_streamed(
 
 def _row_name(row: dict[str, Any]) -> str:
     audio = row["audio"]
-    name = str(row.get("id") or (audio.get("path") if isinstance(audio, dict) else None) or "")
+    name = row.get("id")
+    if name is None or name == "":  # 0 is an id
+        name = (audio.get("path") if isinstance(audio, dict) else None) or ""
+    name = str(name)
     return name if name.isprintable() else repr(name)  # a name with a newline would forge a line of the log
 
 

@@ -71,18 +71,18 @@ def load_evaluation_set(
         source: See `load_speech`, which also takes `settings`.
         normalization: For references and recognised texts alike.
         split: The split to take.
-        text_column: The column with the transcripts.
+        text_column: The column with the transcripts; see `load_speech`.
         by: Columns to break scores down by.
         limit: Only so many rows, see `choose_rows`.
         num_proc: Processes that decode the audio.
     Raises:
         ValueError: If a column is missing, or no row has both audio and text.
     """
-    dataset = choose_rows(load_speech(source, split=split, **settings), limit)
+    dataset = choose_rows(load_speech(source, split=split, text_column=text_column, **settings), limit)
     # Decoded beforehand: damage shows before any model is scored, and decoding counts in nobody's speed.
-    kept = list(dict.fromkeys([text_column, *by]))
+    kept = list(dict.fromkeys(["text", *by]))
     rows, report = prepare_speech(dataset, min_seconds=0, cache=True, num_proc=num_proc, keep=kept)
-    texts = [normalization(text) if text else None for text in rows[text_column]]
+    texts = [normalization(text) if text else None for text in rows["text"]]
     for name, text in zip(rows["name"], texts):
         if not text:
             report.add(name, "without text" if text is None else "with nothing left of its text once normalised")

@@ -16,7 +16,7 @@ from hf_ssl_speech.data.preparing import SkipReport, split_facts
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.heads import SSLHubertForCTC, SSLSpeechForCTC, SSLWav2Vec2ForCTC
 from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
-from hf_ssl_speech.recipes.splits import Split, load_split
+from hf_ssl_speech.recipes.splits import Split, check_skipped, load_split
 from hf_ssl_speech.recognition.text import (
     NORMALIZATION_FILE,
     TextNormalization,
@@ -90,12 +90,12 @@ class Transcripts:
         """Makes a vocabulary of the training transcripts.
 
         Args:
-            train: Rows that kept their text column.
+            train: Rows with their transcripts as `text`.
         Raises:
             ValueError: If the transcripts are empty.
         """
         normalization = make_normalization(text_args, "lower")
-        texts = [normalization(text or "") for text in train.rows[text_args.text_column]]
+        texts = [normalization(text or "") for text in train.rows["text"]]
         processor = make_processor(texts, min_count=text_args.min_character_count, feature_extractor=feature_extractor)
         rare = rare_characters(texts, text_args.min_character_count)
         seldom = {each: count for each, count in rare_characters(texts, SELDOM).items() if each not in rare}
@@ -118,7 +118,7 @@ class Transcripts:
         which: str,
         config: SSLSpeechConfig,
         args: SpeechCTCTrainingArguments,
-        text_args: SpeechTextArguments,
+        data_args: SpeechDataArguments,
     ) -> Split:
         """The rows of `train` or `validation` that can be learnt from, with labels; the others named and counted.
 
@@ -134,19 +134,13 @@ class Transcripts:
                 self.processor.tokenizer,
                 self.normalization,
                 config,
-                text_column=text_args.text_column,
                 max_seconds=args.max_seconds,
             )
         earlier = facts["skipped"]
-        report = SkipReport(earlier["total"], earlier["skipped"] | report.skipped)
+        report = SkipReport(earlier["total"], earlier["skipped"]).joined(report)
         logger.info(f"{which}: {found['words']:,} words in {found['rows']:,} transcripts. {report}")
-        if report.num_skipped > text_args.max_skipped_share * report.total:
-            raise ValueError(
-                f"{report.num_skipped / report.total:.1%} of the {which} rows can't be used, more than "
-                f"max_skipped_share={text_args.max_skipped_share:.1%}: {report}. Characters outside the vocabulary: "
-                f"{' '.join(found['unknown_characters']) or 'none'}. Mend the data or the settings, or raise "
-                "max_skipped_share."
-            )
+        hint = f"Characters outside the vocabulary: {' '.join(found['unknown_characters']) or 'none'}. "
+        check_skipped(report, which, data_args.max_skipped_share, args.min_seconds, hint)
         found["fingerprint"] = hashlib.sha256("\n".join(rows["text"]).encode()).hexdigest()[:16]
         self.facts |= found if which == "train" else {which: found}
         self.facts["vocabulary"] = list(self.processor.tokenizer.get_vocab())
@@ -167,7 +161,7 @@ def load_transcribed(
     """
     if data_args.streaming:
         raise ValueError("Transcripts are checked before training, all of them: leave out `streaming`.")
-    return load_split(split, data_args, args, need=[text_args.text_column], beside=beside)
+    return load_split(split, data_args, args, need=["text"], beside=beside, text_column=text_args.text_column)
 
 
 def find_normalization(source: str, text_args: SpeechTextArguments, processor: Wav2Vec2Processor) -> TextNormalization:

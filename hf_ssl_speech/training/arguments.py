@@ -244,7 +244,10 @@ class SpeechDataArguments:
     """Which audio is learnt from."""
 
     train_data: list[str] = field(
-        metadata={"help": "Hub dataset, folder of audio, folder of save_to_disk, or Parquet files (patterns too)."}
+        metadata={
+            "help": "Hub dataset, folder of audio (with metadata or transcripts beside), Common Voice, Kaldi, "
+            "LibriSpeech or save_to_disk folder, Parquet files, manifests or CSV (patterns too); see docs/data.md."
+        }
     )
     validation_data: list[str] | None = field(default=None, metadata={"help": "The same, for evaluation."})
     train_split: str = field(default="train", metadata={"help": "Split of train_data."})
@@ -256,7 +259,17 @@ class SpeechDataArguments:
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
-    audio_column: str = field(default="audio", metadata={"help": "Column with the audio."})
+    audio_column: str = field(
+        default="audio",
+        metadata={"help": "Column with the audio; where there is no `audio`, the usual names are tried."},
+    )
+    audio_channel: int | None = field(
+        default=None,
+        metadata={"help": "Channel to take of audio that has several, counted from 1; by default their mean."},
+    )
+    max_skipped_share: float = field(
+        default=0.05, metadata={"help": "The run stops if more rows than this can't be used, for whatever reason."}
+    )
     streaming: bool = field(default=False, metadata={"help": "Read train_data as a stream, never stored as a whole."})
     cache_audio: bool = field(
         default=False,
@@ -277,7 +290,10 @@ class SpeechDataArguments:
 class SpeechTextArguments:
     """How transcripts are written and spelt."""
 
-    text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
+    text_column: str = field(
+        default="text",
+        metadata={"help": "Column with the transcripts; where there is no `text`, the usual names are tried."},
+    )
     processor: str | None = field(
         default=None,
         metadata={
@@ -294,9 +310,6 @@ class SpeechTextArguments:
     )
     punctuation: str = field(default="remove", metadata={"help": "remove or keep."})
     keep_characters: str = field(default="'", metadata={"help": "Punctuation that is kept nevertheless."})
-    max_skipped_share: float = field(
-        default=0.05, metadata={"help": "The run stops if more rows than this can't be used, for whatever reason."}
-    )
 
 
 def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:
