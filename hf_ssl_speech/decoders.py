@@ -79,13 +79,14 @@ class SoundFileDecoder:
         Raises:
             BadAudio: If they can't be decoded, or end before they should.
         """
+        start = min(start, self.num_samples)
         stop = self.num_samples if stop is None else min(stop, self.num_samples)
         yield from mono(self._channels(start, stop), channel)
 
     def _channels(self, start: int, stop: int) -> Iterator[np.ndarray]:
         at_once, place = SAMPLES_AT_ONCE // self.file.channels, start
         try:
-            if start:
+            if 0 < start < stop:
                 self.file.seek(start)
             while place < stop:
                 block = self.file.read(min(at_once, stop - place), dtype="float32", always_2d=True)

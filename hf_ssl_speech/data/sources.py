@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import itertools
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow.parquet
 from datasets import (
     Dataset,
     DatasetDict,
     IterableDataset,
+    Split,
     concatenate_datasets,
     get_dataset_split_names,
     load_dataset,
     load_dataset_builder,
     load_from_disk,
 )
-from datasets.data_files import DataFilesDict, get_data_patterns
+from datasets.data_files import SPLIT_KEYWORDS
 from huggingface_hub.errors import HFValidationError
 
 from hf_ssl_speech.data.columns import with_audio, with_text
@@ -33,6 +37,9 @@ from hf_ssl_speech.data.tables import TABLE_SUFFIXES
 from hf_ssl_speech.records import naming_the_file
 
 logger = logging.getLogger(__name__)
+
+# No character of it means anything to a pattern, an address or the environment.
+PLAIN_PATH = re.compile(r"[\w /.,=+@()-]*")
 
 
 def load_speech(
@@ -185,14 +192,30 @@ def parquet_splits(folder: Path, name: str | None, streaming: bool) -> Splits:
     """The Parquet files below a folder, by split; none if there are none."""
     if not any(folder.rglob("*.parquet")):
         return {}
-    if not glob.has_magic(str(folder)):
-        files = load_dataset_builder(str(folder), name).config.data_files
+    path = str(folder.resolve())  # a relative one may be the name of a builder or on the Hub
+    if PLAIN_PATH.fullmatch(path):
+        files = load_dataset_builder(path, name).config.data_files
     elif name:
-        raise ValueError(f"{str(folder)!r} has brackets in its name, so that no configuration is found: rename it.")
+        raise ValueError(f"No configuration is found in {path!r}, because of the characters in its name: rename it.")
     else:
-        escaped = glob.escape(str(folder.resolve()))  # a builder would take the brackets for a pattern
-        files = DataFilesDict.from_patterns(get_data_patterns(escaped), escaped, allowed_extensions=[".parquet"])
-    return {str(split): partial(_load_parquet, list(found), streaming) for split, found in files.items()}
+        files: dict[Any, list[str]] = {split: [] for split in SPLIT_KEYWORDS}
+        for file in sorted(folder.rglob("*.parquet")):
+            words = set(re.split(r"[^a-z]+", str(file.relative_to(folder)).lower()))
+            split = next((split for split, names in SPLIT_KEYWORDS.items() if words.intersection(names)), Split.TRAIN)
+            files[split].append(str(file))
+    return {str(split): partial(_load_parquet, list(found), streaming) for split, found in files.items() if found}
+
+
+def _plain(folder: Path) -> str:
+    """A folder's path; if `datasets` would take a part of it for a pattern or an address, that of a link to it."""
+    path = str(folder.resolve())
+    if PLAIN_PATH.fullmatch(path):
+        return path
+    link = Path(datasets.config.HF_DATASETS_CACHE, "linked", hashlib.sha256(os.fsencode(path)).hexdigest()[:16])
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        link.symlink_to(path, target_is_directory=True)
+    return str(link)
 
 
 def _load_parquet(files: Sequence[str], streaming: bool) -> list[tuple[Any, str]]:
@@ -202,7 +225,7 @@ def _load_parquet(files: Sequence[str], streaming: bool) -> list[tuple[Any, str]
 
     groups = []
     for (_, folder), group in itertools.groupby(files, kind):
-        names = [glob.escape(file) for file in group]
+        names = [os.path.join(_plain(Path(file).parent), glob.escape(os.path.basename(file))) for file in group]
         groups.append((load_dataset("parquet", data_files=names, split="train", streaming=streaming), folder))
     return groups
 
