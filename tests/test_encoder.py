@@ -364,3 +364,15 @@ def test_under_bf16_the_first_norm_of_a_padded_row_is_as_exact_as_alone():
     assert rounded.dtype == torch.bfloat16
     # A value below 1e-2 may also carry the float32 rounding of the cancelled terms.
     torch.testing.assert_close(rounded[..., :200].float(), exact, rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [32_768, torch.int16])
+def test_integers_that_were_not_scaled_are_told_how_to_be(tiny_wav2vec2, scale):
+    waveform = 0.1 * torch.randn(1, 4_000)
+    wrong = (waveform * 32_768).to(scale) if scale is torch.int16 else waveform * scale
+    for model in (tiny_wav2vec2, tiny_wav2vec2.base_model):
+        with pytest.raises(ValueError, match=r"divide int16 samples by 32,768"):
+            model.eval()(wrong)
+    spike = torch.zeros(1, 16_000)
+    spike[0, 5_000] = 1
+    tiny_wav2vec2.base_model((spike - spike.mean()) / spike.std())  # the loudest that a normalised second can be

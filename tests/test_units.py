@@ -447,3 +447,11 @@ def test_the_script_leaves_finished_units_alone_and_refuses_to_overwrite_them_wi
         make_units.main(arguments)
     (tmp_path / "units" / "run.json").write_bytes(before["run.json"])
     assert {file.name: file.read_bytes() for file in (tmp_path / "units").iterdir()} == before
+
+
+def test_too_few_frames_for_the_units_are_told(speech_file, caplog):
+    rows, source = prepare_speech(load_speech(speech_file), min_seconds=0.1)[0], MfccFeatures()
+    frames = int(KMeansUnits.fit(rows, source, 2).counts.sum())
+    assert "for each: with fewer than 30" not in caplog.text
+    KMeansUnits.fit(rows, source, frames // 29)
+    assert "for each: with fewer than 30" in caplog.text

@@ -19,6 +19,9 @@ from hf_ssl_speech.models.initialization import initialize
 from hf_ssl_speech.models.sizes import OtherSizes, check_sizes
 from hf_ssl_speech.models.transformer import Transformer
 
+# Of a minute of audio at unit variance no sample is larger: its square is at most their number.
+LOUDEST = 1_000
+
 
 @dataclass
 class SSLSpeechModelOutput(ModelOutput):
@@ -106,6 +109,25 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         self.base_model.encoder.update = update
 
 
+def check_scale(waveforms: Tensor):
+    """Refuses samples that were integers and not scaled, as some microphones' libraries and pipelines hand them on.
+
+    Args:
+        waveforms: `(batch, samples)`, in [-1, 1], or of zero mean and unit variance.
+    Raises:
+        ValueError: If they are no floats, or far beyond the scale of either.
+    """
+    if waveforms.is_cuda and torch.cuda.is_current_stream_capturing():
+        return  # a look at the values would end the capture
+    loudest = waveforms.detach().abs().max() if waveforms.numel() else 0
+    if waveforms.is_floating_point() and not loudest > LOUDEST:  # NaN are not judged
+        return
+    raise ValueError(
+        f"The audio holds values up to {int(loudest):,} ({waveforms.dtype}): integers that were not "
+        "scaled. Give floats in [-1, 1]: divide int16 samples by 32,768 before the feature extractor or the pipeline."
+    )
+
+
 class SSLSpeechModel(SSLSpeechPreTrainedModel):
     """Raw audio to contextualised frames, one every 20 ms with the papers' conv stack."""
 
@@ -140,8 +162,8 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
             mask_feature_indices: True on channels to be set to zero in all frames, `(batch, hidden)` bool.
             output_hidden_states, output_attentions: As everywhere in transformers, and so is `return_dict`.
         Raises:
-            ValueError: If the audio is shorter than one frame, masks do not fit the frames, or attentions are asked of
-                an implementation that does not compute them.
+            ValueError: If the audio is shorter than one frame or, in eval mode, holds integers that were not scaled, if
+                masks do not fit the frames, or if attentions are asked of an implementation that does not compute them.
         """
         if output_attentions is None:
             output_attentions = self.config.output_attentions
@@ -153,6 +175,8 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
                 "asks for: load the model with `attn_implementation='eager'`."
             )
 
+        if not (self.training or torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            check_scale(input_values)
         lengths = None if attention_mask is None else attention_mask.sum(-1)
         features = self.feature_extractor(input_values, lengths)  # (batch, frames, channels)
         mask = None if lengths is None else frame_mask(self.num_frames(lengths), features.shape[1])
