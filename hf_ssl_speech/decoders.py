@@ -173,6 +173,8 @@ class AvDecoder:
                 with av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="ignore") as container:
                     if not container.streams.audio:
                         raise BadAudio("empty: a video without sound")
+                    if len(container.streams.audio) > 1:
+                        raise BadAudio("several streams of sound in one file; keep one with ffmpeg -map 0:a:0")
                     if container.streams.audio[0].codec_context is None:
                         raise BadAudio(f"unreadable: the codec is unknown; {CONVERT}")
                     yield container, container.streams.audio[0]

@@ -84,6 +84,7 @@ def table_splits(folder: Path) -> Splits:
 
 def load_tables(tables: Sequence[str | Path]) -> list[tuple[Dataset, str]]:
     """The rows of tables, each with the folder that its relative paths are meant in."""
+    logger.info("Rows are those of %s; other audio beside is not read.", ", ".join(map(str, tables)))
     return [(load_table(str(table)), os.path.dirname(os.path.abspath(table))) for table in tables]
 
 

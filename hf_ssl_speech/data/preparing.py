@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow.compute
-from datasets import Audio, Dataset, Features, IterableDataset, List, Value, concatenate_datasets
+from datasets import Dataset, Features, IterableDataset, List, Value, concatenate_datasets
 
 from hf_ssl_speech.audio import (
     INT16_SCALE,
@@ -25,6 +22,18 @@ from hf_ssl_speech.audio import (
     to_int16,
 )
 from hf_ssl_speech.data.pieces import PIECE_ID, cut_at_pauses, is_recording, piece_name, with_pieces
+from hf_ssl_speech.data.rows import (
+    TOLD,
+    check_part,
+    columns_of,
+    each_row,
+    has_parts,
+    last_changes,
+    part_of,
+    row_name,
+    undecoded,
+    with_distinct_names,
+)
 from hf_ssl_speech.records import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -35,7 +44,6 @@ STRING, INTEGER = Value("string"), Value("int64")
 MEASURED = {"name": STRING, "problem": STRING, "sample_id": INTEGER, "num_samples": INTEGER}
 DECODED = {"samples": List(Value("int16"))}
 PART = {"start": INTEGER, "channel": INTEGER}
-TOLD = ("id", "audio", "segment_start", "segment_end")  # what rows of audio may tell of themselves
 
 
 @dataclass
@@ -121,13 +129,13 @@ def prepare_speech(
     _check_columns(dataset.column_names, ["audio", *keep])
     if len(dataset) == 0:
         raise ValueError("The dataset has no rows to prepare; check its source and split.")
-    dataset = _undecoded(dataset)
+    dataset = undecoded(dataset)
     if max_seconds and keep:
         raise ValueError(f"Columns {list(keep)} tell of whole rows: leave out `max_seconds`, or don't keep them.")
     longest = round(max_seconds * SAMPLE_RATE) if max_seconds else None
     named_audio = dataset.select_columns([column for column in TOLD if column in dataset.column_names])
-    settings = {"channel": channel, "changed": _last_changes(dataset)}
-    measures = MEASURED | (DECODED if cache else PART if _has_parts(dataset, channel) else {})
+    settings = {"channel": channel, "changed": last_changes(dataset)}
+    measures = MEASURED | (DECODED if cache else PART if has_parts(dataset, channel) else {})
     measured = named_audio.map(
         _decode_rows if cache else _measure_rows,
         fn_kwargs=settings | {"longest": longest} if cache else settings,
@@ -145,7 +153,7 @@ def prepare_speech(
         measured = concatenate_datasets([measured, dataset.select_columns(kept)], axis=1)
     if longest and not cache:
         measured = with_pieces(measured, longest, num_proc)
-    measured = _with_distinct_names(measured)
+    measured = with_distinct_names(measured)
     usable, report = _find_usable(measured, min_seconds)
     if not usable:
         raise ValueError(f"No row can be used: {report}. Check the audio column, or lower `min_seconds`.")
@@ -180,106 +188,44 @@ def keeping_format(dataset: Dataset, change: Callable[[Dataset], Dataset]) -> Da
     return changed.with_format(form["type"], columns, form["output_all_columns"], **form["format_kwargs"])
 
 
-def _undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """The same with its audio left encoded, so that nothing asks for torchcodec."""
-    if isinstance((dataset.features or {}).get("audio"), Audio):
-        return dataset.cast_column("audio", Audio(decode=False))
-    return dataset
-
-
-def _has_parts(dataset: Dataset, channel: int | None) -> bool:
-    return channel is not None or "segment_start" in dataset.column_names
-
-
-def _last_changes(dataset: Dataset) -> str:
-    """A hash of the sizes and times of the files that rows name: what is in the cache of others is not theirs."""
-    audio = dataset.data.column("audio")
-    if pyarrow.types.is_struct(audio.type):
-        fields = [audio.type.field(place).name for place in range(audio.type.num_fields)]
-        if "path" not in fields:
-            return ""
-        paths = pyarrow.compute.struct_field(audio, "path")
-        if "bytes" in fields:
-            embedded = pyarrow.compute.is_valid(pyarrow.compute.struct_field(audio, "bytes"))
-            paths = pyarrow.compute.if_else(embedded, pyarrow.scalar(None, paths.type), paths)
-    elif pyarrow.types.is_string(audio.type) or pyarrow.types.is_large_string(audio.type):
-        paths = audio
-    else:
-        return ""
-    if dataset._indices is not None:
-        paths = paths.take(dataset._indices.column(0))
-    digest = hashlib.sha256()
-    for path in paths.to_pylist():
-        if path is None:
-            continue
-        try:
-            state = os.stat(path)
-            digest.update(f"{path} {state.st_size} {state.st_mtime_ns}".encode(errors="surrogateescape"))
-        except (OSError, ValueError):  # a NUL in it, an address, or nothing there
-            digest.update(f"{path} missing".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _with_distinct_names(measured: Dataset) -> Dataset:
-    """Names that several rows have get the row's number, so that whoever counts or looks up names meets one row."""
-    names, met = measured["name"][:], Counter(measured["name"])
-    if len(met) == len(names):
-        return measured
-    numbers = np.array(measured["sample_id"]) % PIECE_ID
-    distinct = [f"{name} (row {number})" if met[name] > 1 else name for name, number in zip(names, numbers)]
-    return concatenate_datasets([Dataset.from_dict({"name": distinct}), measured.remove_columns("name")], axis=1)
-
-
-def _part(row: dict[str, Any]) -> tuple[int, int | None]:
-    """First and last sample, at 16 kHz, of the part of its audio that a row is; (0, None) for all of it."""
-    start, end = row.get("segment_start"), row.get("segment_end")
-    return round((start or 0) * SAMPLE_RATE), None if end is None else round(end * SAMPLE_RATE)
-
-
-def _check_part(num_samples: int, start: int, stop: int | None):
-    """Refuses a part of which an audio of so many samples has nothing, or half a second less than is told."""
-    if num_samples <= start or (stop is not None and num_samples < stop - SAMPLE_RATE // 2):
-        raise BadAudio("cut short: its segment ends after the audio")
-
-
 def _measure_rows(rows: dict[str, list], indices: list[int], channel: int | None, changed: str) -> dict[str, list]:
     """Counts samples by headers. `changed` only tells `datasets` whether these are the files of the cache."""
     measured = []
-    for index, row in zip(indices, _each_row(rows)):
-        start, stop = _part(row)
+    for index, row in zip(indices, each_row(rows)):
+        start, stop = part_of(row)
         try:
             num_samples = count_samples(row["audio"])
             if start or stop is not None:
-                _check_part(num_samples, start, stop)
+                check_part(num_samples, start, stop)
             found = {"problem": None, "num_samples": min(num_samples, stop or num_samples) - start}
         except BadAudio as error:
             found = {"problem": str(error), "num_samples": 0}
         part = {"start": start if start or stop is not None else None, "channel": channel}
         part = part if channel is not None or "segment_start" in row else {}
-        measured.append({"name": _row_name(row) or f"row {index}", "sample_id": index, **found, **part})
-    return _columns(measured)
+        measured.append({"name": row_name(row) or f"row {index}", "sample_id": index, **found, **part})
+    return columns_of(measured)
 
 
 def _decode_rows(
     rows: dict[str, list], indices: list[int], longest: int | None, channel: int | None, changed: str
 ) -> dict[str, list]:
     measured = []
-    for index, row in zip(indices, _each_row(rows)):
-        name = _row_name(row) or f"row {index}"
+    for index, row in zip(indices, each_row(rows)):
+        name = row_name(row) or f"row {index}"
         for number, piece in enumerate(_decode(row, longest, channel)):
             start = piece.pop("start")
             measured.append({"name": piece_name(name, start), "sample_id": number * PIECE_ID + index, **piece})
-    return _columns(measured)
+    return columns_of(measured)
 
 
 def _decode(row: dict[str, Any], longest: int | None, channel: int | None) -> list[dict[str, Any]]:
     """The 16-bit samples of a row, with what is measured; of a long recording, those of each piece."""
-    first, stop = _part(row)
+    first, stop = part_of(row)
     try:
         blocks = read_blocks(row["audio"], first, stop, channel)
         parts = [to_int16(part) for part in (cut_at_pauses(blocks, longest) if longest else blocks)]
         if first or stop is not None:
-            _check_part(first + sum(map(len, parts)), first, stop)
+            check_part(first + sum(map(len, parts)), first, stop)
     except BadAudio as error:
         return [{"problem": str(error), "num_samples": 0, "samples": np.zeros(0, np.int16), "start": None}]
     cut = longest is not None and is_recording(sum(map(len, parts)), longest)
@@ -368,7 +314,7 @@ def prepare_stream(
         raise ValueError(f"Columns {list(keep)} tell of whole rows: leave out `max_seconds`, or don't keep them.")
     longest = round(max_seconds * SAMPLE_RATE) if max_seconds else None
     settings = {"min_seconds": min_seconds, "longest": longest, "keep": tuple(keep), "channel": channel}
-    return _undecoded(dataset).map(
+    return undecoded(dataset).map(
         _prepare_streamed,
         batched=True,  # only a batch may come back with fewer rows, or more
         batch_size=1,
@@ -385,17 +331,17 @@ def _prepare_streamed(
     channel: int | None,
     warned: set[str],
 ) -> dict:
-    (row,) = _each_row(rows)
+    (row,) = each_row(rows)
     prepared: dict[str, list] = {column: [] for column in ("name", "sample_id", "num_samples", "samples", *keep)}
     for number, piece in enumerate(_decode(row, longest, channel)):
         problem, start = piece.pop("problem") or _too_short(piece["num_samples"], min_seconds), piece.pop("start")
-        name = _row_name(row) and piece_name(_row_name(row), start)
+        name = row_name(row) and piece_name(row_name(row), start)
         if problem and name not in warned:
             warned.add(name)
             logger.warning("Skipped %s: %s", name or "an audio without id or path", problem)
         if problem:
             continue
-        identity = _row_name(row).encode() or piece["samples"].tobytes()
+        identity = row_name(row).encode() or piece["samples"].tobytes()
         identity += f" piece {number}".encode() if number else b""
         # 63 bits: ids travel as int64 and seed random generators, which take no negative numbers.
         sample_id = int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little") >> 1
@@ -403,23 +349,6 @@ def _prepare_streamed(
         for column, value in (made | {column: row[column] for column in keep}).items():
             prepared[column].append(value)
     return prepared
-
-
-def _row_name(row: dict[str, Any]) -> str:
-    audio = row["audio"]
-    name = row.get("id")
-    if name is None or name == "":  # 0 is an id
-        name = (audio.get("path") if isinstance(audio, dict) else None) or ""
-    name = str(name)
-    return name if name.isprintable() else repr(name)  # a name with a newline would forge a line of the log
-
-
-def _columns(rows: list[dict[str, Any]]) -> dict[str, list]:
-    return {column: [row[column] for row in rows] for column in rows[0]}
-
-
-def _each_row(rows: dict[str, list]) -> list[dict[str, Any]]:
-    return [dict(zip(rows, values)) for values in zip(*rows.values())]
 
 
 def _check_columns(there: Sequence[str], wanted: Sequence[str]):
