@@ -292,6 +292,20 @@ def test_a_format_that_cannot_be_decoded_tells_the_way_out(monkeypatch):
         read_audio(m4a)
 
 
+def test_a_container_with_two_streams_of_sound_is_named():
+    av, file = pytest.importorskip("av", reason=NEEDS_AV), io.BytesIO()
+    samples = (tone(16_000)[None] * 1_000).astype(np.int16)
+    with av.open(file, "w", format="matroska") as output:
+        streams = [output.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in range(2)]
+        for stream in streams:
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate = 16_000
+            output.mux([*stream.encode(frame), *stream.encode(None)])
+    for read in (count_samples, read_audio):
+        with pytest.raises(BadAudio, match="several streams of sound"):
+            read(file.getvalue())
+
+
 @pytest.mark.parametrize("tag", [b"", b"ID3\x03\0\0\0\0\x27\x08" + bytes(5_000)], ids=["", "tag"])
 @pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
 @pytest.mark.parametrize("loud_first", [True, False])

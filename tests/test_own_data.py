@@ -12,12 +12,13 @@ import pytest
 import soundfile
 from datasets import Audio, Dataset, DatasetDict
 
-from hf_ssl_speech import KMeansUnits, add_units, load_speech, prepare_speech, prepare_stream
+from hf_ssl_speech import KMeansUnits, TextNormalization, add_units, load_speech, prepare_speech, prepare_stream
 from hf_ssl_speech.audio import BadAudio, read_audio
 from hf_ssl_speech.data.columns import _say_once
 from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.data.sources import available_splits
+from hf_ssl_speech.evaluation.comparison import load_evaluation_set
 
 DOCS = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
 
@@ -100,7 +101,7 @@ def test_the_code_of_the_page_on_data_runs(forms, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "1 ['id', 'audio']",
         "good morning",
-        "84/121/84-121-0000 GO DO YOU HEAR",
+        "84-121-0000 GO DO YOU HEAR",
         '"Ach" so x',
         "1.25 1.75",
         "yes, 0012",
@@ -134,6 +135,12 @@ def test_each_form_has_its_splits_and_its_transcripts_streamed_or_not(forms, sou
         rows = list(load_speech(source, streaming=streaming))
         assert [row.get("text") for row in rows] == texts
         assert all(len(waveform) for waveform in heard(rows))
+
+
+@pytest.mark.parametrize("source", ["manifests/train_manifest.jsonl", "kaldi/data", "cv-corpus/de", "LJSpeech-1.1"])
+def test_recognisers_are_scored_on_transcripts_from_files(forms, source):
+    scored = load_evaluation_set([source], TextNormalization(), split="train")
+    assert scored.references == [TextNormalization()(text) for text in FORMS[source][1]]
 
 
 def test_a_row_that_is_a_part_of_its_audio_is_that_part_everywhere(forms):

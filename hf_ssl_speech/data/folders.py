@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,15 +88,20 @@ def load_tables(tables: Sequence[str | Path]) -> list[tuple[Dataset, str]]:
     return [(load_table(str(table)), os.path.dirname(os.path.abspath(table))) for table in tables]
 
 
-def list_audio(files: Sequence[str], root: str | None = None) -> Dataset:
-    """A row for each file, called by its path below `root`. (`audiofolder` of `datasets` needs torchcodec for this.)"""
-    files = [os.path.abspath(file) for file in files]
-    root = root or os.path.commonpath([os.path.dirname(file) for file in files])
-    return listed({"id": [_name(file, root) for file in files], "audio": files})
+def list_audio(files: Sequence[str], facts: Mapping[str, Mapping[str, Any]] | None = None) -> Dataset:
+    """A row for each file, called by its path. (The `audiofolder` builder of `datasets` needs torchcodec for this.)
 
-
-def _name(file: str, root: str) -> str:
-    return Path(os.path.relpath(file, root)).with_suffix("").as_posix()
+    Args:
+        files: Paths; names are relative to the folder that they have in common.
+        facts: Of a file, by its absolute path, the other columns.
+    """
+    files, facts = [os.path.abspath(file) for file in files], facts or {}
+    root = os.path.commonpath([os.path.dirname(file) for file in files])
+    ids = [Path(os.path.relpath(file, root)).with_suffix("").as_posix() for file in files]
+    names = dict.fromkeys(name for fact in facts.values() for name in fact)
+    return listed(
+        {"id": ids, "audio": files} | {name: [facts.get(file, {}).get(name) for file in files] for name in names}
+    )
 
 
 def _load_audio(folder: Path, roots: Sequence[Path]) -> list[Dataset]:
@@ -116,19 +121,14 @@ def _load_audio(folder: Path, roots: Sequence[Path]) -> list[Dataset]:
         logger.warning("Passed over in %s, since they are not known as audio: %s files.", folder, kinds)
     if roots != [folder]:
         companions += [str(folder / name) for name in METADATA if (folder / name).is_file()]
-    root = str(roots[0] if len(roots) == 1 else folder)
     facts = _facts(sorted(companions), [os.path.abspath(str(each)) for each in roots])
     everything = sorted({os.path.abspath(file) for file in files} | facts.keys())
     if not everything:
         return []
-    if not facts:
-        return [list_audio(everything, root)]
     without = sum(file not in facts for file in everything)
-    if without:
+    if facts and without:
         logger.warning("%s: %s of %s files have no transcript.", folder, f"{without:,}", f"{len(everything):,}")
-    names = list(dict.fromkeys(name for fact in facts.values() for name in fact))
-    columns = {name: [facts.get(file, {}).get(name) for file in everything] for name in names}
-    return [listed({"id": [_name(file, root) for file in everything], "audio": everything} | columns)]
+    return [list_audio(everything, facts)]
 
 
 def _walk(root: Path) -> Iterator[str]:
