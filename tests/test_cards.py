@@ -21,7 +21,7 @@ from hf_ssl_speech import (
     create_model_card,
     to_transformers,
 )
-from hf_ssl_speech.recipes.pretraining import OBJECTIVES
+from hf_ssl_speech.models.classes import CONFIGS
 from hf_ssl_speech.records import write_record
 from hf_ssl_speech.training.arguments import as_tokens, parse_arguments
 from hf_ssl_speech.training.paper_settings import SETTINGS, compare_with_paper
@@ -173,7 +173,7 @@ def test_the_published_configurations_depart_in_nothing(name, tmp_path, monkeypa
     options = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
     model_args, _, args = parse_arguments([str(ROOT / f"examples/configs/{name}.yaml"), *options], *kinds)
     fields = {"num_units": [500]} if name == "hubert_large" else {}
-    config = OBJECTIVES[model_args.objective][0].preset(model_args.preset, **fields)
+    config = CONFIGS[model_args.objective].preset(model_args.preset, **fields)
     record = {
         "identity": run_identity(config, {}, args),
         "recipe": settings_of(args),

@@ -31,16 +31,16 @@ from hf_ssl_speech.hub.card_sections import (
     unit_effort_table,
 )
 from hf_ssl_speech.hub.wording import for_others, plain, quoted
+from hf_ssl_speech.models.classes import config_class_of
 from hf_ssl_speech.recipes.iterations_report import UNITS_GLOSSARY
 from hf_ssl_speech.records import naming_the_file, read_json, read_record
-from hf_ssl_speech.training.paper_settings import PAPERS, compare_with_paper
+from hf_ssl_speech.training.paper_settings import compare_with_paper
 from hf_ssl_speech.units.kmeans_units import FACTS_FILE
 
 CARD_FILE = "README.md"
 # In the wheel the templates lie in the package, in a checkout beside it.
 PACKAGE = Path(__file__).parents[1]
 TEMPLATES = [PACKAGE / "model_cards", PACKAGE.parent / "model_cards"]
-STOCK_TYPES = {"wav2vec2": "ssl-wav2vec2", "hubert": "ssl-hubert"}
 NOT_STATED = "not stated"
 MEASURES_GLOSSARY = {
     "ssl-wav2vec2": "Accuracy: how often, of the true hidden frame and the negatives, the model picks the true one; "
@@ -123,7 +123,7 @@ def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
     config = read_json(path, what)
     with naming_the_file(path, what):
         architecture = str((config.get("architectures") or [""])[0])
-        is_known = STOCK_TYPES.get(config.get("model_type"), config.get("model_type")) in PAPERS
+        is_known = config_class_of(config.get("model_type")) is not None
     if is_known and architecture.endswith("ForCTC"):
         return "ctc", config
     if is_known and architecture.endswith(("ForPreTraining", "Model")):
@@ -148,15 +148,15 @@ def check_metadata(license: str | None, languages: Sequence[str]):
 
 def model_context(folder: Path, config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """What cards of encoders and of CTC models share."""
-    stock = config["model_type"] in STOCK_TYPES
-    model_type = STOCK_TYPES.get(config["model_type"], config["model_type"])
+    config_class = config_class_of(config["model_type"])
+    model_type = config_class.model_type
     comparison = compare_with_paper(record)
     status, updates = record.get("status", "complete"), record.get("updates", 0)
     return {
         "model_type": model_type,
-        "paper": PAPERS[model_type],
+        "paper": config_class.method,
         "papers": [model_type],
-        "stock": stock,
+        "stock": config["model_type"] == config_class.stock_model_type,
         "parameters": f"{record['parameters'] / 1e6:.1f} M" if "parameters" in record else "an uncounted number of",
         "width": config["hidden_size"],
         "hours": hours(splits(record).get("train")),

@@ -7,12 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
-
-CONFIGS: dict[str, type[SSLSpeechConfig]] = {
-    config.model_type: config for config in (SSLWav2Vec2Config, SSLHubertConfig)
-}
-PAPERS = {"ssl-wav2vec2": "wav2vec 2.0", "ssl-hubert": "HuBERT"}
+from hf_ssl_speech.models.classes import config_class_of
 
 # What is compared, in the order it is told, and what it is called.
 SETTINGS = {
@@ -220,18 +215,18 @@ def _nearest_published(record: Mapping[str, Any]) -> tuple[str, dict[str, Any] |
     """Name and settings of the published run that a recorded one is nearest to; no settings if there is none."""
     identity = record.get("identity") or {}
     config, model_type = identity.get("config"), identity.get("model_type")
-    if not config or model_type not in CONFIGS:
+    if not config or config_class_of(model_type) is None:
         return "", None
-    size = "large" if config["hidden_size"] >= CONFIGS[model_type].preset("large").hidden_size else "base"
+    size = "large" if config["hidden_size"] >= config_class_of(model_type).preset("large").hidden_size else "base"
     if record.get("task") == "ctc":
         return _published_ctc(model_type, size, record)
     return _published_pretraining(model_type, size, config)
 
 
 def _published_pretraining(model_type: str, size: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    fields = CONFIGS[model_type].preset(size).to_dict()
+    fields = config_class_of(model_type).preset(size).to_dict()
     del fields["final_dropout"]  # of heads for fine-tuning
-    name = f"{PAPERS[model_type]} {size.upper()}"
+    name = f"{config_class_of(model_type).method} {size.upper()}"
     if model_type == "ssl-wav2vec2":
         return name, fields | _PRETRAINING | _WAV2VEC2[size]
     run = "large" if size == "large" else f"base, iteration {2 if list(config['num_units']) == [500] else 1}"
@@ -246,10 +241,10 @@ def _published_ctc(model_type: str, size: str, record: Mapping[str, Any]) -> tup
         return "", None
     nearest = min(rows, key=lambda each: abs(math.log(each / hours)))
     label = "10 minutes" if nearest < 1 else f"{nearest} hour{'s' * (nearest > 1)}"
-    architecture = CONFIGS[model_type].preset(size)
+    architecture = config_class_of(model_type).preset(size)
     sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "feat_extract_norm")
     fields = {name: getattr(architecture, name) for name in sizes}
-    name = f"{PAPERS[model_type]} {size.upper()} fine-tuned on {label}"
+    name = f"{config_class_of(model_type).method} {size.upper()} fine-tuned on {label}"
     return name, fields | _CTC_SHARED | _CTC_OF_OBJECTIVE[model_type] | dict(zip(_CTC_NAMES, rows[nearest]))
 
 
