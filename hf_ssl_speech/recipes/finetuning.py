@@ -19,15 +19,12 @@ from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
 from hf_ssl_speech.recipes.splits import Split, load_split
 from hf_ssl_speech.recognition.text import (
-    NORMALIZATION_FILE,
     TextNormalization,
     add_labels,
-    find_case,
     make_processor,
     rare_characters,
-    spellable_characters,
 )
-from hf_ssl_speech.recognition.transcription import load_processor
+from hf_ssl_speech.recognition.transcription import load_normalization, load_processor
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
@@ -168,17 +165,14 @@ def load_transcribed(
 
 def find_normalization(source: str, text_args: SpeechTextArguments, processor: Wav2Vec2Processor) -> TextNormalization:
     """That of a processor's folder if it has one, else that of the arguments in the case the vocabulary is spelt in."""
-    try:
-        normalization = TextNormalization.from_pretrained(source)
-    except OSError:
-        return make_normalization(text_args, find_case(spellable_characters(processor.tokenizer)))
+    normalization = load_normalization(source, processor, lambda case: make_normalization(text_args, case))
     asked = make_normalization(text_args, normalization.case)
     if asked not in (normalization, TextNormalization(case=normalization.case)):
         raise ValueError(
             f"The processor of {source} goes with transcripts written as {normalization.to_dict()}, but the arguments "
             f"ask for {asked.to_dict()}: leave them out, or make a new vocabulary."
         )
-    logger.info(f"Transcripts are written as {NORMALIZATION_FILE} of {source} says")
+    logger.info(f"Transcripts are written as {normalization.to_dict()}")
     return normalization
 
 
