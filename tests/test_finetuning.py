@@ -208,6 +208,15 @@ def finetune(speech, tmp_path, monkeypatch, caplog):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import finetune_ctc
 
+    recipe = finetune_ctc.finetune
+
+    def finetune(model, args, *rest):
+        before = vars(args).copy()
+        recipe(model, args, *rest)
+        assert vars(args) == before, "the caller's arguments are not changed"
+
+    monkeypatch.setattr(finetune_ctc, "finetune", finetune)
+
     def run(name, *arguments) -> str:
         caplog.clear()
         with caplog.at_level("INFO"), tidy_errors():

@@ -69,6 +69,7 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
         Raises:
             ValueError: If the labels do not fit the frames that the audio makes.
         """
+        self.warn_if_never_told()
         outputs = self.base_model(
             input_values,
             attention_mask,
@@ -205,6 +206,10 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
             for group, entries in enumerate(objectives.perplexity(statistics[f"{kind}_codes"] / masked), start=1):
                 metrics[f"{kind}_perplexity_{group}"] = float(entries)
         return metrics
+
+    def lost_schedules(self) -> list[str]:
+        """The Gumbel temperature too."""
+        return [*super().lost_schedules(), f"the Gumbel temperature stays {self.config.gumbel_temperature_start:g}"]
 
     def set_update(self, update: int):
         """Sets the Gumbel temperature of an update, `max(start * decay ** update, end)`, and seeds layer drop."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from pathlib import Path
@@ -267,6 +268,7 @@ def finetune(
             another run.
         UnhealthyRun: If going on would only spoil the run (see `training/health.py`).
     """
+    args = copy.copy(args)  # the caller's stay as they are
     if start is None and (args.freeze_conv_encoder or args.freeze_transformer_updates):
         logger.info("Fresh weights: nothing is frozen.")
         args.freeze_conv_encoder, args.freeze_transformer_updates = False, 0
