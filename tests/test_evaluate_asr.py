@@ -273,13 +273,15 @@ def test_the_worst_utterances_come_first_and_right_ones_never(evaluation_set):
 
 def test_scores_of_other_data_or_decoders_stay_when_one_is_replaced(tmp_path):
     entries = [
-        {"data": {"rows": rows}, "normalization": {}, "decoder": {"kind": kind}, "wer": 1}
+        {"data": {"rows": rows}, "normalization": {}, "decoder": {"kind": kind}, "wer": {"value": 1}}
         for rows in (1, 2)
         for kind in ("greedy", "beam")
     ]
     save_scores(entries, tmp_path)
-    save_scores([entries[1] | {"wer": 2}], tmp_path)
-    assert read_scores(tmp_path) == [entries[0], *entries[2:], entries[1] | {"wer": 2}]
+    save_scores([entries[1] | {"wer": {"value": 2}}], tmp_path)
+    expected = [(1, "greedy", 1), (2, "greedy", 1), (2, "beam", 1), (1, "beam", 2)]
+    found = read_scores(tmp_path)
+    assert [(each["data"]["rows"], each["decoder"]["kind"], each["wer"]["value"]) for each in found] == expected
 
 
 def test_a_file_that_holds_no_scores_is_left_alone(tmp_path):

@@ -263,7 +263,7 @@ def test_the_report_is_made_from_the_records_alone(finished, tmp_path):
         assert (tmp_path / picture).stat().st_size > 10_000
     seconds = [record(finished, f"{number}-{kind}")["seconds"] for kind in ("units", "layers") for number in (1, 2)]
     seconds += [record(finished, "0-units")["seconds"]]
-    seconds += [record(finished, f"{number}-model")["train_seconds"] for number in (1, 2)]
+    seconds += [record(finished, f"{number}-model")["seconds"] for number in (1, 2)]
     assert f"| all |  | {sum(seconds) / 60:.1f} |  |" in text
     threads = record(finished, "1-model")["machine"]["threads"]
     assert re.search(rf"\| 1-model \| training \| [\d.]+ \| .*, 1 process, {threads} thread", text)

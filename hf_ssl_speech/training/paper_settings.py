@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_ssl_speech.models.classes import config_class_of
+from hf_ssl_speech.records import Record, as_record
 
 # What is compared, in the order it is told, and what it is called.
 SETTINGS = {
@@ -178,12 +179,13 @@ def compare_with_paper(record: Mapping[str, Any]) -> Comparison | None:
     Returns:
         None if the record does not tell the model's configuration, or if no such run was published.
     """
+    record = as_record(record)
     name, published = _nearest_published(record)
     if published is None:
         return None
     run = {
         **record["identity"]["config"],
-        **(record.get("recipe") or {}),
+        **record["recipe"],
         "seconds_per_update": _seconds_per_update(record),
     }
     departures, as_published = [], []
@@ -205,20 +207,20 @@ def published_seconds_per_update(record: Mapping[str, Any]) -> tuple[str, float]
     Returns:
         None if nothing was published for models of this width.
     """
+    record = as_record(record)
     name, published = _nearest_published(record)
     if published is None or record["identity"]["config"]["hidden_size"] != published["hidden_size"]:
         return None
     return name, published["seconds_per_update"]
 
 
-def _nearest_published(record: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
+def _nearest_published(record: Record) -> tuple[str, dict[str, Any] | None]:
     """Name and settings of the published run that a recorded one is nearest to; no settings if there is none."""
-    identity = record.get("identity") or {}
-    config, model_type = identity.get("config"), identity.get("model_type")
+    config, model_type = (record["identity"].get(name) for name in ("config", "model_type"))
     if not config or config_class_of(model_type) is None:
         return "", None
     size = "large" if config["hidden_size"] >= config_class_of(model_type).preset("large").hidden_size else "base"
-    if record.get("task") == "ctc":
+    if record["task"] == "ctc":
         return _published_ctc(model_type, size, record)
     return _published_pretraining(model_type, size, config)
 
@@ -234,9 +236,8 @@ def _published_pretraining(model_type: str, size: str, config: Mapping[str, Any]
     return name + run.removeprefix(size), fields | _PRETRAINING | batch | _HUBERT[run]
 
 
-def _published_ctc(model_type: str, size: str, record: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
-    hours = ((record.get("data") or {}).get("train") or {}).get("hours")
-    rows = _CTC.get((model_type, size))
+def _published_ctc(model_type: str, size: str, record: Record) -> tuple[str, dict[str, Any] | None]:
+    hours, rows = record["data"]["train"]["hours"], _CTC.get((model_type, size))
     if not rows or not hours:
         return "", None
     nearest = min(rows, key=lambda each: abs(math.log(each / hours)))
@@ -248,9 +249,9 @@ def _published_ctc(model_type: str, size: str, record: Mapping[str, Any]) -> tup
     return name, fields | _CTC_SHARED | _CTC_OF_OBJECTIVE[model_type] | dict(zip(_CTC_NAMES, rows[nearest]))
 
 
-def _seconds_per_update(record: Mapping[str, Any]) -> float | None:
+def _seconds_per_update(record: Record) -> float | None:
     """The most audio that an update can hold, over all processes."""
-    recipe, processes = record.get("recipe") or {}, (record.get("machine") or {}).get("processes")
+    recipe, processes = record["recipe"], record["machine"]["processes"]
     seconds, accumulation = recipe.get("batch_seconds"), recipe.get("gradient_accumulation_steps")
     return seconds * accumulation * processes if seconds and accumulation and processes else None
 
