@@ -22,7 +22,7 @@ from hf_ssl_speech import (
     to_transformers,
 )
 from hf_ssl_speech.models.classes import CONFIGS
-from hf_ssl_speech.records import write_record
+from hf_ssl_speech.records import read_record, write_record
 from hf_ssl_speech.training.arguments import as_tokens, parse_arguments
 from hf_ssl_speech.training.paper_settings import SETTINGS, compare_with_paper
 from hf_ssl_speech.training.preflight import run_identity
@@ -88,6 +88,24 @@ def test_error_rates_come_with_intervals_and_the_exact_evaluation(tmp_path):
     assert "starting from me/encoder" in card.text
     mine = create_model_card(make_ctc(tmp_path / "mine", start={"source": "/home/me/runs/encoder", "record": None}))
     assert "starting from an encoder that is not on the Hub" in mine.text and mine.data.base_model is None
+
+
+def test_a_record_of_an_earlier_version_is_read_in_todays_form(tmp_path):
+    units = {"processes": 3, "units": {"versions": {"torch": "2.9"}}, "identity": {"data": {"validation": "abc"}}}
+    write_record({"start": {"record": {"train_seconds": 5.0}}, "train_seconds": 7.0} | units, tmp_path)
+    record = read_record(tmp_path)
+    assert (record["seconds"], record["start"]["record"]["seconds"]) == (7.0, 5.0)
+    assert record["machine"] == {"device": None, "processes": 3, "threads": None}
+    assert record["versions"] == {"torch": "2.9"}
+    assert [each["fingerprint"] for each in record["data"].values()] == [None, "abc"]
+    assert record["data"]["train"]["units"]["sets"] == record["curves"] == []
+
+
+@pytest.mark.parametrize("changes", [{"data": 5}, {"data": {"train": "x"}}, {"curves": {}}, {"machine": [1]}])
+def test_a_record_with_something_else_in_a_fields_place_is_refused_with_its_file(changes, tmp_path):
+    write_record(changes, tmp_path)
+    with pytest.raises(ValueError, match=r"run\.json does not hold a run's record"):
+        read_record(tmp_path)
 
 
 def test_the_card_tells_of_the_model_that_was_kept_not_of_the_last_one(tmp_path):

@@ -81,9 +81,8 @@ def introduction(models: dict[int, Record]) -> str:
 def read_stages(folder: Path, kind: str) -> dict[int, Record]:
     """The records of the complete stages of a kind, by iteration."""
     found = {int(path.name.split("-")[0]): read_record(path) for path in folder.glob(f"*-{kind}")}
-    return {
-        number: found[number] for number in sorted(found) if found[number] and found[number]["status"] == "complete"
-    }
+    complete = {number: record for number, record in found.items() if record and record["status"] == "complete"}
+    return dict(sorted(complete.items()))
 
 
 def units_table(stages: dict[int, Record]) -> str:
