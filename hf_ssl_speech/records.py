@@ -293,7 +293,7 @@ def _completed(hint: Any, value: Any) -> Any:
     if origin is None:
         return value
     value = origin() if value is None else value
-    if not isinstance(value, origin):
+    if not isinstance(value, dict if origin is dict else (list, tuple)):
         raise TypeError(f"expected a {origin.__name__}, but found {value!r:.50}")
     inner = get_args(kind)[-1]
     if origin is dict:

@@ -34,11 +34,7 @@ MEASURES = (
 # Facts of transcripts: what a record calls them, and what the card does.
 TEXT = (
     ("words", "words"),
-    ("characters", "characters"),
     ("vocabulary", "vocabulary"),
-    ("rare_characters", "characters left out as too rare"),
-    ("unknown_characters", "characters outside the vocabulary"),
-    ("skipped", "utterances left out for their text"),
     ("normalization", "normalised with"),
 )
 CITATIONS = {
@@ -89,7 +85,6 @@ def data_table(record: Record) -> str:
     if earlier:
         splits["train, pretraining"] = earlier["data"]["train"]
     for split, facts in splits.items():
-        is_hash = len(facts["fingerprint"] or "") == 16
         rows.append(
             [
                 plain(split),
@@ -97,10 +92,9 @@ def data_table(record: Record) -> str:
                 shown(facts["rows"], ","),
                 shown(facts["hours"], ".2f"),
                 shown(facts["skipped"]["num_skipped"], ","),
-                told(facts["fingerprint"] if is_hash else None),
             ]
         )
-    return table(["split", "source", "utterances", "hours", "left out", "fingerprint"], rows)
+    return table(["split", "source", "utterances", "hours", "left out"], rows)
 
 
 def effort_table(record: Record) -> str:
@@ -197,7 +191,6 @@ def unit_effort_table(facts: UnitFacts, record: Record) -> str:
         ["utterances", shown(facts["utterances"], ",")],
         ["frames", shown(facts["frames"], ",")],
         ["share of the utterances", shown(facts["share"], ".0%")],
-        ["passes over the data", shown(facts["iterations"], ",")],
         ["inertia (mean squared distance)", shown(facts["inertia"], ",.4g")],
         ["seed", NOT_RECORDED if facts["seed"] is None else f"{facts['seed']}"],
         ["command", told(record["command"])],
@@ -223,20 +216,18 @@ def quality_table(record: Record) -> str:
     return table(["", ""], rows or [[label, NOT_MEASURED] for name, label, _ in QUALITY if name != "agreement"])
 
 
-def compute_table(record: Record) -> str:
-    """On what, for how long, with which versions."""
-    machine, seconds, earlier = record["machine"], record["seconds"], record["start"]["record"]
+def compute(record: Record) -> str:
+    """On what, for how long, with which versions, in sentences."""
+    machine, seconds, start = record["machine"], record["seconds"], record["start"]
     processes = machine["processes"]
-    rows = [
-        ["device", plain(machine["device"] or NOT_RECORDED)],
-        ["processes", f"{processes}" if processes else NOT_RECORDED],
-        ["time", _time(seconds)],
-        ["device hours", NOT_MEASURED if seconds is None or not processes else f"{seconds * processes / 3600:.2f}"],
-        ["versions", _settings(record["versions"])],
-    ]
-    if record["start"]["source"]:
-        rows.insert(3, ["time of the pretraining before it", _time(earlier and earlier["seconds"])])
-    return table(["", ""], rows)
+    on = f"{plain(machine['device'] or 'A device that was ' + NOT_RECORDED)}"
+    on += f", {processes:,} process{'es' * (processes > 1)}" if processes else ""
+    device_hours = f", {seconds * processes / 3600:.2f} device hours" if seconds is not None and processes else ""
+    told = f"{on}. Time: {_time(seconds)}{device_hours}. Versions: {_settings(record['versions'])}."
+    if start["source"]:
+        earlier = start["record"] and start["record"]["seconds"]
+        told += f" Time of the pretraining before it: {_time(earlier)}."
+    return told
 
 
 def pictures(folder: Path) -> list[tuple[str, str]]:

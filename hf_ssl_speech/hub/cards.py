@@ -15,7 +15,7 @@ from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
 from hf_ssl_speech.hub.card_sections import (
     breakdown_table,
     citations,
-    compute_table,
+    compute,
     data_table,
     effort_table,
     evaluations,
@@ -89,7 +89,7 @@ def create_model_card(
         "data_table": data_table(record),
         "pictures": pictures(folder),
         "limits": limits(kind, record, languages, scores),
-        "compute_table": compute_table(record),
+        "compute": compute(record),
         "citations": citations(context["papers"]),
     }
     environment = Environment(
