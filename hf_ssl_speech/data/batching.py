@@ -1,4 +1,4 @@
-"""Batches by duration: as many rows as fit into so many seconds, of nearly equal length, in ever new company."""
+"""Batches by duration: as many rows as fit into so many seconds, of nearly equal length, grouped anew in each epoch."""
 
 from __future__ import annotations
 

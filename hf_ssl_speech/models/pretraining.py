@@ -188,14 +188,14 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
             "contrastive": contrastive,
             "diversity": diversity,
             "penalty": penalty,
-            "correct": (objectives.picks_the_true_unit(logits) & valid).sum(),
-            "chance": (objectives.chance_of_the_true_unit(logits) * valid).sum(),
+            "correct": (objectives.picks_the_true_frame(logits) & valid).sum(),
+            "chance": (objectives.chance_of_the_true_frame(logits) * valid).sum(),
             "soft_codes": soft_codes,
             "hard_codes": hard_codes,
         }
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """Loss and accuracy of picking the true unit, and how many codebook entries each group uses."""
+        """Loss and accuracy of picking the true frame, and how many codebook entries each group uses."""
         masked = statistics["masked"].clamp(min=1)
         metrics = super().metrics(statistics)
         metrics["contrastive_loss"] = float(statistics["contrastive"] / masked)
