@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_ssl_speech.hub.wording import code, plain
-from hf_ssl_speech.recipes.iterations_report import LAYERS_PICTURE, QUALITY, UNITS_PICTURE
+from hf_ssl_speech.recipes.iterations_report import LAYERS_PICTURE, QUALITY, UNITS_PICTURE, last_value
 from hf_ssl_speech.records import Rate, Record, Score, SplitFacts, UnitFacts, table
 from hf_ssl_speech.training.record_keeper import PICTURE_FILE
 
@@ -124,7 +124,7 @@ def measures_table(record: Record) -> str:
     curves, kept, rows = record["curves"], record["kept_update"], []
     evaluated = [point for point in curves if kept is None or point["step"] <= kept]
     for name, label, form in MEASURES:
-        validation, training = _last(evaluated, f"eval_{name}"), _last(curves, name)
+        validation, training = last_value(evaluated, f"eval_{name}"), last_value(curves, name)
         if validation is not None or training is not None:
             rows.append([label, shown(validation, form), shown(training, form)])
     updates = [point["step"] for point in evaluated if any(name.startswith("eval_") for name in point)][-1:]
@@ -255,17 +255,8 @@ def limits(kind: str, record: Record, languages: Sequence[str], scores: Sequence
     return found
 
 
-def citations(papers: Sequence[str]) -> list[str]:
-    """BibTeX of the papers of these model types."""
-    return [CITATIONS[paper] for paper in papers]
-
-
 def _time(seconds: float | None) -> str:
     return NOT_MEASURED if seconds is None else f"{seconds / 3600:.2f} hours ({seconds:,.0f} s)"
-
-
-def _last(curves: Sequence[Mapping[str, float]], name: str) -> float | None:
-    return next((point[name] for point in reversed(curves) if name in point), None)
 
 
 def _rate(rate: Rate) -> str:

@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
 from hf_ssl_speech.hub.card_sections import (
+    CITATIONS,
     breakdown_table,
-    citations,
     compute,
     data_table,
     effort_table,
@@ -90,7 +90,7 @@ def create_model_card(
         "pictures": pictures(folder),
         "limits": limits(kind, record, languages, scores),
         "compute": compute(record),
-        "citations": citations(context["papers"]),
+        "citations": [CITATIONS[paper] for paper in context["papers"]],
     }
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),

@@ -104,7 +104,10 @@ def models_table(stages: dict[int, Record]) -> str:
     """A row for each model: accuracies of the last evaluation, or of the last training log."""
     rows = []
     for number, stage in stages.items():
-        measured = [last_value(stage["curves"], name) for name in ("masked_accuracy", "unmasked_accuracy", "loss")]
+        measured = [
+            last_value(stage["curves"], f"eval_{name}", name)
+            for name in ("masked_accuracy", "unmasked_accuracy", "loss")
+        ]
         rows.append(
             [f"{number}-model", f"{number - 1}-units"]
             + ["" if value is None else f"{value:.3f}" for value in measured]
@@ -149,13 +152,10 @@ def machine(stage: Record) -> str:
     return ", ".join([facts["device"], *(f"{count} {one if count == 1 else many}" for count, one, many in counts)])
 
 
-def last_value(curves: Sequence[dict[str, float]], name: str) -> float | None:
-    """The last value of a metric, in evaluation if there was one."""
-    for key in (f"eval_{name}", name):
-        values = [point[key] for point in curves if key in point]
-        if values:
-            return values[-1]
-    return None
+def last_value(curves: Sequence[dict[str, float]], *names: str) -> float | None:
+    """The last value of the first of these figures that was logged."""
+    logged = ([point[name] for point in curves if name in point] for name in names)
+    return next((values[-1] for values in logged if values), None)
 
 
 def draw_example(stages: dict[int, Record], folder: Path):
