@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import initialize
 from hf_ssl_speech.models.sizes import OtherSizes, check_sizes
 from hf_ssl_speech.models.transformer import Transformer
+
+logger = logging.getLogger(__name__)
 
 # Of a minute of audio at unit variance no sample is larger: its square is at most their number.
 LOUDEST = 1_000
@@ -55,6 +58,7 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _no_split_modules = ["TransformerLayer", "PositionalConv"]
+    is_told = False  # whether `set_update` was called, or its absence warned of
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -107,6 +111,22 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         every forward pass.
         """
         self.base_model.encoder.update = update
+        self.is_told = True
+
+    def lost_schedules(self) -> list[str]:
+        """What does not happen if `set_update` is never called, in words."""
+        return ["layer drop takes other layers in each process and micro-batch"] if self.config.layerdrop else []
+
+    def warn_if_never_told(self):
+        """Says once that a model is trained without `set_update`, and what does not happen then."""
+        if torch.compiler.is_compiling() or self.is_told or not self.training:
+            return
+        self.is_told = True
+        if lost := self.lost_schedules():
+            logger.warning(
+                f"{type(self).__name__} is trained without `set_update`, so {' and '.join(lost)}. Call "
+                "`model.set_update(update)` before every update, or train with this package's trainers."
+            )
 
 
 def check_scale(waveforms: Tensor):
@@ -123,7 +143,7 @@ def check_scale(waveforms: Tensor):
     if waveforms.is_floating_point() and not loudest > LOUDEST:  # NaN are not judged
         return
     raise ValueError(
-        f"The audio holds values up to {int(loudest):,} ({waveforms.dtype}): integers that were not "
+        f"The audio holds values up to {float(loudest):,.0f} ({waveforms.dtype}): integers that were not "
         "scaled. Give floats in [-1, 1]: divide int16 samples by 32,768 before the feature extractor or the pipeline."
     )
 
