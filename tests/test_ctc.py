@@ -10,7 +10,7 @@ from conftest import TINY
 
 from hf_ssl_speech import CTCCollator, SSLHubertForCTC, SSLWav2Vec2Config, SSLWav2Vec2ForCTC
 from hf_ssl_speech.models.objectives import ctc_loss, frames_needed
-from hf_ssl_speech.training.ctc_trainer import tri_stage
+from hf_ssl_speech.training.schedules import tri_stage
 
 MASKS = dict(mask_time_prob=0.5, mask_time_length=5, mask_feature_prob=0.25, mask_feature_length=4)
 

@@ -34,6 +34,14 @@ def other_recipe(checkpoint: str | None) -> str:
     )
 
 
+def only_weights(checkpoint: str) -> str:
+    """Why a checkpoint without optimizer and schedule can't be resumed, and the way out."""
+    return (
+        f"{checkpoint} holds the weights without optimizer and schedule, as save_only_model leaves it: no run can be "
+        f"continued from it. {other_recipe(checkpoint)}"
+    )
+
+
 class Schedules(TrainerCallback):
     """Tells the model which update comes next, and the collator and sampler which epoch."""
 
