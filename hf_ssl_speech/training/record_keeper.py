@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ class RecordKeeper(TrainerCallback):
         self.more = more or {}
         self.start = time.time()
         self.has_warned = False
+        self.pen = threading.Lock()  # a watch that has lost a loader worker writes from a thread of its own
         previous = read_record(trainer.args.output_dir) or {}
         self.earlier_seconds = previous.get("train_seconds", 0.0)
         self.first_start = previous.get("started", now())
@@ -109,9 +111,10 @@ class RecordKeeper(TrainerCallback):
         args = self.trainer.args
         gone = set(missing) - {args.process_index}
         if args.process_index == min(set(range(args.world_size)) - gone):
-            record = self.record(status) | ({"cause": cause} if cause else {})
-            write_record(record, args.output_dir)
-            draw_training(record, Path(args.output_dir, PICTURE_FILE))
+            with self.pen:
+                record = self.record(status) | ({"cause": cause} if cause else {})
+                write_record(record, args.output_dir)
+                draw_training(record, Path(args.output_dir, PICTURE_FILE))
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.write("running")
