@@ -20,7 +20,11 @@ from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training import record_keeper
 
 SETTINGS = {**train_tiny.SETTINGS, "batch_seconds": 2, "max_seconds": 1, "min_seconds": 0.5, "buffer_seconds": 3}
-LOST = {"silent": "silent: all samples are equal", "short": "too short (under 0.50 s)", "none": "missing: neither bytes nor a path"}
+LOST = {
+    "silent": "silent: all samples are equal",
+    "short": "too short (under 0.50 s)",
+    "none": "missing: neither bytes nor a path",
+}
 
 
 def mixed_rows() -> Dataset:
