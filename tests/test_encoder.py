@@ -357,7 +357,7 @@ def test_norms_start_as_identity(make_tiny, architecture):
 
 
 def test_under_bf16_the_first_norm_of_a_padded_row_is_as_exact_as_alone():
-    """Statistics, scale and shift are in float32: what is left is one rounding to bf16, 2 ** -9 of the value."""
+    """Statistics, scale and shift are in float32: all that is left is rounding to bf16, 2 ** -8 of the value."""
     norm = ValidGroupNorm(8)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
