@@ -6,9 +6,7 @@ BIN = $(abspath $(VENV))/bin
 .PHONY: demo test test-slow torture lint
 
 demo: $(VENV)/installed
-	$(BIN)/python examples/make_speech.py runs/speech --minutes 30
-	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
-		examples/pretrain.py examples/configs/demo.yaml
+	$(BIN)/hf-ssl-speech demo
 
 test: $(VENV)/installed lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile

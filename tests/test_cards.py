@@ -21,9 +21,9 @@ from hf_ssl_speech import (
     create_model_card,
     to_transformers,
 )
+from hf_ssl_speech.commands.parsing import as_tokens, parse_arguments
 from hf_ssl_speech.recipes.pretraining import OBJECTIVES
 from hf_ssl_speech.records import write_record
-from hf_ssl_speech.training.arguments import as_tokens, parse_arguments
 from hf_ssl_speech.training.paper_settings import SETTINGS, compare_with_paper
 from hf_ssl_speech.training.preflight import run_identity
 from hf_ssl_speech.training.recipe import settings_of

@@ -18,9 +18,9 @@ from hf_ssl_speech import (
     SpeechModelArguments,
     SpeechPreTrainingArguments,
 )
-from hf_ssl_speech.recipes.hubert_iterations import HubertIterationsArguments
+from hf_ssl_speech.commands.parsing import parse_arguments
+from hf_ssl_speech.recipes.arguments import HubertIterationsArguments
 from hf_ssl_speech.recipes.pretraining import OBJECTIVES
-from hf_ssl_speech.training.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))

@@ -13,8 +13,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.records import RECORD_FILE, read_record
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import AlreadyComplete, other_recipe
+from hf_ssl_speech.training.callbacks import other_recipe
 from hf_ssl_speech.training.checkpoints import damage, newest_whole
+from hf_ssl_speech.training.outcomes import AlreadyComplete
 from hf_ssl_speech.training.recipe import MUST_AGREE, settings_of
 
 

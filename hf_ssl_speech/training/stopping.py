@@ -18,19 +18,10 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 
 from hf_ssl_speech.data.processes import in_several_processes, rank_and_size
+from hf_ssl_speech.training.outcomes import LostProcess
 
 ANSWER_SECONDS = 3.0
 GOES_ON = "Started again, the run goes on from its last checkpoint."
-
-
-class Interrupted(RuntimeError):
-    """A run was asked to stop, and has saved a checkpoint. The message says where it goes on."""
-
-    exit_code = 128 + signal.SIGTERM
-
-
-class LostProcess(RuntimeError):
-    """A process of the run, or a loader worker, died or does not answer. The message names it."""
 
 
 class StopOnSignal(TrainerCallback):

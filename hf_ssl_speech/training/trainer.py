@@ -35,9 +35,10 @@ from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, UnhealthyRun, other_recipe
+from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, other_recipe
 from hf_ssl_speech.training.checkpoints import newest_whole, write_manifest
 from hf_ssl_speech.training.health import HealthCheck
+from hf_ssl_speech.training.outcomes import UnhealthyRun
 from hf_ssl_speech.training.stopping import ServeWhileTraining
 
 logger = logging.getLogger(__name__)
