@@ -22,6 +22,7 @@ from hf_ssl_speech import (
     to_transformers,
 )
 from hf_ssl_speech.commands.parsing import as_tokens, parse_arguments
+from hf_ssl_speech.models import installing
 from hf_ssl_speech.recipes.pretraining import OBJECTIVES
 from hf_ssl_speech.records import write_record
 from hf_ssl_speech.training.paper_settings import SETTINGS, compare_with_paper
@@ -157,6 +158,15 @@ def test_a_units_card_tells_what_they_are_made_of_and_how_good_they_are(tmp_path
     assert rows["inertia (mean squared distance)"] == ["12.34"]
     assert rows["number of units"] == ["8", "100"]
     assert "share of the utterances" not in [row for row, cells in rows.items() if len(cells) == 2]
+
+
+@pytest.mark.parametrize("make", [make_encoder, make_ctc, make_units])
+def test_a_card_names_an_install_command_that_exists(make, tmp_path, monkeypatch):
+    assert f"```bash\n{installing.install_command()}\n```" in create_model_card(make(tmp_path / "model")).text
+    assert "./hf_ssl_speech" in installing.install_command()  # a checkout, as long as there is nothing else
+    monkeypatch.setattr(installing, "REPOSITORY", "https://example.org/speech.git")
+    command = 'pip install "hf_ssl_speech @ git+https://example.org/speech.git"'
+    assert f"```bash\n{command}\n```" in create_model_card(tmp_path / "model").text
 
 
 def test_a_model_in_transformers_own_form_is_used_without_this_package(tmp_path, make_tiny):

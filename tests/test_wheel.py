@@ -25,7 +25,7 @@ SHORT = (
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
-    """`hf-ssl-speech` of an environment that holds the wheel; its libraries are those of the environment of the tests."""
+    """`hf-ssl-speech` of an environment that holds the wheel; its libraries are those that the tests run with."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     left_out = shutil.ignore_patterns(".git", ".venv", "tests", "runs", "build", "*.egg-info", "__pycache__", "*cache")

@@ -31,6 +31,7 @@ from hf_ssl_speech.hub.card_sections import (
     unit_effort_table,
 )
 from hf_ssl_speech.hub.wording import for_others, plain, quoted
+from hf_ssl_speech.models.installing import install_command
 from hf_ssl_speech.recipes.iterations_report import UNITS_GLOSSARY
 from hf_ssl_speech.records import naming_the_file, read_json, read_record
 from hf_ssl_speech.training.paper_settings import PAPERS, compare_with_paper
@@ -84,6 +85,7 @@ def create_model_card(
     context |= {
         "title": name,
         "repo_id": repo_id or name,
+        "install": install_command(),
         "license": license or NOT_STATED,
         "language": ", ".join(languages) or NOT_STATED,
         "licences": {data: licence or NOT_STATED for data, licence in licences.items()},
