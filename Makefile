@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(abspath $(VENV))/bin
 
-.PHONY: demo test test-slow torture lint
+.PHONY: demo test test-slow smoke torture lint
 
 demo: $(VENV)/installed
 	$(BIN)/hf-ssl-speech demo
@@ -13,6 +13,10 @@ test: $(VENV)/installed lint
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+# Another interpreter, in minutes: make smoke VENV=/tmp/venv313 PYTHON=python3.13
+smoke: $(VENV)/installed
+	$(BIN)/python -m pytest tests/test_encoder.py tests/test_exchange.py tests/test_commands.py tests/test_launch.py
 
 torture: $(VENV)/installed
 	cd tests && $(BIN)/python -m torture
