@@ -374,7 +374,8 @@ def test_a_process_of_several_ends_with_its_exit_functions_and_output_but_withou
     command = [sys.executable, "-c", SCRIPT_OF_SEVERAL_PROCESSES, str(tmp_path / "store"), ending]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == code, result.stderr
-    assert result.stdout.split("\n") == ["thread", "exit function", ""]
+    said = [line for line in result.stdout.split("\n") if not line.startswith("[Gloo]")]  # as torch 2.9 does
+    assert said == ["thread", "exit function", ""]
     assert ("ValueError: a mistake" in result.stderr) == (ending == "mistake")
     assert ("torn down" in result.stderr) == (ending == "mistake")
 
