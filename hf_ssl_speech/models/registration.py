@@ -57,13 +57,11 @@ def _register_configs(module: ModuleType):
 
 
 def _register_models(module: ModuleType):
-    from hf_ssl_speech.models import encoder, heads, pretraining
+    from hf_ssl_speech.models.classes import model_class
 
-    classes = {**vars(encoder), **vars(pretraining), **vars(heads)}
     for config in _configs():
-        names = config.auto_classes()
         for auto in ("AutoModel", "AutoModelForPreTraining", "AutoModelForCTC", "AutoModelForAudioClassification"):
-            getattr(module, auto).register(config, classes[names[auto]])
+            getattr(module, auto).register(config, model_class(config, auto))
 
 
 def _register_feature_extractors(module: ModuleType):
