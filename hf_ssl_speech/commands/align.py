@@ -42,8 +42,10 @@ def main(argv: list[str]):
     from hf_ssl_speech.evaluation.comparison import choose_rows
     from hf_ssl_speech.recognition.alignment import add_alignment, textgrid_names, write_textgrid
     from hf_ssl_speech.recognition.transcription import load_normalization, load_recognizer
+    from hf_ssl_speech.training.lock import hold
 
     log_on_the_first_process()
+    hold(args.output_dir)
     model, processor = load_recognizer(args.model)
 
     dataset = choose_rows(load_speech(args.data, split=args.split), args.limit)

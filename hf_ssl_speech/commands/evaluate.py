@@ -81,8 +81,10 @@ def main(argv: list[str]):
     from hf_ssl_speech.evaluation.recognizers import is_seq2seq
     from hf_ssl_speech.evaluation.report import comparison_report, write_report
     from hf_ssl_speech.recognition.text import TextNormalization
+    from hf_ssl_speech.training.lock import hold
 
     log_on_the_first_process()
+    hold(args.output_dir)
 
     seq2seq = {name: is_seq2seq(name) for name in args.models}  # before any is scored: all of them are there
 

@@ -42,6 +42,7 @@ def main(argv: list[str]):
     )
     arguments = vars(parser.parse_args(argv))
     from hf_ssl_speech.demo.synthetic import synthesize_speech
+    from hf_ssl_speech.training.lock import hold
 
     folder = arguments.pop("output_folder")
     # Written last, so that an interrupted run is no finished one; hidden from `load_dataset` by its name.
@@ -50,8 +51,8 @@ def main(argv: list[str]):
         print(f"{folder} holds this speech already.")
         return
 
+    hold(folder)
     splits = split_by_speaker(synthesize_speech(**arguments))
-    folder.mkdir(parents=True, exist_ok=True)
     finished.unlink(missing_ok=True)
     for name, split in splits.items():
         split.to_parquet(folder / f"{name}-00000-of-00001.parquet")

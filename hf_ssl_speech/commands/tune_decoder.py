@@ -47,8 +47,10 @@ def main(argv: list[str]):
     from hf_ssl_speech.evaluation.comparison import load_evaluation_set, word_error_rate
     from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, GreedyDecoder
     from hf_ssl_speech.recognition.transcription import compute_logits, load_normalization, load_recognizer
+    from hf_ssl_speech.training.lock import hold
 
     log_on_the_first_process()
+    hold(args.output_dir)
     model, processor = load_recognizer(args.model)
     parts = (processor.tokenizer, model.config)
     settings = BeamSettings(args.language_model, args.words, beam_size=args.beam_size)

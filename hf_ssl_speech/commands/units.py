@@ -24,7 +24,9 @@ def main(argv: list[str]):
     from accelerate import PartialState
 
     from hf_ssl_speech.recipes.units import make_units
+    from hf_ssl_speech.training.lock import hold
 
     state = PartialState(cpu=not torch.accelerator.is_available())
     log_on_the_first_process(state.process_index)
+    hold(args.output_dir)
     make_units(data_args, args, state)

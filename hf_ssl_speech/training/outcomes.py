@@ -1,6 +1,7 @@
 """How a run ends, other than with a trained model: each message tells a user what happened and what to do."""
 
 import signal
+from collections.abc import Sequence
 
 
 class UnhealthyRun(RuntimeError):
@@ -18,4 +19,13 @@ class Interrupted(RuntimeError):
 
 
 class LostProcess(RuntimeError):
-    """A process of the run, or a loader worker, died or does not answer. The message names it."""
+    """A process of the run, or a loader worker, died or does not answer. The message names it.
+
+    Args:
+        message: Who is lost, and the way out.
+        missing: Ranks that do not answer any more; none if it is a loader worker that is lost.
+    """
+
+    def __init__(self, message: str, missing: Sequence[int] = ()):
+        super().__init__(message)
+        self.missing = tuple(missing)
