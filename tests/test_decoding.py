@@ -3,8 +3,11 @@
 import json
 import logging
 import re
+import sys
+from collections import namedtuple
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,6 +136,18 @@ def test_a_script_without_spaces_is_one_word(tmp_path):
         transcript = decode_one(decoder, logits)
         assert transcript.text == "\u6771\u4eac\u90fd"
         assert len(transcript.words) == 1 and len(transcript.characters) == 3
+
+
+@pytest.mark.parametrize(
+    ("python", "word"),
+    [((3, 12), r"pip install 'hf_ssl_speech\[lm\]'"), ((3, 13), "for Python 3.11 and 3.12 but not yet for 3.13")],
+)
+def test_beam_search_without_its_library_says_what_helps_on_this_python(python, word, tokenizer, config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchaudio.models.decoder", None)
+    version = namedtuple("Version", "major minor")(*python)
+    monkeypatch.setattr("hf_ssl_speech.recognition.decoding.sys", SimpleNamespace(version_info=version))
+    with pytest.raises(ImportError, match=word):
+        BeamDecoder(tokenizer, config)
 
 
 def test_a_tokenizer_that_writes_lower_case_reads_lower_case(tmp_path):

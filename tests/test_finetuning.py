@@ -25,9 +25,9 @@ from hf_ssl_speech import (
     make_processor,
     prepare_speech,
 )
+from hf_ssl_speech.commands.ending import tidy_errors
 from hf_ssl_speech.recognition.metrics import show_edits
 from hf_ssl_speech.records import read_record
-from hf_ssl_speech.training.arguments import tidy_errors
 from hf_ssl_speech.training.ctc_trainer import edit_statistics
 from hf_ssl_speech.training.record_keeper import panels_of
 

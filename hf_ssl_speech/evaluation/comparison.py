@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor
 
 from hf_ssl_speech.data.preparing import prepare_speech, split_facts
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.evaluation.recognizers import Recognizer
+from hf_ssl_speech.recognition.decoding import Decoder
 from hf_ssl_speech.recognition.metrics import (
     EditCounts,
     count_edits,
@@ -157,6 +159,24 @@ def score(recognizer: Recognizer, evaluation_set: EvaluationSet) -> ModelScores:
         seconds=seconds,
         device=describe_device(recognizer.model.device),
     )
+
+
+def word_error_rate(
+    decoder: Decoder, heard: Iterable[tuple[list[int], Tensor, Tensor]], evaluation_set: EvaluationSet
+) -> float:
+    """Errors over words of all rows, of logits that a recogniser has given.
+
+    Args:
+        decoder: What makes text of the logits.
+        heard: Places of rows in the set, their logits `(rows, frames, vocabulary)` and their frames `(rows,)`.
+        evaluation_set: The rows.
+    """
+    predictions = [""] * len(evaluation_set.references)
+    for places, logits, frames in heard:
+        for place, transcript in zip(places, decoder.decode(logits, frames)):
+            predictions[place] = evaluation_set.normalization(transcript.text)
+    counts = count_edits(predictions, evaluation_set.references)
+    return counts.errors.sum() / counts.reference_length.sum()
 
 
 def describe_device(device: torch.device) -> str:

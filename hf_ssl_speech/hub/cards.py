@@ -31,6 +31,7 @@ from hf_ssl_speech.hub.card_sections import (
 )
 from hf_ssl_speech.hub.wording import for_others, plain, quoted
 from hf_ssl_speech.models.classes import config_class_of
+from hf_ssl_speech.models.installing import install_command
 from hf_ssl_speech.recipes.iterations_report import UNITS_GLOSSARY
 from hf_ssl_speech.records import Record, Score, UnitFacts, as_record, complete, naming_the_file, read_json, read_record
 from hf_ssl_speech.training.paper_settings import compare_with_paper
@@ -83,6 +84,7 @@ def create_model_card(
     context |= {
         "title": name,
         "repo_id": repo_id or name,
+        "install": install_command(),
         "license": license or NOT_STATED,
         "language": ", ".join(languages) or NOT_STATED,
         "licences": {data: licence or NOT_STATED for data, licence in licences.items()},

@@ -44,7 +44,7 @@ ACCESS_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 HTTP_ERROR = HfHubHTTPError.__bases__[0]
 
 
-class PushFailed(RuntimeError):
+class PushFailed(OSError):
     """The Hub could not be reached or refused. The message says why and what to do; nothing here was lost."""
 
 
@@ -147,7 +147,7 @@ def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
             elif path.name != CARD_FILE or is_hand_written(path):
                 shutil.copy(path, target)
         if stock:
-            export(folder, facts, target)
+            save_stock(folder, facts, target)
         elif another_form:
             units = KMeansUnits.from_pretrained(folder)
             units.features = replace(units.features, encoder=encoder)
@@ -155,8 +155,27 @@ def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
         yield target
 
 
-def export(folder: Path, config: dict[str, Any], target: Path):
-    """Writes a model in transformers' own form."""
+def export_stock(folder: str | os.PathLike, output_dir: str | os.PathLike) -> list[str]:
+    """Writes a model in transformers' own form, with all that it needs beside it.
+
+    Args:
+        folder: What a run left.
+        output_dir: A folder that is not there yet, or empty.
+    Returns:
+        The names of the files.
+    Raises:
+        ValueError: If files are missing, the run is not over, the folder holds units, or `output_dir` is in use.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists() and any(output_dir.iterdir()):
+        raise ValueError(f"{output_dir} holds files already: name another folder to write to.")
+    with prepared(Path(folder), stock=True, encoder=None) as source:
+        shutil.copytree(source, output_dir, dirs_exist_ok=True)
+    return sorted(path.name for path in output_dir.iterdir())
+
+
+def save_stock(folder: Path, config: dict[str, Any], target: Path):
+    """Writes the weights and the config of a model in transformers' own form."""
     to_transformers(CLASSES[config["architectures"][0]].from_pretrained(folder)).save_pretrained(target)
 
 

@@ -12,11 +12,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from hf_ssl_speech.models.frames import ConvLayer, hop_samples, window_samples
+from hf_ssl_speech.models.installing import auto_module
 
-# `from_pretrained(..., trust_remote_code=True)` imports this one-line file from the checkpoint's folder, so that code
-# which never imports the package gets our classes, or transformers' own "pip install" where it is missing.
+# `from_pretrained(..., trust_remote_code=True)` imports this file from the checkpoint's folder, so that code which
+# never imports the package gets our classes, or is told how to install it.
 AUTO_MODULE = "modeling_hf_ssl_speech"
-AUTO_MODULE_SOURCE = "from hf_ssl_speech import *  # noqa: F403\n"
 
 # Norms before the layers: with the papers' order, a model this small learns nothing in its first thousand updates.
 _TINY = dict(
@@ -250,7 +250,7 @@ class SSLSpeechConfig(PreTrainedConfig):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """Writes `config.json` and the one-line module its `auto_map` names."""
         super().save_pretrained(save_directory, **kwargs)
-        Path(save_directory, f"{AUTO_MODULE}.py").write_text(AUTO_MODULE_SOURCE)
+        Path(save_directory, f"{AUTO_MODULE}.py").write_text(auto_module())
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, with the `auto_map` through which Auto classes find ours in a folder or on the Hub."""

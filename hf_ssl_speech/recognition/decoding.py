@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -184,7 +185,10 @@ class BeamDecoder(Decoder):
             from torchaudio.models.decoder import ctc_decoder
         except (ImportError, RuntimeError) as error:
             raise ImportError(
-                "Beam search needs flashlight-text (for Python up to 3.12): pip install 'hf_ssl_speech[lm]'"
+                "Beam search needs flashlight-text: pip install 'hf_ssl_speech[lm]'"
+                if sys.version_info < (3, 13)
+                else "Beam search needs flashlight-text, which there is for Python 3.11 and 3.12 but not yet for "
+                f"{sys.version_info.major}.{sys.version_info.minor}: use one of them for it, or decode greedily."
             ) from error
         tokens = [self._text(index) for index in self._ids]
         common = dict(

@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from hf_ssl_speech.training.trainer import SpeechTrainer
 
 
-class UnhealthyRun(RuntimeError):
-    """A run was stopped because going on would only spoil it. The message names the cause and the way out."""
-
-
-class AlreadyComplete(ValueError):
-    """What was asked for is there already, finished with the same settings: nothing is left to do."""
-
-
 def other_recipe(checkpoint: str | None) -> str:
     """How to go on from a checkpoint's weights with another recipe, in a sentence; of None, how to start again."""
     if checkpoint is None:

@@ -14,8 +14,9 @@ from transformers.trainer_utils import SchedulerType, get_last_checkpoint, sort_
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.records import RECORD_FILE, Record, read_json, read_record
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import AlreadyComplete, only_weights, other_recipe
+from hf_ssl_speech.training.callbacks import only_weights, other_recipe
 from hf_ssl_speech.training.checkpoints import damage, holds_weights_alone, newest_whole
+from hf_ssl_speech.training.outcomes import AlreadyComplete
 from hf_ssl_speech.training.recipe import MUST_AGREE, settings_of
 from hf_ssl_speech.training.schedules import keeps_rates
 

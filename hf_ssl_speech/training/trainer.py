@@ -37,9 +37,10 @@ from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, UnhealthyRun, only_weights, other_recipe
+from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, only_weights, other_recipe
 from hf_ssl_speech.training.checkpoints import holds_weights_alone, newest_whole, write_manifest
 from hf_ssl_speech.training.health import HealthCheck
+from hf_ssl_speech.training.outcomes import UnhealthyRun
 from hf_ssl_speech.training.schedules import make_schedule
 from hf_ssl_speech.training.stopping import ServeWhileTraining
 
