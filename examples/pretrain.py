@@ -3,6 +3,7 @@
     accelerate launch examples/pretrain.py examples/configs/wav2vec2_base.yaml
     accelerate launch examples/pretrain.py examples/configs/wav2vec2_tiny.yaml --max_steps 300     (CPU, minutes)
     accelerate launch examples/pretrain.py examples/configs/hubert_base.yaml --units runs/units-mfcc
+    accelerate launch examples/pretrain.py examples/configs/continue_pretraining.yaml --train_data my_audio
 
 The YAML holds any argument of this script; `--help` lists them all, and the command line wins. Started again, the run
 goes on from its last checkpoint.
@@ -32,12 +33,13 @@ def main(argv):
 
     units = UnitLabels.load(model_args, data_args)
     model = make_model(model_args, **(units.config_fields if units else {}))
-    feature_extractor = feature_extractor_for(model.config, model_args.model_name_or_path)
+    start = model_args.model_name_or_path
+    feature_extractor = feature_extractor_for(model.config, start)
     train = load_split("train", data_args, args)
     validation = load_split("validation", data_args, args, beside=train)
     if units:  # what HuBERT predicts
         train, validation = units.label(train, args), units.label(validation, args)
-    pretrain(model, args, train, validation, processing_class=feature_extractor, units=units)
+    pretrain(model, args, train, validation, processing_class=feature_extractor, units=units, start=start)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_ssl_speech.data.preparing import SkipReport, split_facts
-from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.heads import SSLHubertForCTC, SSLSpeechForCTC, SSLWav2Vec2ForCTC
 from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
 from hf_ssl_speech.recipes.splits import Split, load_split
+from hf_ssl_speech.recipes.starting_points import CONFIGS, find_objective, is_recognizer, start_facts, stock_config
 from hf_ssl_speech.recognition.text import (
     NORMALIZATION_FILE,
     TextNormalization,
@@ -27,7 +27,6 @@ from hf_ssl_speech.recognition.text import (
     spellable_characters,
 )
 from hf_ssl_speech.recognition.transcription import load_processor
-from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
     SpeechDataArguments,
@@ -41,10 +40,7 @@ from hf_ssl_speech.training.trainer import feature_extractor_for
 
 logger = logging.getLogger(__name__)
 
-RECOGNIZERS = {
-    "wav2vec2": (SSLWav2Vec2Config, SSLWav2Vec2ForCTC),
-    "hubert": (SSLHubertConfig, SSLHubertForCTC),
-}
+RECOGNIZERS = {"wav2vec2": SSLWav2Vec2ForCTC, "hubert": SSLHubertForCTC}
 
 # Characters of a new vocabulary that are named in the log, being seen less often: too little to learn them well.
 SELDOM = 10
@@ -71,17 +67,18 @@ class Transcripts:
         """Those of `text_args.processor`, else of the CTC model to start from; None if there is no vocabulary yet.
 
         Args:
-            start: What the model starts from.
+            start: What the model starts from; its own vocabulary is passed over if `new_vocabulary` is asked for.
         Raises:
             ValueError: If the processor can't be loaded, or goes with transcripts that are written otherwise.
         """
-        source = text_args.processor or (start if start and is_recognizer(start) else None)
+        has_vocabulary = start and not text_args.new_vocabulary and is_recognizer(start)
+        source = text_args.processor or (start if has_vocabulary else None)
         if source is None:
             return None
         processor = load_processor(source)
         processor.feature_extractor = feature_extractor
         normalization = find_normalization(source, text_args, processor)
-        return cls(processor, normalization, {"processor": source})
+        return cls(processor, normalization, {"processor": source, "new_vocabulary": text_args.new_vocabulary})
 
     @classmethod
     def of_rows(
@@ -103,7 +100,8 @@ class Transcripts:
             if characters:
                 named = ", ".join(f"{character} ({count})" for character, count in characters.items())
                 logger.info(f"Rare characters, {what} the vocabulary: {named}")
-        return cls(processor, normalization, {"processor": None, "rare_characters": rare})
+        facts = {"processor": None, "new_vocabulary": text_args.new_vocabulary, "rare_characters": rare}
+        return cls(processor, normalization, facts)
 
     @property
     def config_fields(self) -> dict[str, Any]:
@@ -141,11 +139,14 @@ class Transcripts:
         report = SkipReport(earlier["total"], earlier["skipped"] | report.skipped)
         logger.info(f"{which}: {found['words']:,} words in {found['rows']:,} transcripts. {report}")
         if report.num_skipped > text_args.max_skipped_share * report.total:
+            unknown = found["unknown_characters"]
+            way_out = "Mend the data or the settings, or raise max_skipped_share."
+            if unknown and self.facts.get("processor"):
+                way_out += f" The vocabulary is that of {self.facts['processor']}: `new_vocabulary` makes another."
             raise ValueError(
                 f"{report.num_skipped / report.total:.1%} of the {which} rows can't be used, more than "
                 f"max_skipped_share={text_args.max_skipped_share:.1%}: {report}. Characters outside the vocabulary: "
-                f"{' '.join(found['unknown_characters']) or 'none'}. Mend the data or the settings, or raise "
-                "max_skipped_share."
+                f"{' '.join(unknown) or 'none'}. {way_out}"
             )
         found["fingerprint"] = hashlib.sha256("\n".join(rows["text"]).encode()).hexdigest()[:16]
         self.facts |= found if which == "train" else {which: found}
@@ -193,69 +194,46 @@ def make_normalization(text_args: SpeechTextArguments, case: str) -> TextNormali
     )
 
 
-def stock_config(start: str) -> PreTrainedConfig:
-    """The configuration of a checkpoint, ours or stock.
-
-    Raises:
-        ValueError: If there is none, or it is of another kind of model.
-    """
-    try:
-        config = AutoConfig.from_pretrained(start)
-    except OSError as error:
-        raise ValueError(f"No model is found at {start}: {error}") from error
-    if objective_of(config) is None:
-        raise ValueError(f"{start} is of type {config.model_type!r}: expected a wav2vec 2.0 or HuBERT checkpoint.")
-    return config
-
-
-def objective_of(config: PreTrainedConfig) -> str | None:
-    """`wav2vec2` or `hubert`; None for other models."""
-    for objective, (config_class, _) in RECOGNIZERS.items():
-        if config.model_type in (config_class.model_type, config_class.stock_model_type):
-            return objective
-    return None
-
-
-def is_recognizer(start: str) -> bool:
-    """Whether a checkpoint has a CTC head already."""
-    return any(name.endswith("ForCTC") for name in stock_config(start).architectures or ())
-
-
 def find_feature_extractor(model_args: SpeechModelArguments) -> Wav2Vec2FeatureExtractor:
     """That of the model to start from; where it has none, or is new, the one that fits its config."""
     start = model_args.model_name_or_path
     if start:
         return feature_extractor_for(stock_config(start), start)
-    config_class, _ = RECOGNIZERS[model_args.objective]
+    config_class = CONFIGS[find_objective(model_args)]
     return feature_extractor_for(config_class.preset(model_args.preset, **model_args.config))
 
 
-def make_recognizer(model_args: SpeechModelArguments, transcripts: Transcripts | None) -> SSLSpeechForCTC:
+def make_recognizer(
+    model_args: SpeechModelArguments, transcripts: Transcripts | None, new_vocabulary: bool = False
+) -> SSLSpeechForCTC:
     """The model to fine-tune: an encoder or a CTC model, ours or stock, or a preset with fresh weights.
 
     Args:
         transcripts: Give the vocabulary. Without them the model is made for a try: whatever else is wrong with it shows
             before the data is prepared.
+        new_vocabulary: Whether the encoder of a CTC model gets a fresh head.
     Raises:
         ValueError: If the head that is there has another vocabulary than the transcripts'.
     """
     fields = (transcripts.config_fields if transcripts else {}) | model_args.config
     attention = {"attn_implementation": model_args.attn_implementation}
-    start = model_args.model_name_or_path
+    start, objective = model_args.model_name_or_path, find_objective(model_args)
+    config_class, model_class = CONFIGS[objective], RECOGNIZERS[objective]
     if start:
-        theirs = stock_config(start)
-        if is_recognizer(start) and theirs.vocab_size != fields.get("vocab_size", theirs.vocab_size):
-            raise ValueError(
-                f"The head of {start} has {theirs.vocab_size} outputs but the tokenizer {fields['vocab_size']} tokens: "
-                "leave out `processor` to keep its vocabulary. For a new one, save its encoder alone "
-                "(`model.base_model.save_pretrained(...)`) and start from that."
-            )
-        config_class, model_class = RECOGNIZERS[objective_of(theirs)]
         config_class.check_names(fields)
+        has_head = is_recognizer(start)
+        size = fields.pop("vocab_size", None) if has_head and new_vocabulary else None
+        theirs = stock_config(start).vocab_size
+        if has_head and theirs != fields.get("vocab_size", theirs):
+            raise ValueError(
+                f"The head of {start} has {theirs} outputs but the tokenizer {fields['vocab_size']} tokens: leave out "
+                "`processor` to keep its vocabulary, or set `new_vocabulary` to start a fresh head on its encoder."
+            )
         # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
         model = model_class.from_pretrained(start, dtype=torch.float32, **attention, **fields)
+        if has_head and new_vocabulary:
+            model.renew_head(size or theirs)
     else:
-        config_class, model_class = RECOGNIZERS[model_args.objective]
         # What slows the conv encoder down in pretraining has no use here.
         fields = {"feature_gradient_scale": 1.0} | fields
         model = model_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
@@ -295,6 +273,8 @@ def finetune(
     texts = {"train_text": transcripts.facts["fingerprint"], "normalization": transcripts.normalization.to_dict()}
     fingerprints = {split: fact["fingerprint"] for split, fact in facts.items()}
     identity = {"task": "ctc", "start": start, **run_identity(model.config, fingerprints | texts, args)}
+    if transcripts.facts.get("new_vocabulary"):
+        identity["new_vocabulary"] = True
     checkpoint, origin = take_folder(identity, args)
 
     trainer = SpeechCTCTrainer(
@@ -309,9 +289,6 @@ def finetune(
     preflight(trainer, {"task": "ctc", "identity": identity, "data": facts}, [fit, origin])
     if args.preflight_only:
         return trainer
-    pretrained = read_record(start) if start else None
-    # A folder by its whole path: "runs/mine" would pass for a repository on the Hub.
-    source = str(Path(start).resolve()) if start and Path(start).exists() else start
-    more = {"task": "ctc", "start": {"source": source, "record": pretrained}, "text": transcripts.facts}
+    more = {"task": "ctc", "start": start_facts(start), "text": transcripts.facts}
     train_and_record(trainer, checkpoint, identity, facts, more)
     return trainer

@@ -152,6 +152,10 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
     )
     initial_share: float = field(default=0.01, metadata={"help": "Learning rate of the first update, of the peak's."})
     final_share: float = field(default=0.05, metadata={"help": "Learning rate of the last update, of the peak's."})
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Peak learning rate of the CTC head, which has the same stages; by default learning_rate."},
+    )
     freeze_conv_encoder: bool = field(default=True, metadata={"help": "Whether the conv encoder stays as pretrained."})
     freeze_transformer_updates: int = field(
         default=0, metadata={"help": "Updates in which only the new head learns, the whole encoder frozen."}
@@ -204,7 +208,13 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
 class SpeechModelArguments:
     """Which model is trained."""
 
-    objective: str = field(default="wav2vec2", metadata={"help": "What is learnt.", "choices": ["wav2vec2", "hubert"]})
+    objective: str | None = field(
+        default=None,
+        metadata={
+            "help": "What is learnt; by default what the checkpoint to start from learnt, of a new model wav2vec2.",
+            "choices": ["wav2vec2", "hubert"],
+        },
+    )
     preset: str = field(default="base", metadata={"help": "Size of a new model: tiny, small, base or large."})
     config: dict | str | None = field(
         default=None, metadata={"help": "Fields of the model's config that differ from the preset, as JSON."}
@@ -283,6 +293,13 @@ class SpeechTextArguments:
         metadata={
             "help": "Folder or Hub id whose vocabulary is taken; by default that of the CTC model to start from, else "
             "one is made of the characters of the training transcripts."
+        },
+    )
+    new_vocabulary: bool = field(
+        default=False,
+        metadata={
+            "help": "Start a fresh CTC head, with the vocabulary of `processor` or one made of the training "
+            "transcripts, on the encoder of a CTC model: for another language, or another way of writing."
         },
     )
     min_character_count: int = field(

@@ -105,6 +105,22 @@ class SpeechCTCTrainer(SpeechTrainer):
         """Whether nothing is left to train, or it was stopped early."""
         return super().is_complete or (self.patience is not None and self.patience.exhausted)
 
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's own; with `head_learning_rate` the head's weights are groups of their own, the last ones."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.head_learning_rate is not None:
+            head = {id(weight) for name, weight in (model or self.model).named_parameters() if "lm_head." in name}
+            give_own_rate(optimizer, head, self.args.head_learning_rate)
+        return optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the head's learning rate, where it has its own, to what `SpeechTrainer` logs."""
+        if "learning_rate" in logs and self.args.head_learning_rate is not None:  # all groups have one schedule
+            share = logs["learning_rate"] / self.args.learning_rate
+            logs["head_learning_rate"] = share * self.args.head_learning_rate
+        super().log(logs, start_time)
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """The paper's three stages; transformers' own neither start at one share and end at another nor decay so."""
         if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":
@@ -158,6 +174,20 @@ class SpeechCTCTrainer(SpeechTrainer):
             "wer": int(statistics["word_edits"]) / max(int(statistics["words"]), 1),
             "cer": int(statistics["character_edits"]) / max(int(statistics["characters"]), 1),
         }
+
+
+def give_own_rate(optimizer: torch.optim.Optimizer, chosen: set[int], learning_rate: float):
+    """Moves weights to parameter groups of their own, which differ from their old ones in the learning rate alone.
+
+    Args:
+        optimizer: Which has made no step yet.
+        chosen: `id` of each weight that is moved.
+    """
+    for group in list(optimizer.param_groups):
+        moved = [weight for weight in group["params"] if id(weight) in chosen]
+        if moved:
+            group["params"] = [weight for weight in group["params"] if id(weight) not in chosen]
+            optimizer.add_param_group({**group, "params": moved, "lr": learning_rate})
 
 
 def variety(rows: list[tuple[str, str]]) -> float:

@@ -59,7 +59,8 @@ def recorded_identity(record: dict[str, Any], ours: dict[str, Any]) -> dict[str,
     """
     theirs, recipe = record["identity"], ours.get("recipe", {})
     also_recorded = {name: value for name, value in record.get("recipe", {}).items() if name in recipe}
-    return {**theirs, "recipe": {**recipe, **also_recorded, **theirs.get("recipe", {})}}
+    known = {"start": ours["start"], **theirs} if "start" in ours else theirs  # pretraining did not record it once
+    return {**known, "recipe": {**recipe, **also_recorded, **theirs.get("recipe", {})}}
 
 
 def check_origin(checkpoint: str, identity: dict[str, Any], args: SpeechTrainingArguments):
