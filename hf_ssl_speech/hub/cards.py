@@ -151,6 +151,9 @@ def model_context(folder: Path, config: dict[str, Any], record: dict[str, Any]) 
     stock = config["model_type"] in STOCK_TYPES
     model_type = STOCK_TYPES.get(config["model_type"], config["model_type"])
     comparison = compare_with_paper(record)
+    source = (record.get("start") or {}).get("source")
+    scratch = ", from scratch" if "start" in record else ""
+    start = f", starting from {source if is_hub_id(source) else 'an encoder that is not on the Hub'}" if source else scratch
     status, updates = record.get("status", "complete"), record.get("updates", 0)
     return {
         "model_type": model_type,
@@ -160,6 +163,7 @@ def model_context(folder: Path, config: dict[str, Any], record: dict[str, Any]) 
         "parameters": f"{record['parameters'] / 1e6:.1f} M" if "parameters" in record else "an uncounted number of",
         "width": config["hidden_size"],
         "hours": hours(splits(record).get("train")),
+        "start": start,
         "unfinished": "" if status == "complete" else f"The run was {status} at update {updates:,}.",
         "effort_table": effort_table(record),
         "comparison": comparison,
@@ -176,13 +180,7 @@ def pretraining_context(folder, config, record, scores) -> dict[str, Any]:
 
 def ctc_context(folder, config, record, scores) -> dict[str, Any]:
     """What the card of a CTC model tells."""
-    start = record.get("start") or {}
-    source = start.get("source")
-    told = "" if source or "start" not in record else ", from scratch"
-    if source:
-        told = f", starting from {source if is_hub_id(source) else 'an encoder that is not on the Hub'}"
     return model_context(folder, config, record) | {
-        "start": told,
         "vocabulary": config["vocab_size"],
         "scores_table": scores_table(scores),
         "breakdown_table": breakdown_table(scores),
