@@ -20,6 +20,7 @@ from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.hub.cards import create_model_card
 from hf_ssl_speech.hub.exchange import from_torchaudio, from_transformers, to_transformers
+from hf_ssl_speech.hub.onnx_export import export_onnx
 from hf_ssl_speech.hub.publishing import push_to_hub
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLWav2Vec2Model
@@ -85,6 +86,7 @@ __all__ = [
     "add_labels",
     "add_units",
     "create_model_card",
+    "export_onnx",
     "from_torchaudio",
     "from_transformers",
     "load_recognizer",

@@ -153,7 +153,8 @@ def model_context(folder: Path, config: dict[str, Any], record: dict[str, Any]) 
     comparison = compare_with_paper(record)
     source = (record.get("start") or {}).get("source")
     scratch = ", from scratch" if "start" in record else ""
-    start = f", starting from {source if is_hub_id(source) else 'an encoder that is not on the Hub'}" if source else scratch
+    named = source if is_hub_id(source) else "an encoder that is not on the Hub"
+    start = f", starting from {named}" if source else scratch
     status, updates = record.get("status", "complete"), record.get("updates", 0)
     return {
         "model_type": model_type,

@@ -93,6 +93,22 @@ def from_transformers(model: PreTrainedModel | str | os.PathLike) -> SSLSpeechPr
     return _our_class(architecture).from_pretrained(model)
 
 
+def load_model(source: str | os.PathLike) -> PreTrainedModel:
+    """The model in a folder or on the Hub, ours, or a stock one as ours, of the class that its configuration names.
+
+    Raises:
+        ValueError: If it is of another class.
+    """
+    config = AutoConfig.from_pretrained(source)
+    if not isinstance(config, SSLSpeechConfig):
+        return from_transformers(source)
+    architecture = (config.architectures or [""])[0]
+    for ours in (*STOCK_CLASSES, SSLHubertForPreTraining):
+        if ours.__name__ == architecture:
+            return ours.from_pretrained(source)
+    raise ValueError(f"{source} holds {architecture or 'a model that does not tell its class'}, none of this package.")
+
+
 def from_torchaudio(model: nn.Module, config_class: type[SSLSpeechConfig] | None = None) -> SSLSpeechPreTrainedModel:
     """A torchaudio wav2vec 2.0 or HuBERT model as ours; the outputs differ by rounding only.
 

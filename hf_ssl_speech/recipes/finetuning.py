@@ -126,23 +126,26 @@ class Transcripts:
         rows, facts = split
         if rows is None:
             return split
+        own = self.facts.get("processor")
+        hint = f" The vocabulary is that of {own}: set `new_vocabulary` for another language." if own else ""
         with PartialState().local_main_process_first():
-            rows, report, found = add_labels(
-                rows,
-                self.processor.tokenizer,
-                self.normalization,
-                config,
-                text_column=text_args.text_column,
-                max_seconds=args.max_seconds,
-            )
+            try:
+                rows, report, found = add_labels(
+                    rows,
+                    self.processor.tokenizer,
+                    self.normalization,
+                    config,
+                    text_column=text_args.text_column,
+                    max_seconds=args.max_seconds,
+                )
+            except ValueError as error:
+                raise ValueError(f"{error}{hint}") from error
         earlier = facts["skipped"]
         report = SkipReport(earlier["total"], earlier["skipped"] | report.skipped)
         logger.info(f"{which}: {found['words']:,} words in {found['rows']:,} transcripts. {report}")
         if report.num_skipped > text_args.max_skipped_share * report.total:
             unknown = found["unknown_characters"]
-            way_out = "Mend the data or the settings, or raise max_skipped_share."
-            if unknown and self.facts.get("processor"):
-                way_out += f" The vocabulary is that of {self.facts['processor']}: `new_vocabulary` makes another."
+            way_out = f"Mend the data or the settings, or raise max_skipped_share.{hint if unknown else ''}"
             raise ValueError(
                 f"{report.num_skipped / report.total:.1%} of the {which} rows can't be used, more than "
                 f"max_skipped_share={text_args.max_skipped_share:.1%}: {report}. Characters outside the vocabulary: "
