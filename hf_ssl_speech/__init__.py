@@ -45,6 +45,7 @@ from hf_ssl_speech.training.arguments import (
     SpeechTextArguments,
 )
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
+from hf_ssl_speech.training.lora import add_lora, merge_lora
 from hf_ssl_speech.training.trainer import SpeechPreTrainer
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
@@ -84,6 +85,7 @@ __all__ = [
     "WordErrorRate",
     "add_alignment",
     "add_labels",
+    "add_lora",
     "add_units",
     "create_model_card",
     "export_onnx",
@@ -92,6 +94,7 @@ __all__ = [
     "load_recognizer",
     "load_speech",
     "make_processor",
+    "merge_lora",
     "prepare_speech",
     "prepare_stream",
     "push_to_hub",

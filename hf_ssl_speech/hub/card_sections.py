@@ -123,6 +123,10 @@ def effort_table(record: Mapping[str, Any]) -> str:
     ]
     for units in (splits(record).get("train") or {}).get("units", {}).get("sets", []):
         rows.insert(0, ["predicts", plain(f"{units['num_units']} units of {units['features']}")])
+    if (record.get("identity") or {}).get("lora"):
+        rows.insert(0, ["learnt by LoRA adapters, merged into the weights", _settings(record["identity"]["lora"])])
+    if recipe.get("head_learning_rate") is not None:
+        rows.insert(1, ["peak learning rate of the head", f"{recipe['head_learning_rate']:g}"])
     return table(["", ""], rows)
 
 

@@ -35,6 +35,7 @@ from hf_ssl_speech.training.arguments import (
 )
 from hf_ssl_speech.training.checks import check_transcripts
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
+from hf_ssl_speech.training.lora import add_lora, has_adapters, lora_settings
 from hf_ssl_speech.training.preflight import run_identity
 from hf_ssl_speech.training.trainer import feature_extractor_for
 
@@ -212,6 +213,7 @@ def make_recognizer(
     """The model to fine-tune: an encoder or a CTC model, ours or stock, or a preset with fresh weights.
 
     Args:
+        model_args: With `lora`, the model comes in PEFT's wrapper.
         transcripts: Give the vocabulary. Without them the model is made for a try: whatever else is wrong with it shows
             before the data is prepared.
         new_vocabulary: Whether the encoder of a CTC model gets a fresh head.
@@ -241,6 +243,12 @@ def make_recognizer(
         fields = {"feature_gradient_scale": 1.0} | fields
         model = model_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
     logger.info(f"{model_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
+    if isinstance(model_args.lora, dict):
+        if not start:
+            raise ValueError("Adapters learn in a trained encoder: give `model_name_or_path` beside `lora`.")
+        model = add_lora(model, **model_args.lora)
+        learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        logger.info(f"Adapters and head learn: {learning:,} parameters")
     return model
 
 
@@ -278,6 +286,8 @@ def finetune(
     identity = {"task": "ctc", "start": start, **run_identity(model.config, fingerprints | texts, args)}
     if transcripts.facts.get("new_vocabulary"):
         identity["new_vocabulary"] = True
+    if has_adapters(model):
+        identity["lora"] = lora_settings(model)
     checkpoint, origin = take_folder(identity, args)
 
     trainer = SpeechCTCTrainer(

@@ -223,17 +223,25 @@ class SpeechModelArguments:
         default=None,
         metadata={"help": "Start from these weights, ours or stock, instead of new ones; '' for new ones after all."},
     )
+    lora: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Fine-tuning: train LoRA adapters and the head alone. Arguments of peft.LoraConfig as JSON; '{}' "
+            "for rank 8 on queries and values."
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; by default the best there is."}
     )
 
     def __post_init__(self):
         self.config = fields_of(self.config) if isinstance(self.config, str) else self.config or {}
+        self.lora = fields_of(self.lora, "lora") if isinstance(self.lora, str) and self.lora else self.lora
         self.model_name_or_path = self.model_name_or_path or None  # '' takes back what a YAML names
 
 
-def fields_of(text: str) -> dict[str, Any]:
-    """The fields of a model's config that a command line gives as JSON.
+def fields_of(text: str, setting: str = "config") -> dict[str, Any]:
+    """The fields that a command line gives as JSON, of a model's config or another `setting`.
 
     Raises:
         ValueError: If it is no JSON, or no object.
@@ -244,7 +252,7 @@ def fields_of(text: str) -> dict[str, Any]:
             raise ValueError("no names with values")
     except ValueError as error:
         raise ValueError(
-            f"config is {text!r}, which is no JSON object ({error}): write it like --config '{{\"hidden_size\": 192}}'."
+            f"{setting} is {text!r}, which is no JSON object ({error}): write it like --{setting} '{{\"name\": 192}}'."
         ) from error
     return fields
 

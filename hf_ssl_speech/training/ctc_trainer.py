@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from hf_ssl_speech.recognition.metrics import count_edits, show_edits
 from hf_ssl_speech.recognition.text import TextNormalization
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 from hf_ssl_speech.training.callbacks import Patience
+from hf_ssl_speech.training.lora import ADAPTER_FOLDER, bare_model, has_adapters, merge_lora
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,8 @@ class SpeechCTCTrainer(SpeechTrainer):
     """The trainer of CTC models.
 
     Args:
-        model: `SSLWav2Vec2ForCTC` or `SSLHubertForCTC`; the arguments tell what of it is frozen.
+        model: `SSLWav2Vec2ForCTC` or `SSLHubertForCTC`, also with adapters (`add_lora`); the arguments tell what of it
+            is frozen.
         args: Settings of the run.
         train_dataset: Rows from `prepare_speech` and `add_labels`.
         eval_dataset: The same; the greedy transcripts of these are scored, and some shown.
@@ -79,7 +82,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         }
         if args.freeze_conv_encoder:
             model.freeze_feature_encoder()
-        model.thaw_update = args.freeze_transformer_updates
+        bare_model(model).thaw_update = args.freeze_transformer_updates
         # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
         args.ddp_find_unused_parameters = True
         super().__init__(
@@ -128,6 +131,20 @@ class SpeechCTCTrainer(SpeechTrainer):
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda update: tri_stage(update, stages, *ends))
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        """Saves the model; one with adapters merged, so that it loads without PEFT, and its adapters beside it.
+
+        Checkpoints (`_internal_call`) hold the adapters and the head alone.
+        """
+        if _internal_call or not has_adapters(self.model):
+            return super().save_model(output_dir, _internal_call)
+        folder = output_dir or self.args.output_dir
+        super().save_model(os.path.join(folder, ADAPTER_FOLDER))
+        if self.args.should_save:
+            merge_lora(self.model).save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+            self.normalization.save_pretrained(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None):
         super()._save(output_dir, state_dict)
