@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021) through PEFT: small adapters learn in a frozen encoder, beside a head that learns as a whole."""
+"""LoRA (Hu et al. 2021) through PEFT: small adapters learn in a frozen encoder, and the head learns as a whole."""
 
 from __future__ import annotations
 
