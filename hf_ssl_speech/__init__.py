@@ -21,7 +21,7 @@ from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.hub.cards import create_model_card
 from hf_ssl_speech.hub.exchange import from_torchaudio, from_transformers, to_transformers
 from hf_ssl_speech.hub.onnx_export import export_onnx
-from hf_ssl_speech.hub.publishing import push_to_hub
+from hf_ssl_speech.hub.publishing import export_stock, push_to_hub
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLWav2Vec2Model
 from hf_ssl_speech.models.heads import (
@@ -89,6 +89,7 @@ __all__ = [
     "add_units",
     "create_model_card",
     "export_onnx",
+    "export_stock",
     "from_torchaudio",
     "from_transformers",
     "load_recognizer",

@@ -161,6 +161,7 @@ def model_context(folder: Path, config: dict[str, Any], record: dict[str, Any]) 
         "paper": PAPERS[model_type],
         "papers": [model_type],
         "stock": stock,
+        "group_norm": config.get("feat_extract_norm", "group") == "group",
         "parameters": f"{record['parameters'] / 1e6:.1f} M" if "parameters" in record else "an uncounted number of",
         "width": config["hidden_size"],
         "hours": hours(splits(record).get("train")),

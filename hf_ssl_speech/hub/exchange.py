@@ -24,6 +24,7 @@ from hf_ssl_speech.models.encoder import SSLHubertModel, SSLSpeechPreTrainedMode
 from hf_ssl_speech.models.heads import (
     SSLHubertForCTC,
     SSLHubertForSequenceClassification,
+    SSLSpeechForCTC,
     SSLWav2Vec2ForCTC,
     SSLWav2Vec2ForSequenceClassification,
 )
@@ -39,6 +40,8 @@ STOCK_CLASSES = {
     SSLHubertForSequenceClassification: HubertForSequenceClassification,
 }
 OUR_CLASSES = {stock: ours for ours, stock in STOCK_CLASSES.items()}
+
+FINE_TUNING_MASKS = 0.05  # the budget of time masks that stock configurations have where nothing is said
 
 # These describe the file a configuration came from, not the model.
 _FILE_FIELDS = {"architectures", "transformers_version", "dtype"}
@@ -63,6 +66,9 @@ def to_transformers(model: SSLSpeechPreTrainedModel) -> PreTrainedModel:
     The outputs differ by zero wherever nothing is padded; with padding the group-norm models do better here (stock lets
     padding into the statistics of the first norm). Stock has no class for HuBERT pretraining: its encoder is given.
 
+    Stock masks frames by itself when it trains. A CTC model keeps the masks that it was fine-tuned with; all others get
+    stock's own for fine-tuning, 5%, instead of those of pretraining. CTC losses are averaged over rows.
+
     Raises:
         ValueError: If the model is none of ours.
     """
@@ -70,7 +76,13 @@ def to_transformers(model: SSLSpeechPreTrainedModel) -> PreTrainedModel:
         model = model.base_model
     if type(model) not in STOCK_CLASSES:
         raise ValueError(f"{type(model).__name__} has no stock counterpart: expected one of {_names(STOCK_CLASSES)}.")
-    return _convert(model, STOCK_CLASSES[type(model)])
+    stock = _convert(model, STOCK_CLASSES[type(model)])
+    stock.config.ctc_loss_reduction = "mean"  # a sum, stock's default, would make the rate depend on the batch
+    if not isinstance(model, SSLSpeechForCTC):
+        # Stock masks inside `forward` whenever it trains, and half of the frames, as in pretraining, is too much there.
+        stock.config.mask_time_prob = min(stock.config.mask_time_prob, FINE_TUNING_MASKS)
+        stock.config.mask_feature_prob = 0.0
+    return stock
 
 
 def from_transformers(model: PreTrainedModel | str | os.PathLike) -> SSLSpeechPreTrainedModel:
