@@ -177,16 +177,27 @@ def _shared_config(config: PreTrainedConfig, target_class: type[PreTrainedConfig
 
 
 def _load(target: PreTrainedModel, weights: dict[str, Tensor], source: nn.Module) -> PreTrainedModel:
-    """Copies weights by name; only the mask embedding may be missing (stock has none where it would never mask)."""
+    """`copy_by_name`, with device, precision and mode of the source."""
     like = next(source.parameters())
     target.to(device=like.device, dtype=like.dtype).train(source.training)
+    return copy_by_name(target, weights, type(source).__name__)
+
+
+def copy_by_name(target: PreTrainedModel, weights: dict[str, Tensor], source: str) -> PreTrainedModel:
+    """Copies weights by name; only the mask embedding may be missing (stock has none where it would never mask).
+
+    Args:
+        source: What the weights come from, for the error.
+    Raises:
+        ValueError: If either side has a weight that the other lacks.
+    """
     expected = target.state_dict()
     foreign = sorted(weights.keys() - expected.keys())
     missing = sorted(expected.keys() - weights.keys())
     strange = [name for name in foreign + missing if not name.endswith("masked_spec_embed")]
     if strange:
         raise ValueError(
-            f"{type(source).__name__} and {type(target).__name__} differ in {len(strange)} weights ({strange[0]}): "
+            f"{source} and {type(target).__name__} differ in {len(strange)} weights ({strange[0]}): "
             "adapters, WavLM's attention and batch norm in the positional conv have no counterpart in this package."
         )
     target.load_state_dict(weights, strict=False)
