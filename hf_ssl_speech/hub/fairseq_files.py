@@ -126,8 +126,9 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         with torch.serialization.safe_globals(stand_ins):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, ValueError, EOFError, IndexError, KeyError) as error:
-        # torch goes on to advise to unpickle the file after all.
-        reason = str(error).rpartition("WeightsUnpickler error: ")[-1].partition("\n")[0]
+        # Of torch's message, the line on the file alone: others advise to unpickle it after all.
+        told = [line for line in str(error).splitlines() if "GLOBAL" in line]
+        reason = told[0].rpartition("error: ")[-1] if told else "it is damaged, or not written by torch.save."
         raise ValueError(f"{path} can't be read as weights and plain data: {reason}") from error
     weights = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not weights or not all(isinstance(weight, Tensor) for weight in weights.values()):
