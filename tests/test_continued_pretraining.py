@@ -12,6 +12,7 @@ from hf_ssl_speech import (
     SSLHubertConfig,
     SSLWav2Vec2Config,
     SSLWav2Vec2Model,
+    create_model_card,
     prepare_speech,
 )
 from hf_ssl_speech.data.preparing import split_facts
@@ -109,4 +110,6 @@ def test_a_continued_run_names_its_start_in_its_record_and_identity(save_stock, 
     pretrain(model, args, Split(prepared[0], split_facts("noise", *prepared)), start=start)
     record = read_record(tmp_path / "run")
     assert record["start"] == {"source": start, "record": None} and record["identity"]["start"] == start
+    card = create_model_card(tmp_path / "run").text
+    assert "starting from an encoder that is not on the Hub" in card
     assert SSLWav2Vec2Model.from_pretrained(tmp_path / "run").config.mask_time_prob == 0.65
