@@ -20,7 +20,7 @@ from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.hub.cards import create_model_card
 from hf_ssl_speech.hub.exchange import from_torchaudio, from_transformers, to_transformers
-from hf_ssl_speech.hub.fairseq_files import from_fairseq
+from hf_ssl_speech.hub.fairseq_files import fairseq_processor, from_fairseq
 from hf_ssl_speech.hub.onnx_export import export_onnx
 from hf_ssl_speech.hub.publishing import export_stock, push_to_hub
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
@@ -91,6 +91,7 @@ __all__ = [
     "create_model_card",
     "export_onnx",
     "export_stock",
+    "fairseq_processor",
     "from_fairseq",
     "from_torchaudio",
     "from_transformers",

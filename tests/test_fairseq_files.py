@@ -13,8 +13,9 @@ from conftest import WAV2VEC2
 from transformers import HubertForCTC, HubertModel, Wav2Vec2ForCTC, Wav2Vec2ForPreTraining, Wav2Vec2Model
 
 import hf_ssl_speech
-from hf_ssl_speech import from_fairseq
+from hf_ssl_speech import GreedyDecoder, fairseq_processor, from_fairseq
 from hf_ssl_speech.hub.fairseq_files import conv_layers_of
+from hf_ssl_speech.recognition.transcription import load_recognizer
 
 CONV_LAYERS = "[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16,2,2)] + [(16,2,2)]"
 
@@ -157,6 +158,27 @@ def test_fine_tuned_checkpoints_give_stocks_logits(stock_class, name, old_format
     config = ours.config
     assert (config.pad_token_id, config.vocab_size) == (0, 9)
     assert (config.mask_time_prob, config.mask_feature_prob, config.layerdrop) == (0.3, 0.2, 0.1)
+
+
+def test_a_fine_tuned_checkpoint_with_its_dictionary_is_a_recogniser(make_tiny, tmp_path):
+    (tmp_path / "dict.ltr.txt").write_text("| 94802\nE 51860\nT 38431\n")
+    processor = fairseq_processor(tmp_path / "dict.ltr.txt", normalize=False)
+    stock = make_tiny(Wav2Vec2ForCTC, vocab_size=7)
+    weights = {
+        name if name.startswith("w2v_encoder.") else f"w2v_encoder.w2v_model.{name}": weight
+        for name, weight in fairseq_names(stock).items()
+    }
+    settings = {"model": {"_name": "wav2vec_ctc", "w2v_args": {"model": settings_of(stock, "wav2vec2")}}}
+    from_fairseq(save(tmp_path / "ctc.pt", weights, settings)).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    model, loaded = load_recognizer(tmp_path / "model", device="cpu")
+    assert loaded.tokenizer.pad_token_id == model.config.pad_token_id == 0
+    frames = torch.nn.functional.one_hot(torch.tensor([[0, 5, 5, 0, 6, 4, 5, 0]]), 7).float()
+    (heard,) = GreedyDecoder(loaded.tokenizer, model.config).decode(frames, torch.tensor([8]))
+    assert heard.text == "ET E"
+    (tmp_path / "dict.ltr.txt").write_text("no counts\n")
+    with pytest.raises(ValueError, match="is no dictionary of fairseq"):
+        fairseq_processor(tmp_path / "dict.ltr.txt", normalize=False)
 
 
 class Trap:

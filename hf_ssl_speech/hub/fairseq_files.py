@@ -8,16 +8,20 @@ nothing of the file's choosing is imported or called.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import pickletools
 import re
+import tempfile
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
 from hf_ssl_speech.hub.exchange import copy_by_name
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
@@ -112,6 +116,29 @@ def from_fairseq(path: str | os.PathLike) -> SSLSpeechPreTrainedModel:
     model_class = ctc_class if is_ctc else pretraining_class if has_head else encoder_class
     ours = model_class(config_class(**fields))
     return copy_by_name(ours, _renamed(weights, objective, model_class), str(path)).eval()
+
+
+def fairseq_processor(dictionary: str | os.PathLike, normalize: bool) -> Wav2Vec2Processor:
+    """The processor of a fine-tuned checkpoint, from fairseq's dictionary of its targets (`dict.ltr.txt`).
+
+    Args:
+        dictionary: A token and a count in each line, as the model's outputs follow the four special ones.
+        normalize: Whether the model takes normalised waveforms: `task.normalize` there, true of LARGE models.
+    Raises:
+        ValueError: If a line is not of that form.
+    """
+    lines = Path(dictionary).read_text(encoding="utf-8").splitlines()
+    strange = [line for line in lines if not re.fullmatch(r"\S+ \d+( #fairseq:overwrite)?", line)]
+    if strange or not lines:
+        raise ValueError(f"{dictionary} is no dictionary of fairseq: expected a token and a count, not {strange[:1]}.")
+    # The blank is output 0, which fairseq calls <s> and transformers the pad token.
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", *(line.split(" ")[0] for line in lines)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "vocab.json")
+        file.write_text(json.dumps({token: number for number, token in enumerate(tokens)}), encoding="utf-8")
+        tokenizer = Wav2Vec2CTCTokenizer(str(file))
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=normalize, return_attention_mask=True)
+    return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
