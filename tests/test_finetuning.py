@@ -318,7 +318,7 @@ def test_the_head_learns_at_its_own_rate_exactly_across_a_resume(save_rows, tmp_
 
 
 def test_a_new_vocabulary_starts_a_fresh_head_on_the_encoder_of_a_recogniser(finetune, make_tiny, tmp_path):
-    stock = make_tiny(Wav2Vec2ForCTC, vocab_size=9, layerdrop=0.0)
+    stock = make_tiny(Wav2Vec2ForCTC, vocab_size=8, layerdrop=0.0)
     stock.save_pretrained(tmp_path / "stock")
     make_processor(["abcde"]).save_pretrained(tmp_path / "stock")
     start_there = ("--model_name_or_path", tmp_path / "stock", "--config", "{}", "--freeze_transformer_updates", 9)
@@ -326,7 +326,7 @@ def test_a_new_vocabulary_starts_a_fresh_head_on_the_encoder_of_a_recogniser(fin
         finetune("old", *start_there)
     finetune("new", *start_there, "--new_vocabulary", "true")
     ours, processor = AutoModelForCTC.from_pretrained(tmp_path / "new"), AutoProcessor.from_pretrained(tmp_path / "new")
-    assert ours.config.vocab_size == len(processor.tokenizer) == len(ours.lm_head.weight) > 9
+    assert ours.config.vocab_size == len(processor.tokenizer) == len(ours.lm_head.weight) > 8
     assert "é" in processor.tokenizer.get_vocab()
     for name, weight in stock.base_model.state_dict().items():
         assert torch.equal(ours.base_model.state_dict()[name], weight), name
