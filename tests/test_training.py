@@ -29,8 +29,8 @@ from hf_ssl_speech.records import command_line, read_record, write_record
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.callbacks import UnhealthyRun
 from hf_ssl_speech.training.lock import hold
-from hf_ssl_speech.training.preflight import differences, find_checkpoint, recorded_identity, run_identity
 from hf_ssl_speech.training.record_keeper import RecordKeeper
+from hf_ssl_speech.training.resume import differences, find_checkpoint, recorded_identity, run_identity
 from hf_ssl_speech.training.trainer import feature_extractor_for
 
 SETTINGS = dict(
@@ -126,6 +126,13 @@ def test_a_stream_without_a_usable_row_is_an_error(make_trainer):
     stream = noise_rows([0.5]).to_iterable_dataset()
     with pytest.raises(ValueError, match="no usable row"):
         make_trainer(prepare_stream(stream, min_seconds=1), buffer_seconds=8).train()
+
+
+def test_a_trainer_leaves_the_callers_arguments_as_they_are(make_trainer, rows, tmp_path):
+    arguments = SpeechPreTrainingArguments(output_dir=str(tmp_path / "run"), **SETTINGS)
+    before = vars(arguments).copy()
+    trainer = SpeechPreTrainer(make_trainer().model, arguments, rows[0])
+    assert vars(arguments) == before and trainer.args.ddp_find_unused_parameters is not None
 
 
 # Before the first step -------------------------------------------------------------------------------------------

@@ -195,11 +195,11 @@ def check_folder(folder: Path, kind: str):
     missing = [" or ".join(names) for names in NEEDED[kind] if not any((folder / name).exists() for name in names)]
     if missing:
         raise ValueError(f"{folder} is not complete: it lacks {', '.join(missing)}. Was the run finished and saved?")
-    record = read_record(folder) or {}
-    if record.get("status") in ("running", "failed"):
+    record = read_record(folder)
+    if record and record["status"] in ("running", "failed"):
         raise ValueError(
-            f"The run in {folder} is {record['status']}, at update {record.get('updates', 0):,}"
-            + (f" ({record['cause']})" if "cause" in record else "")
+            f"The run in {folder} is {record['status']}, at update {record['updates'] or 0:,}"
+            + (f" ({record['cause']})" if record["cause"] else "")
             + ". Start it again and let it come to its end before it is published."
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from typing import Any
@@ -12,21 +13,19 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_ssl_speech.data.preparing import SkipReport, split_facts
+from hf_ssl_speech.models.classes import CONFIGS, model_class
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
-from hf_ssl_speech.models.heads import SSLHubertForCTC, SSLSpeechForCTC, SSLWav2Vec2ForCTC
+from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
 from hf_ssl_speech.recipes.splits import Split, load_split
-from hf_ssl_speech.recipes.starting_points import CONFIGS, find_objective, is_recognizer, start_facts, stock_config
+from hf_ssl_speech.recipes.starting_points import find_objective, is_recognizer, start_facts, stock_config
 from hf_ssl_speech.recognition.text import (
-    NORMALIZATION_FILE,
     TextNormalization,
     add_labels,
-    find_case,
     make_processor,
     rare_characters,
-    spellable_characters,
 )
-from hf_ssl_speech.recognition.transcription import load_processor
+from hf_ssl_speech.recognition.transcription import load_normalization, load_processor
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
     SpeechDataArguments,
@@ -36,12 +35,10 @@ from hf_ssl_speech.training.arguments import (
 from hf_ssl_speech.training.checks import check_transcripts
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
 from hf_ssl_speech.training.lora import add_lora, has_adapters, lora_settings
-from hf_ssl_speech.training.preflight import run_identity
+from hf_ssl_speech.training.resume import run_identity
 from hf_ssl_speech.training.trainer import feature_extractor_for
 
 logger = logging.getLogger(__name__)
-
-RECOGNIZERS = {"wav2vec2": SSLWav2Vec2ForCTC, "hubert": SSLHubertForCTC}
 
 # Characters of a new vocabulary that are named in the log, being seen less often: too little to learn them well.
 SELDOM = 10
@@ -177,17 +174,14 @@ def load_transcribed(
 
 def find_normalization(source: str, text_args: SpeechTextArguments, processor: Wav2Vec2Processor) -> TextNormalization:
     """That of a processor's folder if it has one, else that of the arguments in the case the vocabulary is spelt in."""
-    try:
-        normalization = TextNormalization.from_pretrained(source)
-    except OSError:
-        return make_normalization(text_args, find_case(spellable_characters(processor.tokenizer)))
+    normalization = load_normalization(source, processor, lambda case: make_normalization(text_args, case))
     asked = make_normalization(text_args, normalization.case)
     if asked not in (normalization, TextNormalization(case=normalization.case)):
         raise ValueError(
             f"The processor of {source} goes with transcripts written as {normalization.to_dict()}, but the arguments "
             f"ask for {asked.to_dict()}: leave them out, or make a new vocabulary."
         )
-    logger.info(f"Transcripts are written as {NORMALIZATION_FILE} of {source} says")
+    logger.info(f"Transcripts are written as {normalization.to_dict()}")
     return normalization
 
 
@@ -222,8 +216,8 @@ def make_recognizer(
     """
     fields = (transcripts.config_fields if transcripts else {}) | model_args.config
     attention = {"attn_implementation": model_args.attn_implementation}
-    start, objective = model_args.model_name_or_path, find_objective(model_args)
-    config_class, model_class = CONFIGS[objective], RECOGNIZERS[objective]
+    start, config_class = model_args.model_name_or_path, CONFIGS[find_objective(model_args)]
+    recognizer_class = model_class(config_class, "AutoModelForCTC")
     if start:
         config_class.check_names(fields)
         has_head = is_recognizer(start)
@@ -235,14 +229,14 @@ def make_recognizer(
                 "`processor` to keep its vocabulary, or set `new_vocabulary` to start a fresh head on its encoder."
             )
         # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
-        model = model_class.from_pretrained(start, dtype=torch.float32, **attention, **fields)
+        model = recognizer_class.from_pretrained(start, dtype=torch.float32, **attention, **fields)
         if has_head and new_vocabulary:
             model.renew_head(size or theirs)
     else:
         # What slows the conv encoder down in pretraining has no use here.
         fields = {"feature_gradient_scale": 1.0} | fields
-        model = model_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
-    logger.info(f"{model_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
+        model = recognizer_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
+    logger.info(f"{recognizer_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
     if isinstance(model_args.lora, dict):
         if not start:
             raise ValueError("Adapters learn in a trained encoder: give `model_name_or_path` beside `lora`.")
@@ -273,6 +267,7 @@ def finetune(
             another run.
         UnhealthyRun: If going on would only spoil the run (see `training/health.py`).
     """
+    args = copy.copy(args)  # the caller's stay as they are
     if start is None and (args.freeze_conv_encoder or args.freeze_transformer_updates):
         logger.info("Fresh weights: nothing is frozen.")
         args.freeze_conv_encoder, args.freeze_transformer_updates = False, 0

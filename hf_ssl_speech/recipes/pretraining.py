@@ -12,12 +12,8 @@ import torch
 from datasets import Dataset
 from transformers import Wav2Vec2FeatureExtractor
 
-from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
-from hf_ssl_speech.models.pretraining import (
-    SSLHubertForPreTraining,
-    SSLSpeechForPreTraining,
-    SSLWav2Vec2ForPreTraining,
-)
+from hf_ssl_speech.models.classes import CONFIGS, model_class
+from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.recipes.running import preflight, take_folder, tell, train_and_record
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.starting_points import (
@@ -30,15 +26,10 @@ from hf_ssl_speech.recipes.starting_points import (
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.findings import Finding, of_level
-from hf_ssl_speech.training.preflight import run_identity
+from hf_ssl_speech.training.resume import run_identity
 from hf_ssl_speech.training.trainer import SpeechPreTrainer
 
 logger = logging.getLogger(__name__)
-
-OBJECTIVES = {
-    "wav2vec2": (SSLWav2Vec2Config, SSLWav2Vec2ForPreTraining),
-    "hubert": (SSLHubertConfig, SSLHubertForPreTraining),
-}
 
 
 def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForPreTraining:
@@ -52,8 +43,8 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
     Raises:
         ValueError: If there is no such checkpoint, it is of another kind or objective, or a field is unknown.
     """
-    start = model_args.model_name_or_path
-    config_class, model_class = OBJECTIVES[find_objective(model_args)]
+    start, config_class = model_args.model_name_or_path, CONFIGS[find_objective(model_args)]
+    pretraining_class = model_class(config_class, "AutoModelForPreTraining")
     config_class.check_names(model_args.config)
     fields |= model_args.config
     attention = {"attn_implementation": model_args.attn_implementation}
@@ -62,7 +53,7 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
         if is_stock(theirs):
             fields = published_recipe(theirs) | fields
         # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
-        model, report = model_class.from_pretrained(
+        model, report = pretraining_class.from_pretrained(
             start, dtype=torch.float32, output_loading_info=True, **attention, **fields
         )
         fresh = sorted({name.rsplit(".", 1)[0] for name in report["missing_keys"]})
@@ -71,12 +62,12 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
         if is_stock(theirs) and hasattr(model, "quantizer") and "gumbel_temperature_start" not in model_args.config:
             start_temperature(model, fresh)
     else:
-        model = model_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
-    logger.info(f"{model_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
+        model = pretraining_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
+    logger.info(f"{pretraining_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
     return model
 
 
-def start_temperature(model: SSLWav2Vec2ForPreTraining, fresh: Sequence[str]):
+def start_temperature(model: SSLSpeechForPreTraining, fresh: Sequence[str]):
     """Lets a codebook that is trained already begin at the Gumbel temperature that its training ended with.
 
     Args:

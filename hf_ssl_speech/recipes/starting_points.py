@@ -7,11 +7,10 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.classes import config_class_of
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import SpeechModelArguments
-
-CONFIGS = {"wav2vec2": SSLWav2Vec2Config, "hubert": SSLHubertConfig}
 
 # Fields of the pretraining recipe. What a stock file says of them is meant for fine-tuning (5% of the frames start a
 # mask) or is not said at all, so continued pretraining takes them from the paper.
@@ -46,17 +45,9 @@ def stock_config(start: str) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(start)
     except OSError as error:
         raise ValueError(f"No model is found at {start}: {error}") from error
-    if objective_of(config) is None:
+    if config_class_of(config.model_type) is None:
         raise ValueError(f"{start} is of type {config.model_type!r}: expected a wav2vec 2.0 or HuBERT checkpoint.")
     return config
-
-
-def objective_of(config: PreTrainedConfig) -> str | None:
-    """`wav2vec2` or `hubert`; None for other models."""
-    for objective, config_class in CONFIGS.items():
-        if config.model_type in (config_class.model_type, config_class.stock_model_type):
-            return objective
-    return None
 
 
 def find_objective(model_args: SpeechModelArguments) -> str:
@@ -68,7 +59,7 @@ def find_objective(model_args: SpeechModelArguments) -> str:
     start, asked = model_args.model_name_or_path, model_args.objective
     if not start:
         return asked or "wav2vec2"
-    found = objective_of(stock_config(start))
+    found = config_class_of(stock_config(start).model_type).stock_model_type
     if asked not in (None, found):
         raise ValueError(f"{start} is a {found} checkpoint, but objective is {asked}: leave `objective` out.")
     return found
@@ -89,7 +80,7 @@ def published_recipe(config: PreTrainedConfig) -> dict[str, Any]:
 
     LARGE models and XLS-R have layer norm in the conv encoder, BASE models group norm.
     """
-    config_class = CONFIGS[objective_of(config)]
+    config_class = config_class_of(config.model_type)
     preset = config_class.preset("large" if config.feat_extract_norm == "layer" else "base")
     return {name: getattr(preset, name) for name in PRETRAINING_FIELDS if hasattr(preset, name)}
 

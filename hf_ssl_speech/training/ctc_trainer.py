@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import math
 import os
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Wav2Vec2Processor
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -26,24 +25,6 @@ from hf_ssl_speech.training.lora import ADAPTER_FOLDER, bare_model, has_adapters
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
-
-
-def tri_stage(update: int, stages: tuple[int, int, int], initial: float, final: float) -> float:
-    """The learning rate of an update as a share of the peak's (wav2vec 2.0, section 4.3).
-
-    Args:
-        update: Counted from 0.
-        stages: Updates of linear warm-up, of hold, and of exponential decay.
-        initial, final: Shares at the beginning and at the end.
-    """
-    warmup, hold, decay = stages
-    if update < warmup:
-        return initial + (1 - initial) * update / warmup
-    if update < warmup + hold:
-        return 1.0
-    if update < warmup + hold + decay:
-        return math.exp(math.log(final) * (update - warmup - hold) / decay)
-    return final
 
 
 class SpeechCTCTrainer(SpeechTrainer):
@@ -83,6 +64,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         if args.freeze_conv_encoder:
             model.freeze_feature_encoder()
         bare_model(model).thaw_update = args.freeze_transformer_updates
+        args = copy.copy(args)  # the caller's stay as they are
         # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
         args.ddp_find_unused_parameters = True
         super().__init__(
@@ -123,14 +105,6 @@ class SpeechCTCTrainer(SpeechTrainer):
             share = logs["learning_rate"] / self.args.learning_rate
             logs["head_learning_rate"] = share * self.args.head_learning_rate
         super().log(logs, start_time)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """The paper's three stages; transformers' own neither start at one share and end at another nor decay so."""
-        if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":
-            stages, ends = self.args.stages(num_training_steps), (self.args.initial_share, self.args.final_share)
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda update: tri_stage(update, stages, *ends))
-            self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
         """Saves the model; one with adapters merged, so that it loads without PEFT, and its adapters beside it.
