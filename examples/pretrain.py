@@ -3,6 +3,7 @@
     accelerate launch examples/pretrain.py examples/configs/wav2vec2_base.yaml
     accelerate launch examples/pretrain.py examples/configs/wav2vec2_tiny.yaml --max_steps 300     (CPU, minutes)
     accelerate launch examples/pretrain.py examples/configs/hubert_base.yaml --units runs/units-mfcc
+    accelerate launch examples/pretrain.py examples/configs/continue_pretraining.yaml --train_data my_audio
 
 The YAML holds any argument of this script; `--help` lists them, and the command line wins. Started again, the run
 goes on from its last checkpoint.

@@ -6,7 +6,9 @@ from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.hub.cards import create_model_card
 from hf_ssl_speech.hub.exchange import from_torchaudio, from_transformers, to_transformers
-from hf_ssl_speech.hub.publishing import push_to_hub
+from hf_ssl_speech.hub.fairseq_files import fairseq_processor, from_fairseq
+from hf_ssl_speech.hub.onnx_export import export_onnx
+from hf_ssl_speech.hub.publishing import export_stock, push_to_hub
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLWav2Vec2Model
 from hf_ssl_speech.models.heads import (
@@ -30,6 +32,7 @@ from hf_ssl_speech.training.arguments import (
     SpeechTextArguments,
 )
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
+from hf_ssl_speech.training.lora import add_lora, merge_lora
 from hf_ssl_speech.training.trainer import SpeechPreTrainer
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
@@ -67,13 +70,19 @@ __all__ = [
     "WordErrorRate",
     "add_alignment",
     "add_labels",
+    "add_lora",
     "add_units",
     "create_model_card",
+    "export_onnx",
+    "export_stock",
+    "fairseq_processor",
+    "from_fairseq",
     "from_torchaudio",
     "from_transformers",
     "load_recognizer",
     "load_speech",
     "make_processor",
+    "merge_lora",
     "prepare_speech",
     "prepare_stream",
     "push_to_hub",

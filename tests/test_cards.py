@@ -201,7 +201,7 @@ def test_the_published_configurations_depart_in_nothing(name, tmp_path, monkeypa
     options = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
     model_args, _, args = parse_arguments([str(ROOT / f"examples/configs/{name}.yaml"), *options], *kinds)
     fields = {"num_units": [500]} if name == "hubert_large" else {}
-    config = CONFIGS[model_args.objective].preset(model_args.preset, **fields)
+    config = CONFIGS[model_args.objective or "wav2vec2"].preset(model_args.preset, **fields)
     record = {
         "identity": run_identity(config, {}, args),
         "recipe": settings_of(args),

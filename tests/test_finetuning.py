@@ -13,7 +13,7 @@ from datasets import Dataset, load_from_disk
 from test_exactness import largest_difference, train_in_processes
 from test_launch import finish, start
 from train_tiny_ctc import CHARACTERS, make_trainer, train
-from transformers import AutoConfig, AutoModelForCTC, AutoProcessor, Wav2Vec2Model
+from transformers import AutoConfig, AutoModelForCTC, AutoProcessor, Wav2Vec2ForCTC, Wav2Vec2Model
 
 from hf_ssl_speech import (
     SpeechCTCTrainingArguments,
@@ -262,7 +262,7 @@ def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(speech,
     with pytest.raises(SystemExit, match=r"goes with transcripts written as .*'case': 'lower'.* ask for .*'upper'"):
         finetune("shouting", "--model_name_or_path", tmp_path / "run", "--case", "upper")
     make_processor(["abc"]).save_pretrained(tmp_path / "other")
-    with pytest.raises(SystemExit, match=r"The head of .*run has \d+ outputs but the tokenizer 6 tokens"):
+    with pytest.raises(SystemExit, match=r"The head of .*run has \d+ outputs but the tokenizer 6 .*new_vocabulary"):
         finetune("third", "--model_name_or_path", tmp_path / "run", "--processor", tmp_path / "other")
 
 
@@ -306,3 +306,38 @@ def test_a_stock_checkpoint_is_fine_tuned_too(finetune, make_tiny, tmp_path):
 def test_bad_input_ends_the_script_in_words(arguments, message, finetune):
     with pytest.raises(SystemExit, match=message):
         finetune("run", *arguments)
+
+
+def test_the_head_learns_at_its_own_rate_exactly_across_a_resume(save_rows, tmp_path):
+    rows = save_rows([1.2, 1.9, 2.3, 2.4, 3.1])
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 9, "weight_decay": 0.1}
+    settings |= {"batch_seconds": 8, "learning_rate": 1e-4, "head_learning_rate": 1e-2, "tri_stage": [0, 0.5, 0.5]}
+    whole = train(rows, str(tmp_path / "whole"), settings, {"layerdrop": 0.3})
+    on = train(rows, str(tmp_path / "on"), settings, {"layerdrop": 0.3}, resume=str(tmp_path / "whole/checkpoint-2"))
+    assert largest_difference(tmp_path / "whole", tmp_path / "on") == 0.0
+    heads = [[id(weight) for weight in group["params"]] for group in on.optimizer.param_groups]
+    assert {id(weight) for weight in on.model.lm_head.parameters()} == {*heads[2], *heads[3]}
+    assert sum(map(len, heads)) == len({one for group in heads for one in group})  # each weight once
+    assert [group["weight_decay"] for group in on.optimizer.param_groups] == [0.1, 0.0, 0.1, 0.0]
+    for log in whole.state.log_history:
+        if "learning_rate" in log:
+            assert log["head_learning_rate"] == pytest.approx(100 * log["learning_rate"])
+    encoder, _, *head = [group["lr"] for group in on.optimizer.param_groups]
+    assert head == pytest.approx([100 * encoder] * 2)
+
+
+def test_a_new_vocabulary_starts_a_fresh_head_on_the_encoder_of_a_recogniser(finetune, make_tiny, tmp_path):
+    stock = make_tiny(Wav2Vec2ForCTC, vocab_size=8, layerdrop=0.0)
+    stock.save_pretrained(tmp_path / "stock")
+    make_processor(["abcde"]).save_pretrained(tmp_path / "stock")
+    start_there = ("--model_name_or_path", tmp_path / "stock", "--config", "{}", "--freeze_transformer_updates", 9)
+    with pytest.raises(SystemExit, match=r"The vocabulary is that of .*stock: set `new_vocabulary` for another"):
+        finetune("old", *start_there)
+    finetune("new", *start_there, "--new_vocabulary", "true")
+    ours, processor = AutoModelForCTC.from_pretrained(tmp_path / "new"), AutoProcessor.from_pretrained(tmp_path / "new")
+    assert ours.config.vocab_size == len(processor.tokenizer) == len(ours.lm_head.weight) > 8
+    assert "é" in processor.tokenizer.get_vocab()
+    for name, weight in stock.base_model.state_dict().items():
+        assert torch.equal(ours.base_model.state_dict()[name], weight), name
+    record = read_record(tmp_path / "new")
+    assert record["text"]["new_vocabulary"] and record["identity"]["new_vocabulary"]

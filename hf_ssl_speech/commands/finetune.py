@@ -39,11 +39,12 @@ def main(argv: list[str]):
     start = model_args.model_name_or_path
     feature_extractor = find_feature_extractor(model_args)
     transcripts = Transcripts.given(text_args, feature_extractor, start)
-    make_recognizer(model_args, transcripts)  # what is wrong with it shows before the data is prepared
+    # What is wrong with the model shows before the data is prepared.
+    make_recognizer(model_args, transcripts, text_args.new_vocabulary)
     train = load_transcribed("train", data_args, args, text_args)
     validation = load_transcribed("validation", data_args, args, text_args, beside=train)
     transcripts = transcripts or Transcripts.of_rows(train, text_args, feature_extractor)
-    model = make_recognizer(model_args, transcripts)
+    model = make_recognizer(model_args, transcripts, text_args.new_vocabulary)
     train = transcripts.label(train, "train", model.config, args, data_args)
     validation = transcripts.label(validation, "validation", model.config, args, data_args)
     finetune(model, args, train, validation, transcripts, start)

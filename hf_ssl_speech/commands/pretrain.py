@@ -3,6 +3,7 @@
     hf-ssl-speech pretrain wav2vec2_base --train_data my_audio --output_dir runs/mine --num_processes 8
     hf-ssl-speech pretrain wav2vec2_tiny --train_data my_audio --max_steps 300        (CPU, minutes)
     hf-ssl-speech pretrain hubert_base --train_data my_audio --units runs/units-mfcc
+    hf-ssl-speech pretrain continue_pretraining --train_data my_audio --model_name_or_path facebook/wav2vec2-base
 
 Started again, the run goes on from its last checkpoint.
 """
@@ -31,9 +32,10 @@ def main(argv: list[str]):
 
     units = UnitLabels.load(model_args, data_args)
     model = make_model(model_args, **(units.config_fields if units else {}))
-    feature_extractor = feature_extractor_for(model.config, model_args.model_name_or_path)
+    start = model_args.model_name_or_path
+    feature_extractor = feature_extractor_for(model.config, start)
     train = load_split("train", data_args, args)
     validation = load_split("validation", data_args, args, beside=train)
     if units:  # what HuBERT predicts
         train, validation = units.label(train, args), units.label(validation, args)
-    pretrain(model, args, train, validation, processing_class=feature_extractor, units=units)
+    pretrain(model, args, train, validation, processing_class=feature_extractor, units=units, start=start)

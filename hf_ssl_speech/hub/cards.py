@@ -152,15 +152,20 @@ def model_context(folder: Path, config: dict[str, Any], record: Record) -> dict[
     config_class = config_class_of(config["model_type"])
     model_type = config_class.model_type
     comparison = compare_with_paper(record)
+    source = record["start"]["source"]
+    named = source if is_hub_id(source) else "an encoder that is not on the Hub"
+    start = f", starting from {named}" if source else ", from scratch" if record["task"] else ""
     status, updates, parameters = record["status"] or "complete", record["updates"] or 0, record["parameters"]
     return {
         "model_type": model_type,
         "paper": config_class.method,
         "papers": [model_type],
         "stock": config["model_type"] == config_class.stock_model_type,
+        "group_norm": config.get("feat_extract_norm", "group") == "group",
         "parameters": f"{parameters / 1e6:.1f} M" if parameters else "an uncounted number of",
         "width": config["hidden_size"],
         "hours": hours(record["data"]["train"]["hours"]),
+        "start": start,
         "unfinished": "" if status == "complete" else f"The run was {status} at update {updates:,}.",
         "effort_table": effort_table(record),
         "comparison": comparison,
@@ -177,12 +182,7 @@ def pretraining_context(folder, config, record, scores) -> dict[str, Any]:
 
 def ctc_context(folder, config, record, scores) -> dict[str, Any]:
     """What the card of a CTC model tells."""
-    source = record["start"]["source"]
-    told = ", from scratch" if record["task"] and not source else ""
-    if source:
-        told = f", starting from {source if is_hub_id(source) else 'an encoder that is not on the Hub'}"
     return model_context(folder, config, record) | {
-        "start": told,
         "vocabulary": config["vocab_size"],
         "scores_table": scores_table(scores),
         "breakdown_table": breakdown_table(scores),

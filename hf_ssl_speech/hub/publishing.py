@@ -18,12 +18,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
 from hf_ssl_speech.hub.cards import CARD_FILE, benchmark_results, create_model_card, find_kind, is_hub_id
-from hf_ssl_speech.hub.exchange import to_transformers
+from hf_ssl_speech.hub.exchange import load_model, to_transformers
 from hf_ssl_speech.hub.wording import for_others
-from hf_ssl_speech.models.classes import CLASSES
 from hf_ssl_speech.models.configuration import AUTO_MODULE
 from hf_ssl_speech.recognition.decoding import DECODER_FILE
+from hf_ssl_speech.recognition.transcription import load_processor
 from hf_ssl_speech.records import RECORD_FILE, read_json, read_record, write_json
+from hf_ssl_speech.training.trainer import feature_extractor_for
 from hf_ssl_speech.units.kmeans_units import CENTROIDS_FILE, KMeansUnits
 
 # Files that others need. Checkpoints, optimizer states and anything pickled stay here.
@@ -116,6 +117,28 @@ def push_to_hub(
     return Pushed(str(repository), str(commit.commit_url), tuple(sorted(files)))
 
 
+def export_stock(folder: str | os.PathLike, target: str | os.PathLike, **card: Any) -> Path:
+    """Writes a complete folder in transformers' own form: model, processor, records and card. It needs no package.
+
+    Args:
+        folder: What a run left, an encoder or a CTC model.
+        target: A new folder, or an empty one.
+        card: More arguments of `create_model_card`: `license`, `language`, `datasets`, `repo_id`.
+    Returns:
+        The target.
+    Raises:
+        ValueError: If files are missing, the run is not over, it holds units, or the target holds something.
+    """
+    target = Path(target)
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"{target} holds something already: give a new folder.")
+    with prepared(Path(folder), stock=True, encoder=None) as source:
+        if not is_hand_written(source / CARD_FILE):
+            create_model_card(source, **{"repo_id": target.name, **card}).save(source / CARD_FILE)
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    return target
+
+
 @contextlib.contextmanager
 def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
     """What is pushed of a folder, once it is found complete: its files, with records as they may leave this machine.
@@ -155,28 +178,16 @@ def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
         yield target
 
 
-def export_stock(folder: str | os.PathLike, output_dir: str | os.PathLike) -> list[str]:
-    """Writes a model in transformers' own form, with all that it needs beside it.
-
-    Args:
-        folder: What a run left.
-        output_dir: A folder that is not there yet, or empty.
-    Returns:
-        The names of the files.
-    Raises:
-        ValueError: If files are missing, the run is not over, the folder holds units, or `output_dir` is in use.
-    """
-    output_dir = Path(output_dir)
-    if output_dir.exists() and any(output_dir.iterdir()):
-        raise ValueError(f"{output_dir} holds files already: name another folder to write to.")
-    with prepared(Path(folder), stock=True, encoder=None) as source:
-        shutil.copytree(source, output_dir, dirs_exist_ok=True)
-    return sorted(path.name for path in output_dir.iterdir())
-
-
 def save_stock(folder: Path, config: dict[str, Any], target: Path):
-    """Writes the weights and the config of a model in transformers' own form."""
-    to_transformers(CLASSES[config["architectures"][0]].from_pretrained(folder)).save_pretrained(target)
+    """Writes a model in transformers' own form, with what prepares its input in files that version 4 reads too."""
+    stock = to_transformers(load_model(folder))
+    stock.save_pretrained(target)
+    if config["architectures"][0].endswith("ForCTC"):
+        load_processor(folder).save_pretrained(target)
+    feature_extractor_for(stock.config, str(folder)).save_pretrained(target)
+    # The one holds the feature extractor where transformers 4 can't read it; the other would ask for this package.
+    for name in ("processor_config.json", f"{AUTO_MODULE}.py"):
+        (target / name).unlink(missing_ok=True)
 
 
 def check_folder(folder: Path, kind: str):

@@ -104,6 +104,12 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         """Stops the training of the conv encoder, as in fine-tuning."""
         self.base_model.feature_extractor.requires_grad_(False)
 
+    def get_input_embeddings(self) -> None:
+        """None: waveforms are not looked up. PEFT asks when it saves adapters beside a head of another size."""
+
+    def get_output_embeddings(self) -> None:
+        """None: a CTC head is no embedding of what goes in."""
+
     def set_update(self, update: int):
         """Tells the model which optimizer update comes next: schedules inside the model are functions of it.
 

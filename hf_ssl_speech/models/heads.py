@@ -105,6 +105,12 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
             statistics["blanks"] = (blanks if mask is None else blanks & mask).sum()
         return SSLSpeechCTCOutput(loss, logits, outputs.hidden_states, outputs.attentions, statistics=statistics)
 
+    def renew_head(self, vocab_size: int):
+        """Puts a fresh head of this many tokens in place of the old one, for another vocabulary."""
+        self.config.vocab_size = vocab_size
+        self.lm_head = XavierLinear(self.config.hidden_size, vocab_size).to(self.lm_head.weight)
+        self.lm_head.set_initial_values()
+
     def lost_schedules(self) -> list[str]:
         """The encoder's rest too."""
         resting = [f"the encoder does not rest until update {self.thaw_update:,}"] if self.thaw_update else []

@@ -141,6 +141,10 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
     )
     initial_share: float = field(default=0.01, metadata={"help": "Learning rate of the first update, of the peak's."})
     final_share: float = field(default=0.05, metadata={"help": "Learning rate of the last update, of the peak's."})
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Peak learning rate of the CTC head, which has the same stages; by default learning_rate."},
+    )
     freeze_conv_encoder: bool = field(default=True, metadata={"help": "Whether the conv encoder stays as pretrained."})
     freeze_transformer_updates: int = field(
         default=0, metadata={"help": "Updates in which only the new head learns, the whole encoder frozen."}
@@ -193,7 +197,13 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
 class SpeechModelArguments:
     """Which model is trained."""
 
-    objective: str = field(default="wav2vec2", metadata={"help": "What is learnt.", "choices": ["wav2vec2", "hubert"]})
+    objective: str | None = field(
+        default=None,
+        metadata={
+            "help": "What is learnt; by default what the checkpoint to start from learnt, of a new model wav2vec2.",
+            "choices": ["wav2vec2", "hubert"],
+        },
+    )
     preset: str = field(default="base", metadata={"help": "Size of a new model: tiny, small, base or large."})
     config: dict | str | None = field(
         default=None, metadata={"help": "Fields of the model's config that differ from the preset, as JSON."}
@@ -202,17 +212,25 @@ class SpeechModelArguments:
         default=None,
         metadata={"help": "Start from these weights, ours or stock, instead of new ones; '' for new ones after all."},
     )
+    lora: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Fine-tuning: train LoRA adapters and the head alone. Arguments of peft.LoraConfig as JSON; '{}' "
+            "for rank 8 on queries and values."
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; by default the best there is."}
     )
 
     def __post_init__(self):
         self.config = fields_of(self.config) if isinstance(self.config, str) else self.config or {}
+        self.lora = fields_of(self.lora, "lora") if isinstance(self.lora, str) and self.lora else self.lora
         self.model_name_or_path = self.model_name_or_path or None  # '' takes back what a YAML names
 
 
-def fields_of(text: str) -> dict[str, Any]:
-    """The fields of a model's config that a command line gives as JSON.
+def fields_of(text: str, setting: str = "config") -> dict[str, Any]:
+    """The fields that a command line gives as JSON, of a model's config or another `setting`.
 
     Raises:
         ValueError: If it is no JSON, or no object.
@@ -223,7 +241,7 @@ def fields_of(text: str) -> dict[str, Any]:
             raise ValueError("no names with values")
     except ValueError as error:
         raise ValueError(
-            f"config is {text!r}, which is no JSON object ({error}): write it like --config '{{\"hidden_size\": 192}}'."
+            f"{setting} is {text!r}, which is no JSON object ({error}): write it like --{setting} '{{\"name\": 192}}'."
         ) from error
     return fields
 
@@ -288,6 +306,13 @@ class SpeechTextArguments:
         metadata={
             "help": "Folder or Hub id whose vocabulary is taken; by default that of the CTC model to start from, else "
             "one is made of the characters of the training transcripts."
+        },
+    )
+    new_vocabulary: bool = field(
+        default=False,
+        metadata={
+            "help": "Start a fresh CTC head, with the vocabulary of `processor` or one made of the training "
+            "transcripts, on the encoder of a CTC model: for another language, or another way of writing."
         },
     )
     min_character_count: int = field(

@@ -123,7 +123,15 @@ def saved_attributes(callback: TrainerCallback, state: TrainerState) -> dict:
 class ProgressLine(ProgressCallback):
     """The usual progress bar, with one short line per log instead of a dictionary."""
 
-    HIDDEN = ("epoch", "learning_rate", "total_flos", "hours_seen", "audio_seconds_per_second", "masked_share")
+    HIDDEN = (
+        "epoch",
+        "learning_rate",
+        "head_learning_rate",
+        "total_flos",
+        "hours_seen",
+        "audio_seconds_per_second",
+        "masked_share",
+    )
     HIDDEN_ENDS = ("_runtime", "_per_second", "eval_masked_share", "eval_variety", "eval_changed")
 
     def on_log(self, args, state, control, logs=None, **kwargs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from hf_ssl_speech.recognition.metrics import count_edits, show_edits
 from hf_ssl_speech.recognition.text import TextNormalization
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 from hf_ssl_speech.training.callbacks import Patience
+from hf_ssl_speech.training.lora import ADAPTER_FOLDER, bare_model, has_adapters, merge_lora
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
@@ -29,7 +31,8 @@ class SpeechCTCTrainer(SpeechTrainer):
     """The trainer of CTC models.
 
     Args:
-        model: `SSLWav2Vec2ForCTC` or `SSLHubertForCTC`; the arguments tell what of it is frozen.
+        model: `SSLWav2Vec2ForCTC` or `SSLHubertForCTC`, also with adapters (`add_lora`); the arguments tell what of it
+            is frozen.
         args: Settings of the run.
         train_dataset: Rows from `prepare_speech` and `add_labels`.
         eval_dataset: The same; the greedy transcripts of these are scored, and some shown.
@@ -60,7 +63,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         }
         if args.freeze_conv_encoder:
             model.freeze_feature_encoder()
-        model.thaw_update = args.freeze_transformer_updates
+        bare_model(model).thaw_update = args.freeze_transformer_updates
         args = copy.copy(args)  # the caller's stay as they are
         # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
         args.ddp_find_unused_parameters = True
@@ -86,6 +89,36 @@ class SpeechCTCTrainer(SpeechTrainer):
     def is_complete(self) -> bool:
         """Whether nothing is left to train, or it was stopped early."""
         return super().is_complete or (self.patience is not None and self.patience.exhausted)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's own; with `head_learning_rate` the head's weights are groups of their own, the last ones."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.head_learning_rate is not None:
+            head = {id(weight) for name, weight in (model or self.model).named_parameters() if "lm_head." in name}
+            give_own_rate(optimizer, head, self.args.head_learning_rate)
+        return optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the head's learning rate, where it has its own, to what `SpeechTrainer` logs."""
+        if "learning_rate" in logs and self.args.head_learning_rate is not None:  # all groups have one schedule
+            share = logs["learning_rate"] / self.args.learning_rate
+            logs["head_learning_rate"] = share * self.args.head_learning_rate
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        """Saves the model; one with adapters merged, so that it loads without PEFT, and its adapters beside it.
+
+        Checkpoints (`_internal_call`) hold the adapters and the head alone.
+        """
+        if _internal_call or not has_adapters(self.model):
+            return super().save_model(output_dir, _internal_call)
+        folder = output_dir or self.args.output_dir
+        super().save_model(os.path.join(folder, ADAPTER_FOLDER))
+        if self.args.should_save:
+            merge_lora(self.model).save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+            self.normalization.save_pretrained(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None):
         super()._save(output_dir, state_dict)
@@ -132,6 +165,20 @@ class SpeechCTCTrainer(SpeechTrainer):
             "wer": int(statistics["word_edits"]) / max(int(statistics["words"]), 1),
             "cer": int(statistics["character_edits"]) / max(int(statistics["characters"]), 1),
         }
+
+
+def give_own_rate(optimizer: torch.optim.Optimizer, chosen: set[int], learning_rate: float):
+    """Moves weights to parameter groups of their own, which differ from their old ones in the learning rate alone.
+
+    Args:
+        optimizer: Which has made no step yet.
+        chosen: `id` of each weight that is moved.
+    """
+    for group in list(optimizer.param_groups):
+        moved = [weight for weight in group["params"] if id(weight) in chosen]
+        if moved:
+            group["params"] = [weight for weight in group["params"] if id(weight) not in chosen]
+            optimizer.add_param_group({**group, "params": moved, "lr": learning_rate})
 
 
 def variety(rows: list[tuple[str, str]]) -> float:

@@ -135,7 +135,7 @@ PANELS = {
         f"{kind}_perplexity_{group}" for kind in ("soft", "hard") for group in (1, 2)
     ),
     "Gradient norm": ("grad_norm",),
-    "Learning rate": ("learning_rate",),
+    "Learning rate": ("learning_rate", "head_learning_rate"),
     "Audio seconds per second": ("audio_seconds_per_second",),
 }
 

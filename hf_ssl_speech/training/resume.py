@@ -62,7 +62,8 @@ def recorded_identity(record: Record, ours: dict[str, Any]) -> dict[str, Any]:
     """
     theirs, recipe = record["identity"], ours.get("recipe", {})
     also_recorded = {name: value for name, value in record["recipe"].items() if name in recipe}
-    return {**theirs, "recipe": {**recipe, **also_recorded, **theirs.get("recipe", {})}}
+    known = {"start": ours["start"], **theirs} if "start" in ours else theirs  # pretraining did not record it once
+    return {**known, "recipe": {**recipe, **also_recorded, **theirs.get("recipe", {})}}
 
 
 def disagreement(
