@@ -322,16 +322,20 @@ def _check_columns(there: Sequence[str], wanted: Sequence[str]):
         raise ValueError(f"The dataset has no columns {missing}; there are {list(there)}.")
 
 
-def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipReport) -> dict[str, Any]:
-    """What the record says of one split: where from, how much, what was cut and left out. Passwords are not told."""
+def split_facts(
+    source: str | Sequence[str], dataset: Dataset, report: SkipReport | None = None
+) -> dict[str, Any]:
+    """What the record says of one split: where from, how much, what was cut and left out. Passwords are not told.
+
+    Without a report, as of rows that were prepared elsewhere, nothing is said of what was left out.
+    """
     samples = dataset.with_format("numpy")["num_samples"][:]
     return {
         "source": _shown(source),
         "fingerprint": hashlib.sha256(samples.tobytes() + "\n".join(dataset["name"]).encode()).hexdigest()[:16],
         "rows": len(dataset),
         "hours": float(samples.sum()) / SAMPLE_RATE / 3600,
-        "skipped": report.to_dict(),
-    } | ({"cut": report.cut} if report.cut else {})
+    } | ({"skipped": report.to_dict()} if report else {}) | ({"cut": report.cut} if report and report.cut else {})
 
 
 def stream_facts(source: Sequence[str]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def load_speech(
         ValueError: If nothing is found at a source, or it has no such split or audio column.
     """
     parts = [
-        _with_audio(part, audio_column, one)
+        with_audio(part, audio_column, one)
         for one in _each_source(source)
         for part in _load_one(one, split, name, streaming)
     ]
@@ -220,8 +220,18 @@ def _audio_rows(files: Sequence[str], root: str, changed: Sequence[int]):
         yield {"id": Path(file).relative_to(root).with_suffix("").as_posix(), "audio": file}
 
 
-def _with_audio(dataset: Dataset | IterableDataset, audio_column: str, source: str) -> Dataset | IterableDataset:
-    """Renames the audio column to `audio` and makes it `Audio(decode=False)`, or a struct like that if streamed."""
+def with_audio(dataset: Dataset | IterableDataset, audio_column: str, source: str) -> Dataset | IterableDataset:
+    """Renames the audio column to `audio` and leaves its audio encoded, so that nothing decodes it but this package.
+
+    Args:
+        dataset: Rows with an `Audio` column, a struct of bytes and path or of array and sampling rate, paths, or bytes.
+        audio_column: Which column that is.
+        source: What the error calls the dataset.
+    Returns:
+        The rows with `audio` as an `Audio(decode=False)` column, or a struct like that if streamed; arrays stay arrays.
+    Raises:
+        ValueError: If there is no such column, or it holds something else.
+    """
     if dataset.features is None:  # a streamed JSON or generator: the first rows tell
         dataset = dataset._resolve_features()
     if audio_column not in dataset.features:
@@ -230,6 +240,10 @@ def _with_audio(dataset: Dataset | IterableDataset, audio_column: str, source: s
             f"are {dataset.column_names}."
         )
     kind = dataset.features[audio_column]
+    if isinstance(kind, dict) and {"array", "sampling_rate"} <= set(kind):
+        columns = [column for column in dataset.column_names if column not in (audio_column, "audio")]
+        dataset = dataset.select_columns([*columns, audio_column])
+        return dataset if audio_column == "audio" else dataset.rename_column(audio_column, "audio")
     if not (
         isinstance(kind, Audio)
         or (isinstance(kind, dict) and {"bytes", "path"} & set(kind))
@@ -237,7 +251,8 @@ def _with_audio(dataset: Dataset | IterableDataset, audio_column: str, source: s
     ):
         raise ValueError(
             f"Column {audio_column!r} of {source!r} holds {kind}; expected an Audio column, a struct of bytes "
-            "and path, paths, or encoded bytes."
+            "and path or of array and sampling_rate, paths, or encoded bytes. To arrays alone, add their rate with "
+            "`dataset.map(lambda row: {'audio': {'array': row['audio'], 'sampling_rate': 16_000}})`."
         )
     if isinstance(dataset, IterableDataset):
         # Streamed, even an undecoded `Audio` column asks for torchcodec once a column is renamed: a struct does not.

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 from hf_ssl_speech.records import command_line, machine, now, read_record, versions, write_record
+from hf_ssl_speech.training.preflight import differences, recorded_identity
 from hf_ssl_speech.training.recipe import settings_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class RecordKeeper(TrainerCallback):
         self.start = time.time()
         self.has_warned = False
         previous = read_record(trainer.args.output_dir) or {}
+        if "identity" not in previous or differences(recorded_identity(previous, identity), identity):
+            previous = {}  # of another run, whose place this one takes
         self.earlier_seconds = previous.get("train_seconds", 0.0)
         self.first_start = previous.get("started", now())
 

@@ -7,6 +7,8 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,10 @@ from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, SpeechTrainingArguments
 from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, UnhealthyRun, other_recipe
 from hf_ssl_speech.training.checkpoints import newest_whole, write_manifest
+from hf_ssl_speech.training.given_data import GivenData, Ready, facts_of, ready_for_pretraining
 from hf_ssl_speech.training.health import HealthCheck
+from hf_ssl_speech.training.preflight import run_identity
+from hf_ssl_speech.training.record_keeper import RecordKeeper
 from hf_ssl_speech.training.stopping import ServeWhileTraining
 
 logger = logging.getLogger(__name__)
@@ -61,11 +66,12 @@ class SpeechTrainer(Trainer):
         model: Gives `statistics`, sums over a batch, and reads added-up ones with `metrics`.
         args: Settings of the run.
         data_collator, evaluation_collator: Make the batches of training and of evaluation.
-        train_dataset: Rows from `prepare_speech` (or `prepare_stream`).
-        eval_dataset: Rows from `prepare_speech`.
+        ready: Makes the rows of a dataset ready, given its name: those below, and whatever is evaluated later.
+        train_dataset: A `datasets` dataset, streamed or not.
+        eval_dataset: A dataset, or several by name.
         processing_class: What is saved with the model: the feature extractor or the processor.
 
-    A loss is divided once by what the whole update predicts, over accumulation and ranks. Every log line carries the
+    A training leaves `run.json` and `training.png` in the output folder. A loss is divided once by what the whole update predicts, over accumulation and ranks. Every log line carries the
     model's metrics over all that came since the last one.
     """
 
@@ -77,11 +83,21 @@ class SpeechTrainer(Trainer):
         args: SpeechTrainingArguments,
         data_collator: SpeechCollator,
         evaluation_collator: SpeechCollator,
+        ready: Ready,
         train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: Wav2Vec2FeatureExtractor | Wav2Vec2Processor | None = None,
         **kwargs,
     ):
+        refuse_foreign(kwargs)
+        self.ready = ready
+        self.given: dict[str, GivenData] = {}  # by their names in the record
+        if train_dataset is not None:
+            train_dataset = self.take(train_dataset, "train")
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: self.take(rows, f"validation {name}") for name, rows in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = self.take(eval_dataset, "validation")
         super().__init__(
             model,
             args,
@@ -114,6 +130,11 @@ class SpeechTrainer(Trainer):
 
     # Data ----------------------------------------------------------------------------------------------------------
 
+    def take(self, dataset: Any, part: str) -> Dataset | IterableDataset:
+        """A dataset's rows, made ready; the record tells of them under the name of the part."""
+        self.given[part] = self.ready(dataset, part)
+        return self.given[part].rows
+
     def get_train_dataloader(self) -> DataLoader:
         """Batches of at most `batch_seconds`; every rank draws its own from one common order."""
         if isinstance(self.train_dataset, IterableDataset):
@@ -130,11 +151,19 @@ class SpeechTrainer(Trainer):
         logger.info(f"Training batches: {sampler}")
         return self.dataloader(self.train_dataset, self.data_collator, batch_sampler=sampler)
 
-    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """The same rows in the same batches every time, shared out among ranks."""
-        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if eval_dataset is None:
+            eval_dataset = self.eval_dataset
+        elif isinstance(eval_dataset, str):
+            eval_dataset = self.eval_dataset[eval_dataset]
+        eval_dataset = self.ready(eval_dataset, "evaluation").rows
         sampler = self.sampler(eval_dataset, shuffle=False)
         return self.dataloader(eval_dataset, self.evaluation_collator, batch_sampler=sampler)
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """The batches of `predict`, as those of an evaluation."""
+        return self.get_eval_dataloader(test_dataset)
 
     def sampler(self, dataset: Dataset, **settings) -> DurationBatchSampler:
         """This rank's batches of a dataset."""
@@ -168,9 +197,28 @@ class SpeechTrainer(Trainer):
     # Training ------------------------------------------------------------------------------------------------------
 
     def train(self, *args, **kwargs):
-        """Trainer's own, with loader workers that serve until the update is done in which the run is asked to stop."""
-        with self.serving.while_training():
+        """Trainer's own, with loader workers that serve until the update is done in which the run is asked to stop.
+
+        Unless somebody else keeps a record of it, as the recipes do, one is kept in the output folder.
+        """
+        kept = any(isinstance(callback, RecordKeeper) for callback in self.callback_handler.callbacks)
+        with self.serving.while_training(), contextlib.nullcontext() if kept else self.recorded():
             return super().train(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Keeps a record of the training inside."""
+        facts = {part: facts_of(given) for part, given in self.given.items()}
+        fingerprints = {part: fact["fingerprint"] for part, fact in facts.items()}
+        keeper = RecordKeeper(self, run_identity(self.model.config, fingerprints, self.args), facts)
+        self.add_callback(keeper)
+        try:
+            yield
+        except Exception as cause:
+            keeper.keep("failed", str(cause))
+            raise
+        finally:
+            self.remove_callback(keeper)
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> Tensor:
         """One micro-batch, its audio counted."""
@@ -280,6 +328,17 @@ class SpeechTrainer(Trainer):
                 f"checkpoint is not written. {other_recipe(newest_whole(self.args.output_dir))}"
             )
 
+    def hyperparameter_search(self, *args, **kwargs):
+        """Refused: a search would mix the records and checkpoints of its trials.
+
+        Raises:
+            ValueError: Always, with what to do instead.
+        """
+        raise ValueError(
+            "hyperparameter_search does not go with records and resumes, which are of one run: in a loop, make a model "
+            "and a trainer for each setting, with an `output_dir` of its own, and compare what `evaluate` returns."
+        )
+
     # Evaluation ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -318,8 +377,10 @@ class SpeechPreTrainer(SpeechTrainer):
     Args:
         model: `SSLWav2Vec2ForPreTraining` or `SSLHubertForPreTraining`.
         args: Settings of the run.
-        train_dataset: Rows from `prepare_speech` (or `prepare_stream`).
-        eval_dataset: Rows from `prepare_speech`; their masks never change.
+        train_dataset: A `datasets` dataset with audio of any kind, prepared on the way as `prepare_speech` (or, if
+            streamed, `prepare_stream`) does: rows that can't be used are left out, named and counted. Rows that these
+            functions gave are taken as they are. HuBERT's have the columns that `add_units` makes.
+        eval_dataset: The same, or several by name; their masks never change.
         processing_class: The feature extractor; by default the one that fits the config.
         collator_settings: More arguments for the objective's collator, such as `unit_columns`.
     """
@@ -331,7 +392,7 @@ class SpeechPreTrainer(SpeechTrainer):
         model: SSLSpeechForPreTraining,
         args: SpeechPreTrainingArguments,
         train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: Wav2Vec2FeatureExtractor | None = None,
         collator_settings: dict[str, Any] | None = None,
         **kwargs,
@@ -345,16 +406,32 @@ class SpeechPreTrainer(SpeechTrainer):
         }
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = model.config.layerdrop > 0
+        collator = pretraining_collator(model.config, **settings)
+        unit_columns = getattr(collator, "unit_columns", ())
         super().__init__(
             model,
             args,
-            pretraining_collator(model.config, **settings),
+            collator,
             pretraining_collator(model.config, **settings, evaluation=True),
+            partial(ready_for_pretraining, args=args, unit_columns=unit_columns),
             train_dataset,
             eval_dataset,
             processing_class,
             **kwargs,
         )
+
+
+def refuse_foreign(arguments: dict[str, Any]):
+    """Raises a ValueError if an argument of Trainer is given that this package decides itself; each is named."""
+    reasons = {
+        "compute_metrics": "metrics are sums over all batches and ranks: extend `evaluation_step` and `metrics`",
+        "preprocess_logits_for_metrics": "no logits are kept: extend `evaluation_step` and `metrics`",
+        "compute_loss_func": "the loss is the model's own: extend its `forward`",
+        "model_init": "each model is a run of its own: make a trainer for it, with an `output_dir` of its own",
+    }
+    given = [f"{name} ({reason})" for name, reason in reasons.items() if arguments.get(name) is not None]
+    if given:
+        raise ValueError(f"The trainers of this package do not take {'; '.join(given)}.")
 
 
 def add_statistics(total: dict[str, Tensor], more: dict[str, Tensor]):
