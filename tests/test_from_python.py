@@ -185,7 +185,9 @@ def test_streamed_transcripts_are_refused(tmp_path):
         ctc_trainer(as_stream(tmp_path), None, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func", "model_init"])
+@pytest.mark.parametrize(
+    "name", ["compute_metrics", "preprocess_logits_for_metrics", "compute_loss_func", "model_init"]
+)
 def test_arguments_of_trainer_that_would_not_work_are_refused_by_name(name, tmp_path):
     model = SSLWav2Vec2ForPreTraining(SSLWav2Vec2Config(**TINY, **WAV2VEC2))
     args = SpeechPreTrainingArguments(output_dir=tmp_path, **SETTINGS)

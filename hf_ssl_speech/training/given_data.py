@@ -153,7 +153,7 @@ def _prepared(
     keep: Sequence[str],
 ) -> GivenData:
     """Rows that are measured, or decoded as they come by."""
-    if PREPARED <= set(_columns(dataset)):
+    if set(_columns(dataset)) >= PREPARED:
         return GivenData(dataset)
     if isinstance(dataset, IterableDataset):
         dataset = with_audio(dataset, _audio_column(dataset, part), f"the {part} rows")

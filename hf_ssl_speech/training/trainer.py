@@ -71,8 +71,9 @@ class SpeechTrainer(Trainer):
         eval_dataset: A dataset, or several by name.
         processing_class: What is saved with the model: the feature extractor or the processor.
 
-    A training leaves `run.json` and `training.png` in the output folder. A loss is divided once by what the whole update predicts, over accumulation and ranks. Every log line carries the
-    model's metrics over all that came since the last one.
+    A training leaves `run.json` and `training.png` in the output folder. A loss is divided once by what the whole
+    update predicts, over accumulation and ranks. Every log line carries the model's metrics over all that came since
+    the last one.
     """
 
     args: SpeechTrainingArguments
