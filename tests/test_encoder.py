@@ -179,7 +179,7 @@ def test_another_conv_stack_changes_the_frame_rate_and_masks_and_labels_follow(m
 @pytest.mark.parametrize("reentrant", [False, True], ids=["", "reentrant"])
 @pytest.mark.parametrize("our_class", OURS)
 def test_gradient_checkpointing_gives_the_same_gradients(our_class, architecture, reentrant, make_tiny):
-    model = make_tiny(our_class, **architecture).train()
+    model = make_tiny(our_class, **architecture).double().train()
     waveforms, attention_mask = padded_batch([4_000, 3_000])
     calls = []
     model.encoder.layers[0].attention.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -187,8 +187,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(our_class, architecture
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     checkpointed = gradients(model, input_values=waveforms, attention_mask=attention_mask)
     assert len(calls) == 1 + 2
-    assert plain.keys() == checkpointed.keys()
-    assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)
+    # What a layer's input gets from the layer's parts may be added up in another order.
+    torch.testing.assert_close(checkpointed, plain, rtol=1e-10, atol=1e-12)
     assert not waveforms.requires_grad
 
 

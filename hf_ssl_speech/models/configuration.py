@@ -116,6 +116,8 @@ class SSLSpeechConfig(PreTrainedConfig):
     """
 
     stock_model_type: ClassVar[str]
+    # Sums over a batch of any length, which a plain Trainer could not put side by side with those of others.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["statistics"]
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -187,6 +189,16 @@ class SSLSpeechConfig(PreTrainedConfig):
         return [ConvLayer(*layer) for layer in zip(self.conv_kernel, self.conv_stride)]
 
     @property
+    def num_feat_extract_layers(self) -> int:
+        """Number of conv layers, as stock has it."""
+        return len(self.conv_dim)
+
+    @num_feat_extract_layers.setter
+    def num_feat_extract_layers(self, number: int):
+        if number != len(self.conv_dim):
+            raise ValueError(f"num_feat_extract_layers is {number}, but conv_dim names {len(self.conv_dim)} layers.")
+
+    @property
     def inputs_to_logits_ratio(self) -> int:
         """Audio samples per frame; the ASR pipeline turns frames into seconds with it."""
         return hop_samples(self.conv_layers)
@@ -217,6 +229,8 @@ class SSLSpeechConfig(PreTrainedConfig):
                     "Load it with transformers' own classes."
                 )
             fields = {**fields, "model_type": cls.model_type}
+        # It says how stock trains a checkpoint: see `validate_ctc_loss_reduction`.
+        fields = {name: value for name, value in fields.items() if name != "ctc_loss_reduction"}
         return fields, kwargs
 
     def validate_limits(self):
@@ -226,6 +240,14 @@ class SSLSpeechConfig(PreTrainedConfig):
             for value in found if isinstance(found, list | tuple) else [found]:
                 if value is not None and not lowest <= value <= highest:
                     raise ValueError(f"{name} is {value}; expected {lowest:,} to {highest:,}.")
+
+    def validate_ctc_loss_reduction(self):
+        """Part of the strict validation that runs on every construction: stock's choice does not exist here."""
+        if getattr(self, "ctc_loss_reduction", None) is not None:
+            raise ValueError(
+                f"ctc_loss_reduction is {self.ctc_loss_reduction!r}, but the CTC models of this package always divide "
+                "the summed loss once by the labels of the whole update: leave it out."
+            )
 
     def validate_architecture(self):
         """Part of the strict validation that runs on every construction."""
