@@ -24,14 +24,16 @@ from hf_ssl_speech.records import naming_the_file, read_yaml
 from hf_ssl_speech.training.callbacks import AlreadyComplete, UnhealthyRun
 from hf_ssl_speech.training.precision import computes_bf16
 from hf_ssl_speech.training.stopping import Interrupted, LostProcess
+from hf_ssl_speech.training.trainer_settings import refuse_settings
 
 
 @dataclass
 class SpeechTrainingArguments(TrainingArguments):
     """transformers' TrainingArguments with batches counted in seconds.
 
-    `per_device_train_batch_size` has no say: a device holds at most `batch_seconds` of (padded) audio at a time. Give
-    `hours_per_update` to keep an update the same on any number of devices: accumulation follows from it.
+    A device holds at most `batch_seconds` of (padded) audio at a time. Give `hours_per_update` to keep an update the
+    same on any number of devices: accumulation follows from it. Settings of transformers that would not do what they
+    say are refused by name (see `training/trainer_settings.py`).
     """
 
     batch_seconds: float = field(
@@ -77,6 +79,7 @@ class SpeechTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = False
 
     def __post_init__(self):
+        refuse_settings(self)
         if self.bf16 == "auto":
             self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
         super().__post_init__()

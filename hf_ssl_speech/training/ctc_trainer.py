@@ -88,7 +88,8 @@ class SpeechCTCTrainer(SpeechTrainer):
             model.freeze_feature_encoder()
         model.thaw_update = args.freeze_transformer_updates
         # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
-        args.ddp_find_unused_parameters = True
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = True
         super().__init__(
             model,
             args,
