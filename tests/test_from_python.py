@@ -11,8 +11,12 @@ import torch
 from conftest import TINY, WAV2VEC2
 from datasets import Audio, Dataset, DatasetDict, Features, Value
 from test_training import SETTINGS
+from transformers import Wav2Vec2FeatureExtractor
 
+import hf_ssl_speech
 from hf_ssl_speech import (
+    HiddenFeatures,
+    KMeansUnits,
     SpeechCTCTrainer,
     SpeechCTCTrainingArguments,
     SpeechPreTrainer,
@@ -22,8 +26,12 @@ from hf_ssl_speech import (
     SSLWav2Vec2Config,
     SSLWav2Vec2ForCTC,
     SSLWav2Vec2ForPreTraining,
+    create_model_card,
+    from_transformers,
+    load_speech,
     make_processor,
     prepare_speech,
+    to_transformers,
 )
 
 SECONDS = (1.5, 2.0, 2.5, 0.5)  # the last one is too short
@@ -198,3 +206,60 @@ def test_arguments_of_trainer_that_would_not_work_are_refused_by_name(name, tmp_
 def test_a_search_over_hyperparameters_is_refused_by_name(make_trainer, tmp_path):
     with pytest.raises(ValueError, match="in a loop, make a model and a trainer"):
         make_trainer(as_arrays(tmp_path)).hyperparameter_search()
+
+
+TEN_LINES = """
+from transformers import AutoModel
+from hf_ssl_speech import SpeechPreTrainer, SpeechPreTrainingArguments, SSLWav2Vec2Config, SSLWav2Vec2ForPreTraining
+from hf_ssl_speech import load_speech
+
+speech = load_speech("my_audio")  # a folder, Parquet files, a dataset of the Hub; or any `datasets` dataset
+model = SSLWav2Vec2ForPreTraining(SSLWav2Vec2Config.preset("tiny"))
+args = SpeechPreTrainingArguments("my_model", max_steps=2, warmup_steps=1, batch_seconds=20, min_seconds=1)
+trainer = SpeechPreTrainer(model, args, train_dataset=speech)
+trainer.train()
+trainer.save_model()
+encoder = AutoModel.from_pretrained("my_model")
+"""
+
+
+def test_ten_lines_of_python_pretrain_a_model_that_auto_model_loads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_audio").mkdir()
+    as_paths(tmp_path / "my_audio")
+    made: dict = {}
+    exec(TEN_LINES, made)
+    encoder = made["encoder"]
+    assert type(encoder).__name__ == "SSLWav2Vec2Model"
+    weights = made["model"].base_model.state_dict()
+    assert all(torch.equal(weight.cpu(), weights[name].cpu()) for name, weight in encoder.state_dict().items())
+    assert {"run.json", "training.png", "config.json", "model.safetensors", "preprocessor_config.json"} <= {
+        file.name for file in (tmp_path / "my_model").iterdir()
+    }
+
+
+def test_paths_may_be_path_objects(tmp_path):
+    as_paths(tmp_path)
+    by_path, by_name = load_speech(tmp_path), load_speech(str(tmp_path))
+    assert by_path["id"][:] == by_name["id"][:] == load_speech([tmp_path / f"{i}.wav" for i in range(4)])["id"][:]
+    folder = tmp_path / "a model"
+    model = SSLWav2Vec2ForPreTraining(SSLWav2Vec2Config(**TINY, **WAV2VEC2))
+    model.save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    features = HiddenFeatures.from_pretrained(folder, 2, device="cpu")
+    units = KMeansUnits.fit(prepare_speech(by_path, min_seconds=1)[0], features, num_units=4)
+    units.save_pretrained(tmp_path / "units")
+    assert torch.equal(KMeansUnits.from_pretrained(tmp_path / "units").centroids, units.centroids)
+    to_transformers(model).save_pretrained(tmp_path / "stock")
+    assert type(from_transformers(tmp_path / "stock")) is SSLWav2Vec2ForPreTraining
+    assert "my-model" in create_model_card(folder, repo_id="me/my-model").content
+
+
+def test_every_public_name_has_a_docstring():
+    assert not [name for name in hf_ssl_speech.__all__ if not (getattr(hf_ssl_speech, name).__doc__ or "").strip()]
+
+
+@pytest.mark.parametrize("config", [hf_ssl_speech.SSLWav2Vec2Config, hf_ssl_speech.SSLHubertConfig])
+def test_a_configurations_docstring_describes_its_presets(config):
+    for size in config.presets():
+        assert f"`{size}`" in config.__doc__ or f'"{size}"' in config.__doc__, size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,7 +167,7 @@ def _measure_rows(rows: dict[str, list], indices: list[int]) -> dict[str, list]:
     measured = []
     for index, row in zip(indices, _each_row(rows)):
         try:
-            found = {"problem": None, "num_samples": count_samples(row["audio"])}
+            found: dict[str, Any] = {"problem": None, "num_samples": count_samples(row["audio"])}
         except BadAudio as error:
             found = {"problem": str(error), "num_samples": 0}
         measured.append({"name": _row_name(row) or f"row {index}", "sample_id": index, **found})
@@ -229,7 +229,7 @@ def _too_short(num_samples: int, min_seconds: float) -> str | None:
     return f"too short (under {min_seconds:.2f} s)" if num_samples < min_seconds * SAMPLE_RATE else None
 
 
-def row_waveform(row: dict[str, Any]) -> np.ndarray:
+def row_waveform(row: Mapping[str, Any]) -> np.ndarray:
     """The waveform of a prepared row, from its int16 `samples` or its encoded `audio`.
 
     Returns:

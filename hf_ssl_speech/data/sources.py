@@ -42,7 +42,7 @@ AUDIO_STRUCT = {"bytes": Value("binary"), "path": Value("string")}
 
 
 def load_speech(
-    source: str | Sequence[str],
+    source: str | os.PathLike | Sequence[str | os.PathLike],
     *,
     split: str = "train",
     name: str | None = None,
@@ -78,7 +78,7 @@ def load_speech(
     return concatenate_datasets([part.select_columns(shared) for part in parts]) if len(parts) > 1 else parts[0]
 
 
-def available_splits(source: str | Sequence[str], name: str | None = None) -> list[str]:
+def available_splits(source: str | os.PathLike | Sequence[str | os.PathLike], name: str | None = None) -> list[str]:
     """The splits that all of the sources have, in the order of the first one; `source` and `name` as for `load_speech`.
 
     Raises:
@@ -99,12 +99,14 @@ def _splits_of(source: str, name: str | None) -> list[str]:
         return get_dataset_split_names(source, name)
 
 
-def _each_source(source: str | Sequence[str]) -> list[str]:
-    if isinstance(source, str):
+def _each_source(source: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
+    if isinstance(source, os.PathLike):  # one, whatever its name holds
+        source = [source]
+    elif isinstance(source, str):
         source = [source] if os.path.exists(_expand(source)) else source.split()
     if not source:
         raise ValueError("No source of speech was given; expected a file, a glob, a folder or a Hub dataset's name.")
-    return [_expand(one) for one in source]
+    return [_expand(os.fspath(one)) for one in source]
 
 
 def _expand(path: str) -> str:
@@ -197,8 +199,8 @@ def _load_files(files: Sequence[str], source: str | Path, streaming: bool) -> li
     if suffixes == {".parquet"}:
         # One builder call takes files of one schema only.
         groups = itertools.groupby(files, lambda file: pyarrow.parquet.read_schema(file).remove_metadata())
-        groups = [[glob.escape(file) for file in group] for _, group in groups]
-        return [load_dataset("parquet", data_files=group, split="train", streaming=streaming) for group in groups]
+        parts = [[glob.escape(file) for file in group] for _, group in groups]
+        return [load_dataset("parquet", data_files=part, split="train", streaming=streaming) for part in parts]
     if suffixes <= AUDIO_SUFFIXES:
         dataset = _list_audio(files)
         return [dataset.to_iterable_dataset(num_shards=min(len(dataset), 64)) if streaming else dataset]

@@ -112,7 +112,14 @@ class SSLSpeechConfig(PreTrainedConfig):
 
     The defaults are the BASE model of both papers in pretraining. `feature_gradient_scale` multiplies the gradient that
     enters the conv encoder; `feature_penalty_weight` weighs the mean square of its output. Masks are drawn by the
-    collators, never inside `forward`.
+    collators, or in fine-tuning without one by the model with a head.
+
+    `preset(size)` makes the configuration of a size, other fields given by name:
+
+    - `tiny`: 4 layers of 192, norms before the layers: learns on a CPU in minutes.
+    - `small`: 6 layers of 384: for one GPU.
+    - `base`: 12 layers of 768, the BASE models of both papers.
+    - `large`: 24 layers of 1024, layer norms in the conv encoder and before the layers: LARGE of both papers.
     """
 
     stock_model_type: ClassVar[str]
@@ -294,7 +301,10 @@ class SSLSpeechConfig(PreTrainedConfig):
 class SSLWav2Vec2Config(SSLSpeechConfig):
     """wav2vec 2.0 (Baevski et al. 2020): contrastive prediction of quantised frames.
 
-    Gumbel temperature at update `n` is `max(start * decay ** n, end)`.
+    Gumbel temperature at update `n` is `max(start * decay ** n, end)`. Presets, as `SSLWav2Vec2Config.preset("tiny")`:
+    `base` and `large` have two groups of 320 codebook entries (`large` ends at temperature 0.1 instead of 0.5, without
+    a feature penalty), `small` the same objective with a smaller encoder; `tiny` has 64 entries, spans of 5 frames and
+    a feature penalty of 0.1, so that it learns in some hundred updates.
     """
 
     model_type = "ssl-wav2vec2"
@@ -345,7 +355,12 @@ class SSLWav2Vec2Config(SSLSpeechConfig):
 
 @strict
 class SSLHubertConfig(SSLSpeechConfig):
-    """HuBERT (Hsu et al. 2021): prediction of k-means units of masked frames, by one projection per unit set."""
+    """HuBERT (Hsu et al. 2021): prediction of k-means units of masked frames, by one projection per unit set.
+
+    Presets, as `SSLHubertConfig.preset("tiny", num_units=[100])`: `base` and `large` are the paper's, `small` has a
+    smaller encoder; `tiny` has spans of 5 frames and holds the conv encoder back neither by a penalty (0.05) nor by a
+    small gradient. `num_units` names the size of each unit set, 100 as in the paper's first iteration.
+    """
 
     model_type = "ssl-hubert"
     stock_model_type = "hubert"

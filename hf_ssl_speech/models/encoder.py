@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from safetensors import SafetensorError
@@ -91,6 +92,12 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         if readable and state_dict is None and not rest[0].ignore_mismatched_sizes:
             check_sizes(model, cls.base_model_prefix, files)
         return super()._load_pretrained_model(model, state_dict, files, *rest)
+
+    @overload
+    def num_frames(self, num_samples: int) -> int: ...
+
+    @overload
+    def num_frames(self, num_samples: Tensor) -> Tensor: ...
 
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
         """Frames the conv encoder makes of so many samples."""

@@ -190,7 +190,8 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
 
     def stages(self, max_steps: int) -> tuple[int, int, int]:
         """Updates of warm-up, hold and decay in a run of `max_steps` updates."""
-        return tuple(int(stage * max_steps if stage <= 1 else stage) for stage in self.tri_stage)
+        warmup, hold, decay = (int(stage * max_steps if stage <= 1 else stage) for stage in self.tri_stage)
+        return warmup, hold, decay
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Updates of the warm-up."""
@@ -383,7 +384,7 @@ def end_process(exit_code: int):
     lock during its teardown, and C++ takes that for a fatal error and aborts the process. Everything else that happens
     at an exit happens here too: threads are joined, exit functions (as those of trackers) run, and output is flushed.
     """
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

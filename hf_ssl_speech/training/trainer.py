@@ -77,6 +77,8 @@ class SpeechTrainer(Trainer):
     """
 
     args: SpeechTrainingArguments
+    model: Any  # one of the package: `config`, `metrics` and `set_update` are asked of it
+    data_collator: Any  # a SpeechCollator
 
     def __init__(
         self,
