@@ -178,6 +178,9 @@ def test_fine_tuning_takes_a_dataset_with_audio_of_any_kind_and_transcripts(kind
     predicted = trainer.predict(dataset).metrics
     assert predicted["test_wer"] == metrics["eval_one_wer"]
     assert predicted["test_loss"] == pytest.approx(metrics["eval_one_loss"])
+    trainer.save_model()
+    assert record["task"] == "ctc"
+    assert "pipeline_tag: automatic-speech-recognition" in create_model_card(tmp_path / "run").content
 
 
 def test_predict_in_pretraining_has_the_fixed_masks_of_an_evaluation(make_trainer, tmp_path):

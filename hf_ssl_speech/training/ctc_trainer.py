@@ -116,6 +116,11 @@ class SpeechCTCTrainer(SpeechTrainer):
         """Whether nothing is left to train, or it was stopped early."""
         return super().is_complete or (self.patience is not None and self.patience.exhausted)
 
+    @property
+    def more_to_record(self) -> dict[str, Any]:
+        """How the transcripts are written."""
+        return {"task": "ctc", "text": {"normalization": self.normalization.to_dict()}}
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """The paper's three stages; transformers' own neither start at one share and end at another nor decay so."""
         if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":

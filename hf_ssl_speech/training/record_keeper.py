@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +122,28 @@ class RecordKeeper(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.collect()
         self.write("complete" if self.trainer.is_complete else "stopped")
+
+
+@contextmanager
+def recorded(
+    trainer: SpeechTrainer, identity: dict[str, Any], data: dict[str, Any], more: dict[str, Any]
+) -> Iterator[None]:
+    """Keeps a record of the training inside, unless somebody else does, as the recipes do; arguments as for the class.
+
+    What ends the training is told as the cause.
+    """
+    if any(isinstance(callback, RecordKeeper) for callback in trainer.callback_handler.callbacks):
+        yield
+        return
+    keeper = RecordKeeper(trainer, identity, data, more)
+    trainer.add_callback(keeper)
+    try:
+        yield
+    except Exception as cause:
+        keeper.keep("failed", str(cause))
+        raise
+    finally:
+        trainer.remove_callback(keeper)
 
 
 PANELS = {

@@ -7,7 +7,6 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,9 @@ from hf_ssl_speech.training.checkpoints import newest_whole, write_manifest
 from hf_ssl_speech.training.given_data import GivenData, Ready, facts_of, ready_for_pretraining
 from hf_ssl_speech.training.health import HealthCheck
 from hf_ssl_speech.training.preflight import run_identity
-from hf_ssl_speech.training.record_keeper import RecordKeeper
+from hf_ssl_speech.training.record_keeper import recorded
 from hf_ssl_speech.training.stopping import ServeWhileTraining
+from hf_ssl_speech.training.trainer_settings import refuse_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class SpeechTrainer(Trainer):
         processing_class: Wav2Vec2FeatureExtractor | Wav2Vec2Processor | None = None,
         **kwargs,
     ):
-        refuse_foreign(kwargs)
+        refuse_arguments(kwargs)
         self.ready = ready
         self.given: dict[str, GivenData] = {}  # by their names in the record
         if train_dataset is not None:
@@ -202,26 +202,13 @@ class SpeechTrainer(Trainer):
     def train(self, *args, **kwargs):
         """Trainer's own, with loader workers that serve until the update is done in which the run is asked to stop.
 
-        Unless somebody else keeps a record of it, as the recipes do, one is kept in the output folder.
+        A record is kept in the output folder.
         """
-        kept = any(isinstance(callback, RecordKeeper) for callback in self.callback_handler.callbacks)
-        with self.serving.while_training(), contextlib.nullcontext() if kept else self.recorded():
-            return super().train(*args, **kwargs)
-
-    @contextlib.contextmanager
-    def recorded(self) -> Iterator[None]:
-        """Keeps a record of the training inside."""
         facts = {part: facts_of(given) for part, given in self.given.items()}
         fingerprints = {part: fact["fingerprint"] for part, fact in facts.items()}
-        keeper = RecordKeeper(self, run_identity(self.model.config, fingerprints, self.args), facts)
-        self.add_callback(keeper)
-        try:
-            yield
-        except Exception as cause:
-            keeper.keep("failed", str(cause))
-            raise
-        finally:
-            self.remove_callback(keeper)
+        identity = run_identity(self.model.config, fingerprints, self.args)
+        with self.serving.while_training(), recorded(self, identity, facts, self.more_to_record):
+            return super().train(*args, **kwargs)
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> Tensor:
         """One micro-batch, its audio counted."""
@@ -249,6 +236,11 @@ class SpeechTrainer(Trainer):
             logs["hours_seen"] = self.tally.hours_seen
             self.window, self.window_samples, self.window_start = {}, 0, time.perf_counter()
         super().log(logs, start_time)
+
+    @property
+    def more_to_record(self) -> dict[str, Any]:
+        """What the record says beside what it says of every training."""
+        return {}
 
     @property
     def loss_sum(self) -> float:
@@ -422,19 +414,6 @@ class SpeechPreTrainer(SpeechTrainer):
             processing_class,
             **kwargs,
         )
-
-
-def refuse_foreign(arguments: dict[str, Any]):
-    """Raises a ValueError if an argument of Trainer is given that this package decides itself; each is named."""
-    reasons = {
-        "compute_metrics": "metrics are sums over all batches and ranks: extend `evaluation_step` and `metrics`",
-        "preprocess_logits_for_metrics": "no logits are kept: extend `evaluation_step` and `metrics`",
-        "compute_loss_func": "the loss is the model's own: extend its `forward`",
-        "model_init": "each model is a run of its own: make a trainer for it, with an `output_dir` of its own",
-    }
-    given = [f"{name} ({reason})" for name, reason in reasons.items() if arguments.get(name) is not None]
-    if given:
-        raise ValueError(f"The trainers of this package do not take {'; '.join(given)}.")
 
 
 def add_statistics(total: dict[str, Tensor], more: dict[str, Tensor]):

@@ -169,6 +169,19 @@ def refuse_settings(args: TrainingArguments):
         raise ValueError(f"These settings of Trainer do not go with this package: {'; '.join(found)}.")
 
 
+def refuse_arguments(arguments: dict[str, Any]):
+    """Raises a ValueError if an argument of Trainer's constructor is given that would not work; all are named."""
+    reasons = {
+        "compute_metrics": "metrics are sums over all batches and ranks: extend `evaluation_step` and `metrics`",
+        "preprocess_logits_for_metrics": "no logits are kept: extend `evaluation_step` and `metrics`",
+        "compute_loss_func": "the loss is the model's own: extend its `forward`",
+        "model_init": "each model is a run of its own: make a trainer for it, with an `output_dir` of its own",
+    }
+    given = [f"{name} ({reason})" for name, reason in reasons.items() if arguments.get(name) is not None]
+    if given:
+        raise ValueError(f"The trainers of this package do not take {'; '.join(given)}.")
+
+
 def _as_dict(config: Any) -> dict[str, Any]:
     """Accelerate's settings, however they were given: a dict, JSON, a JSON file, an object or None."""
     if isinstance(config, str):
