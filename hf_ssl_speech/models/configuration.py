@@ -125,6 +125,7 @@ class SSLSpeechConfig(PreTrainedConfig):
     stock_model_type: ClassVar[str]
     # Sums over a batch of any length, which a plain Trainer could not put side by side with those of others.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["statistics"]
+    method: ClassVar[str]  # what its paper calls it
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -309,6 +310,7 @@ class SSLWav2Vec2Config(SSLSpeechConfig):
 
     model_type = "ssl-wav2vec2"
     stock_model_type = "wav2vec2"
+    method = "wav2vec 2.0"
 
     feat_quantizer_dropout: float | int = 0.1
     num_codevectors_per_group: int = 320
@@ -364,6 +366,7 @@ class SSLHubertConfig(SSLSpeechConfig):
 
     model_type = "ssl-hubert"
     stock_model_type = "hubert"
+    method = "HuBERT"
 
     mask_time_prob: float | int = 0.80
     feat_proj_layer_norm: bool = True

@@ -77,6 +77,7 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
         """
         if self.training and mask_time_indices is None and mask_feature_indices is None:
             mask_time_indices, mask_feature_indices = self.base_model.draw_masks(input_values, attention_mask)
+        self.warn_if_never_told()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_learns):
             outputs = self.base_model(
                 input_values,
@@ -108,6 +109,11 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
             statistics = {"total": total.detach(), "tokens": tokens, "infinite": infinite, "frames": num_frames.sum()}
             statistics["blanks"] = (blanks if mask is None else blanks & mask).sum()
         return SSLSpeechCTCOutput(loss, logits, outputs.hidden_states, outputs.attentions, statistics=statistics)
+
+    def lost_schedules(self) -> list[str]:
+        """The encoder's rest too."""
+        resting = [f"the encoder does not rest until update {self.thaw_update:,}"] if self.thaw_update else []
+        return super().lost_schedules() + resting
 
     def set_update(self, update: int):
         """Seeds layer drop, and lets the encoder learn from `thaw_update` on."""
