@@ -1,7 +1,9 @@
 """The public names: what `from hf_ssl_speech import ...` gives."""
 
+from hf_ssl_speech.audio import read_audio
 from hf_ssl_speech.data.batching import DurationBatchSampler
 from hf_ssl_speech.data.collators import HubertPretrainingCollator, Wav2Vec2PretrainingCollator
+from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.hub.cards import create_model_card
@@ -18,12 +20,13 @@ from hf_ssl_speech.models.heads import (
     SSLWav2Vec2ForSequenceClassification,
 )
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining, SSLWav2Vec2ForPreTraining
-from hf_ssl_speech.recognition.alignment import add_alignment
+from hf_ssl_speech.recognition.alignment import add_alignment, write_textgrid
 from hf_ssl_speech.recognition.ctc_collator import CTCCollator
 from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, GreedyDecoder
+from hf_ssl_speech.recognition.language_model import write_ngram
 from hf_ssl_speech.recognition.metrics import CharacterErrorRate, WordErrorRate
 from hf_ssl_speech.recognition.text import TextNormalization, add_labels, make_processor
-from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
+from hf_ssl_speech.recognition.transcription import load_normalization, load_recognizer, transcribe
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
     SpeechDataArguments,
@@ -45,8 +48,10 @@ __all__ = [
     "CharacterErrorRate",
     "DurationBatchSampler",
     "GreedyDecoder",
+    "HiddenFeatures",
     "HubertPretrainingCollator",
     "KMeansUnits",
+    "MfccFeatures",
     "SSLHubertConfig",
     "SSLHubertForCTC",
     "SSLHubertForPreTraining",
@@ -79,6 +84,7 @@ __all__ = [
     "from_fairseq",
     "from_torchaudio",
     "from_transformers",
+    "load_normalization",
     "load_recognizer",
     "load_speech",
     "make_processor",
@@ -86,6 +92,9 @@ __all__ = [
     "prepare_speech",
     "prepare_stream",
     "push_to_hub",
+    "read_audio",
     "to_transformers",
     "transcribe",
+    "write_ngram",
+    "write_textgrid",
 ]

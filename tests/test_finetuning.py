@@ -208,14 +208,16 @@ def finetune(speech, tmp_path, monkeypatch, caplog):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import finetune_ctc
 
-    recipe = finetune_ctc.finetune
+    from hf_ssl_speech.recipes import finetuning
+
+    recipe = finetuning.finetune
 
     def finetune(model, args, *rest):
         before = vars(args).copy()
         recipe(model, args, *rest)
         assert vars(args) == before, "the caller's arguments are not changed"
 
-    monkeypatch.setattr(finetune_ctc, "finetune", finetune)
+    monkeypatch.setattr(finetuning, "finetune", finetune)
 
     def run(name, *arguments) -> str:
         caplog.clear()

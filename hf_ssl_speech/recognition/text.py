@@ -190,7 +190,8 @@ def add_labels(
     spellable = spellable_characters(tokenizer)
     frames = num_frames(dataset.with_format("numpy")["num_samples"][:], config.conv_layers)
     longest = np.inf if max_seconds is None else round(max_seconds * SAMPLE_RATE)
-    report, unknown = SkipReport(total=len(dataset)), Counter()
+    unknown: Counter[str] = Counter()
+    report = SkipReport(total=len(dataset))
     usable, texts, labels = [], [], []
     columns = (dataset["name"], dataset["num_samples"], dataset[text_column], frames)
     for name, samples, text, room in zip(*columns):

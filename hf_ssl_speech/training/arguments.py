@@ -10,14 +10,16 @@ from typing import Any
 from transformers import TrainingArguments
 
 from hf_ssl_speech.training.precision import computes_bf16
+from hf_ssl_speech.training.trainer_settings import refuse_settings
 
 
 @dataclass
 class SpeechTrainingArguments(TrainingArguments):
     """transformers' TrainingArguments with batches counted in seconds.
 
-    `per_device_train_batch_size` has no say: a device holds at most `batch_seconds` of (padded) audio at a time. Give
-    `hours_per_update` to keep an update the same on any number of devices: accumulation follows from it.
+    A device holds at most `batch_seconds` of (padded) audio at a time. Give `hours_per_update` to keep an update the
+    same on any number of devices: accumulation follows from it. Settings of transformers that would not do what they
+    say are refused by name (see `training/trainer_settings.py`).
     """
 
     batch_seconds: float = field(
@@ -66,6 +68,7 @@ class SpeechTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = False
 
     def __post_init__(self):
+        refuse_settings(self)
         if self.bf16 == "auto":
             self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
         super().__post_init__()
@@ -180,7 +183,8 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
 
     def stages(self, max_steps: int) -> tuple[int, int, int]:
         """Updates of warm-up, hold and decay in a run of `max_steps` updates."""
-        return tuple(int(stage * max_steps if stage <= 1 else stage) for stage in self.tri_stage)
+        warmup, hold, decay = (int(stage * max_steps if stage <= 1 else stage) for stage in self.tri_stage)
+        return warmup, hold, decay
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Updates of the warm-up."""

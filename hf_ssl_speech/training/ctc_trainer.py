@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recognition.ctc_collator import CTCCollator
 from hf_ssl_speech.recognition.decoding import GreedyDecoder
 from hf_ssl_speech.recognition.metrics import count_edits, show_edits
-from hf_ssl_speech.recognition.text import TextNormalization
+from hf_ssl_speech.recognition.text import TextNormalization, find_case, spellable_characters
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 from hf_ssl_speech.training.callbacks import Patience
+from hf_ssl_speech.training.given_data import ready_for_ctc
 from hf_ssl_speech.training.lora import ADAPTER_FOLDER, bare_model, has_adapters, merge_lora
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
@@ -34,10 +36,13 @@ class SpeechCTCTrainer(SpeechTrainer):
         model: `SSLWav2Vec2ForCTC` or `SSLHubertForCTC`, also with adapters (`add_lora`); the arguments tell what of it
             is frozen.
         args: Settings of the run.
-        train_dataset: Rows from `prepare_speech` and `add_labels`.
-        eval_dataset: The same; the greedy transcripts of these are scored, and some shown.
+        train_dataset: A `datasets` dataset with audio of any kind and transcripts, in a column `text` or with another
+            usual name. It is prepared and labelled on the way, as `prepare_speech` and `add_labels` do: rows that
+            can't be used are left out, named and counted. Rows that these functions gave are taken as they are.
+        eval_dataset: The same, or several by name; the greedy transcripts of these are scored, and some shown.
         processing_class: Feature extractor and tokenizer; saved with every checkpoint.
-        normalization: How the transcripts were written; saved beside the processor.
+        normalization: How the transcripts are written; saved beside the processor. By default in the case that the
+            tokenizer spells in, without punctuation.
 
     Raises:
         ValueError: If the tokenizer and the model's head are of different sizes, or their blanks differ.
@@ -50,13 +55,15 @@ class SpeechCTCTrainer(SpeechTrainer):
         model: SSLSpeechForCTC,
         args: SpeechCTCTrainingArguments,
         train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         *,
         processing_class: Wav2Vec2Processor,
-        normalization: TextNormalization,
+        normalization: TextNormalization | None = None,
         **kwargs,
     ):
         check_head(model, processing_class)
+        tokenizer = processing_class.tokenizer
+        normalization = normalization or TextNormalization(case=find_case(spellable_characters(tokenizer)))
         settings = {
             "normalize": processing_class.feature_extractor.do_normalize,
             "seed": args.order_seed,
@@ -66,19 +73,21 @@ class SpeechCTCTrainer(SpeechTrainer):
         bare_model(model).thaw_update = args.freeze_transformer_updates
         args = copy.copy(args)  # the caller's stay as they are
         # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
-        args.ddp_find_unused_parameters = True
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = True
         super().__init__(
             model,
             args,
             CTCCollator(model.config, **settings),
             CTCCollator(model.config, **settings, evaluation=True),
+            partial(ready_for_ctc, args=args, tokenizer=tokenizer, normalization=normalization, config=model.config),
             train_dataset,
             eval_dataset,
             processing_class,
             **kwargs,
         )
         self.normalization = normalization
-        self.decoder = GreedyDecoder(processing_class.tokenizer, model.config)
+        self.decoder = GreedyDecoder(tokenizer, model.config)
         self.rows: list[tuple[str, str]] = []  # transcripts and what was heard, of the evaluation at hand
         self.heard_before: dict[str, list[str]] = {}  # of all rows in the last evaluation, by its prefix
         self.patience = Patience(args.early_stopping_patience) if args.early_stopping_patience else None
@@ -89,6 +98,11 @@ class SpeechCTCTrainer(SpeechTrainer):
     def is_complete(self) -> bool:
         """Whether nothing is left to train, or it was stopped early."""
         return super().is_complete or (self.patience is not None and self.patience.exhausted)
+
+    @property
+    def more_to_record(self) -> dict[str, Any]:
+        """How the transcripts are written."""
+        return {"task": "ctc", "text": {"normalization": self.normalization.to_dict()}}
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's own; with `head_learning_rate` the head's weights are groups of their own, the last ones."""
