@@ -18,7 +18,7 @@ from hf_ssl_speech.evaluation.comparison import differences, load_evaluation_set
 from hf_ssl_speech.evaluation.recognizers import is_seq2seq, load_ctc, load_seq2seq
 from hf_ssl_speech.evaluation.report import comparison_report, write_report
 from hf_ssl_speech.recognition.decoding import BeamSettings
-from hf_ssl_speech.recognition.text import TextNormalization
+from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 
 logger = logging.getLogger("evaluate_asr")
@@ -45,6 +45,12 @@ class EvaluationArguments:
     punctuation: str = field(default="remove", metadata={"help": "In all texts.", "choices": ["remove", "keep"]})
     keep_characters: str = field(default="'", metadata={"help": "Punctuation that stays."})
     unicode_form: str = field(default="NFKC", metadata={"help": "Unicode normal form of all texts."})
+    tags: str = field(
+        default="remove", metadata={"help": "<COMMA>, [laughter] and their like.", "choices": ["remove", "keep"]}
+    )
+    text_language: str | None = field(
+        default=None, metadata={"help": "Code of the texts' language, where its writers have rules of their own."}
+    )
 
     decoder: str = field(
         default="greedy",
@@ -81,7 +87,9 @@ def main(argv):
     # Data: rows that can't be scored are named, counted and left out for all models.
     evaluation_set = load_evaluation_set(
         args.data,
-        TextNormalization(args.unicode_form, args.case, args.punctuation, args.keep_characters),
+        TextNormalization(
+            args.unicode_form, args.case, args.punctuation, args.keep_characters, args.tags, args.text_language
+        ),
         split=args.split,
         text_column=args.text_column,
         by=args.by,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.recognition.language_model import as_characters, write_ngram
+from hf_ssl_speech.recognition.text import read_texts
 from hf_ssl_speech.recognition.transcription import load_normalization, load_processor
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 
@@ -57,9 +58,7 @@ def read_sentences(args):
             yield from lines
     if args.data:
         dataset = load_speech(args.data, split=args.split)
-        if args.text_column not in dataset.column_names:
-            raise ValueError(f"There is no column {args.text_column!r}; there are {dataset.column_names}.")
-        yield from filter(None, dataset[args.text_column])
+        yield from filter(None, read_texts(dataset, args.text_column))
 
 
 if __name__ == "__main__":

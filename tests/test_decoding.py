@@ -22,6 +22,7 @@ from transformers import (
 from hf_ssl_speech import SSLHubertForCTC, SSLWav2Vec2Config, SSLWav2Vec2ForCTC, SSLWav2Vec2ForPreTraining
 from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, GreedyDecoder, align_tokens
 from hf_ssl_speech.recognition.language_model import as_characters, read_words, write_ngram
+from hf_ssl_speech.recognition.transcript import Alphabet
 from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
@@ -260,13 +261,15 @@ def test_settings_of_a_beam_travel_with_their_folder(tmp_path):
         BeamSettings.load(tmp_path / "two")
 
 
-def test_an_aligned_path_writes_its_text_in_the_likeliest_way(tokenizer):
+def test_an_aligned_path_writes_its_text_in_the_likeliest_way(tokenizer, config):
     logits = spoken(tokenizer, "abba").log_softmax(-1)
     ids = tokenizer("abba").input_ids
-    path = align_tokens(logits, ids, tokenizer.pad_token_id)
-    assert torch.equal(path.long(), logits.argmax(-1))
+    alphabet = Alphabet(tokenizer, config)
+    path, score = align_tokens(logits, ids, alphabet)
+    assert torch.equal(path, logits.argmax(-1))
+    assert score == pytest.approx(logits.amax(-1).sum().item())
     with pytest.raises(ValueError, match="4 characters need 5 frames, but the audio makes 4"):
-        align_tokens(logits[:4], ids, tokenizer.pad_token_id)
+        align_tokens(logits[:4], ids, alphabet)
 
 
 @pytest.fixture

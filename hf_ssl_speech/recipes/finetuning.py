@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,15 @@ from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig,
 from hf_ssl_speech.models.heads import SSLHubertForCTC, SSLSpeechForCTC, SSLWav2Vec2ForCTC
 from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
 from hf_ssl_speech.recipes.splits import Split, load_split
+from hf_ssl_speech.recognition.normalization import NORMALIZATION_FILE, TextNormalization
 from hf_ssl_speech.recognition.text import (
-    NORMALIZATION_FILE,
-    TextNormalization,
     add_labels,
-    find_case,
+    fitting_normalization,
     make_processor,
     rare_characters,
-    spellable_characters,
+    read_texts,
 )
+from hf_ssl_speech.recognition.transcript import Alphabet
 from hf_ssl_speech.recognition.transcription import load_processor
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import (
@@ -94,8 +96,8 @@ class Transcripts:
         Raises:
             ValueError: If the transcripts are empty.
         """
-        normalization = make_normalization(text_args, "lower")
-        texts = [normalization(text or "") for text in train.rows[text_args.text_column]]
+        normalization = TextNormalization(**asked_of_normalization(text_args))
+        texts = list(map(normalization, read_texts(train.rows, text_args.text_column)))
         processor = make_processor(texts, min_count=text_args.min_character_count, feature_extractor=feature_extractor)
         rare = rare_characters(texts, text_args.min_character_count)
         seldom = {each: count for each, count in rare_characters(texts, SELDOM).items() if each not in rare}
@@ -111,6 +113,17 @@ class Transcripts:
         tokenizer = self.processor.tokenizer
         special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
         return {"vocab_size": len(tokenizer), **special}
+
+    def config_fields_beside(self, head: PreTrainedConfig) -> dict[str, Any]:
+        """What the config of a model with a trained head takes from the tokenizer: nothing that would change the head.
+
+        A tokenizer may have special tokens that no output belongs to.
+
+        Raises:
+            ValueError: If the tokenizer is another head's.
+        """
+        Alphabet(self.processor.tokenizer, head)
+        return {"vocab_size": head.vocab_size}
 
     def label(
         self,
@@ -171,26 +184,27 @@ def load_transcribed(
 
 
 def find_normalization(source: str, text_args: SpeechTextArguments, processor: Wav2Vec2Processor) -> TextNormalization:
-    """That of a processor's folder if it has one, else that of the arguments in the case the vocabulary is spelt in."""
+    """That of a processor's folder if it has one, else that which fits its vocabulary and the arguments."""
+    asked = asked_of_normalization(text_args)
     try:
         normalization = TextNormalization.from_pretrained(source)
     except OSError:
-        return make_normalization(text_args, find_case(spellable_characters(processor.tokenizer)))
-    asked = make_normalization(text_args, normalization.case)
-    if asked not in (normalization, TextNormalization(case=normalization.case)):
+        return replace(fitting_normalization(processor.tokenizer), **asked)
+    # How labels end can be changed at any time: it is no part of the text.
+    normalization = replace(normalization, final_delimiter=asked.pop("final_delimiter", normalization.final_delimiter))
+    if replace(normalization, **asked) != normalization:
         raise ValueError(
             f"The processor of {source} goes with transcripts written as {normalization.to_dict()}, but the arguments "
-            f"ask for {asked.to_dict()}: leave them out, or make a new vocabulary."
+            f"ask for {asked}: leave them out, or make a new vocabulary."
         )
     logger.info(f"Transcripts are written as {NORMALIZATION_FILE} of {source} says")
     return normalization
 
 
-def make_normalization(text_args: SpeechTextArguments, case: str) -> TextNormalization:
-    """That of the arguments; `case` holds where they name none."""
-    return TextNormalization(
-        text_args.unicode_form, text_args.case or case, text_args.punctuation, text_args.keep_characters
-    )
+def asked_of_normalization(text_args: SpeechTextArguments) -> dict[str, Any]:
+    """The fields of `TextNormalization` that the arguments set: those that differ from the arguments' own defaults."""
+    values = {each.name: getattr(text_args, each.name) for each in dataclasses.fields(TextNormalization)}
+    return {name: value for name, value in values.items() if value != getattr(SpeechTextArguments, name)}
 
 
 def stock_config(start: str) -> PreTrainedConfig:
@@ -239,17 +253,21 @@ def make_recognizer(model_args: SpeechModelArguments, transcripts: Transcripts |
     Raises:
         ValueError: If the head that is there has another vocabulary than the transcripts'.
     """
-    fields = (transcripts.config_fields if transcripts else {}) | model_args.config
+    fields = dict(model_args.config)
     attention = {"attn_implementation": model_args.attn_implementation}
     start = model_args.model_name_or_path
     if start:
         theirs = stock_config(start)
-        if is_recognizer(start) and theirs.vocab_size != fields.get("vocab_size", theirs.vocab_size):
-            raise ValueError(
-                f"The head of {start} has {theirs.vocab_size} outputs but the tokenizer {fields['vocab_size']} tokens: "
-                "leave out `processor` to keep its vocabulary. For a new one, save its encoder alone "
-                "(`model.base_model.save_pretrained(...)`) and start from that."
-            )
+        if transcripts and is_recognizer(start):
+            try:
+                fields = transcripts.config_fields_beside(theirs) | fields
+            except ValueError as error:
+                raise ValueError(
+                    f"The head of {start} goes with another vocabulary. {error} For a new vocabulary, save its encoder "
+                    "alone (`model.base_model.save_pretrained(...)`) and start from that."
+                ) from error
+        elif transcripts:
+            fields = transcripts.config_fields | fields
         config_class, model_class = RECOGNIZERS[objective_of(theirs)]
         config_class.check_names(fields)
         # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
@@ -257,7 +275,7 @@ def make_recognizer(model_args: SpeechModelArguments, transcripts: Transcripts |
     else:
         config_class, model_class = RECOGNIZERS[model_args.objective]
         # What slows the conv encoder down in pretraining has no use here.
-        fields = {"feature_gradient_scale": 1.0} | fields
+        fields = {"feature_gradient_scale": 1.0} | (transcripts.config_fields if transcripts else {}) | fields
         model = model_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
     logger.info(f"{model_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
     return model

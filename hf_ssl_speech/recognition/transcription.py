@@ -22,7 +22,8 @@ from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import ConvLayer, num_frames
 from hf_ssl_speech.recognition.decoding import Decoder, GreedyDecoder
-from hf_ssl_speech.recognition.text import TextNormalization, find_case, spellable_characters
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import fitting_normalization
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
 from hf_ssl_speech.records import naming_the_file
 
@@ -93,11 +94,11 @@ def load_processor(name_or_path: str | os.PathLike) -> Wav2Vec2Processor:
 
 
 def load_normalization(name_or_path: str | os.PathLike, processor: Wav2Vec2Processor) -> TextNormalization:
-    """How a model's transcripts are written: as it was trained, or for others in the case of their characters."""
+    """How a model's transcripts are written: as it was trained, or for others as its vocabulary tells."""
     try:
         return TextNormalization.from_pretrained(name_or_path)
     except OSError:
-        return TextNormalization(case=find_case(spellable_characters(processor.tokenizer)))
+        return fitting_normalization(processor.tokenizer)
 
 
 def transcribe(

@@ -294,6 +294,13 @@ class SpeechTextArguments:
     )
     punctuation: str = field(default="remove", metadata={"help": "remove or keep."})
     keep_characters: str = field(default="'", metadata={"help": "Punctuation that is kept nevertheless."})
+    tags: str = field(default="remove", metadata={"help": "<COMMA>, [laughter] and their like: remove or keep."})
+    language: str | None = field(
+        default=None, metadata={"help": "Code of the transcripts' language, where its writers have rules of their own."}
+    )
+    final_delimiter: bool | None = field(
+        default=None, metadata={"help": "Whether labels end with the word delimiter; by default as the processor says."}
+    )
     max_skipped_share: float = field(
         default=0.05, metadata={"help": "The run stops if more rows than this can't be used, for whatever reason."}
     )
@@ -301,6 +308,8 @@ class SpeechTextArguments:
 
 def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:
     """Reads `[CONFIG.yaml] [--name value ...]` into one object of each dataclass; the command line wins.
+
+    An empty value, as in `--units ''`, takes back what the YAML sets for an argument that can be left out.
 
     Raises:
         ValueError: If a name is unknown (the closest known one is named), a value can't be understood, or the YAML is
@@ -317,6 +326,7 @@ def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:
             parser.check_names(settings)
         tokens = settings + tokens
     parser.check_names(tokens)
+    tokens = parser.take_back(tokens)
     return parser.parse_args_into_dataclasses(tokens)
 
 
@@ -339,6 +349,29 @@ class _Parser(HfArgumentParser):
             if token.startswith("--") and name not in known and name.replace("-", "_") not in known:
                 closest = difflib.get_close_matches(name, known, n=1)
                 raise ValueError(f"There is no argument {name}." + (f" Did you mean {closest[0]}?" if closest else ""))
+
+
+    def take_back(self, tokens: Sequence[str]) -> list[str]:
+        """The tokens without the settings that a later empty value takes back: their defaults hold.
+
+        An argument whose default is a text takes the empty text as its value.
+        """
+        stray: list[str] = []
+        given, values = {}, stray
+        for token in tokens:
+            if token.startswith("--"):
+                name, equals, value = token.partition("=")
+                values = given[name.replace("-", "_").replace("__", "--", 1)] = [value] if equals else []
+            else:
+                values.append(token)
+        kept = list(stray)
+        for name, values in given.items():
+            default = self._option_string_actions[name].default if name in self._option_string_actions else ""
+            if values == [""] and (default is None or isinstance(default, list)):
+                continue
+            # One token for one value, which may begin with a dash.
+            kept += [f"{name}={values[0]}"] if len(values) == 1 else [name, *values]
+        return kept
 
 
 @contextlib.contextmanager
@@ -398,7 +431,7 @@ def as_tokens(name: str, value: Any) -> list[str]:
         return [f"--{name}", json.dumps(typed(value))]
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
-    return [] if value is None else [f"--{name}", str(value)]
+    return [] if value is None else [f"--{name}={value}"]
 
 
 def typed(value: Any) -> Any:

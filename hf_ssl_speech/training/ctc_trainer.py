@@ -18,7 +18,7 @@ from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recognition.ctc_collator import CTCCollator
 from hf_ssl_speech.recognition.decoding import GreedyDecoder
 from hf_ssl_speech.recognition.metrics import count_edits, show_edits
-from hf_ssl_speech.recognition.text import TextNormalization
+from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 from hf_ssl_speech.training.callbacks import Patience
 from hf_ssl_speech.training.trainer import SpeechTrainer
@@ -56,7 +56,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         normalization: How the transcripts were written; saved beside the processor.
 
     Raises:
-        ValueError: If the tokenizer and the model's head are of different sizes, or their blanks differ.
+        ValueError: If tokenizer and model don't belong together, see `Alphabet`.
     """
 
     args: SpeechCTCTrainingArguments
@@ -72,7 +72,6 @@ class SpeechCTCTrainer(SpeechTrainer):
         normalization: TextNormalization,
         **kwargs,
     ):
-        check_head(model, processing_class)
         settings = {
             "normalize": processing_class.feature_extractor.do_normalize,
             "seed": args.order_seed,
@@ -82,6 +81,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         model.thaw_update = args.freeze_transformer_updates
         # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
         args.ddp_find_unused_parameters = True
+        decoder = GreedyDecoder(processing_class.tokenizer, model.config)  # the same one that evaluate_asr scores with
         super().__init__(
             model,
             args,
@@ -93,7 +93,7 @@ class SpeechCTCTrainer(SpeechTrainer):
             **kwargs,
         )
         self.normalization = normalization
-        self.decoder = GreedyDecoder(processing_class.tokenizer, model.config)
+        self.decoder = decoder
         self.rows: list[tuple[str, str]] = []  # transcripts and what was heard, of the evaluation at hand
         self.heard_before: dict[str, list[str]] = {}  # of all rows in the last evaluation, by its prefix
         self.patience = Patience(args.early_stopping_patience) if args.early_stopping_patience else None
@@ -177,18 +177,3 @@ def edit_statistics(rows: list[tuple[str, str]], device: torch.device) -> dict[s
     edits = {f"{unit}_edits": count.errors.sum() for unit, count in counts.items()}
     lengths = {f"{unit}s": count.reference_length.sum() for unit, count in counts.items()}
     return {name: torch.tensor(total, device=device) for name, total in (edits | lengths).items()}
-
-
-def check_head(model: SSLSpeechForCTC, processor: Wav2Vec2Processor):
-    """Raises a ValueError if head and tokenizer are of different sizes, or their blanks differ."""
-    config, tokenizer = model.config, processor.tokenizer
-    if len(tokenizer) != config.vocab_size:
-        raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens but the head {config.vocab_size} outputs: make the model with "
-            "`vocab_size=len(tokenizer)`, or take the processor that the head was trained with."
-        )
-    if tokenizer.pad_token_id != config.pad_token_id:
-        raise ValueError(
-            f"The blank is the tokenizer's pad token, {tokenizer.pad_token_id}, but the model's pad_token_id is "
-            f"{config.pad_token_id}: make the model with `pad_token_id=tokenizer.pad_token_id`."
-        )
