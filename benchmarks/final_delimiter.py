@@ -44,12 +44,12 @@ from hf_ssl_speech.recognition.transcription import compute_logits, transcribe
 logger = logging.getLogger("final_delimiter")
 # Small enough for a minute or two on a CPU, yet it learns to hear digits.
 FIELDS = dict(
-    conv_dim=(32,) * 7, hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192,
+    conv_dim=(48,) * 7, hidden_size=96, num_hidden_layers=3, num_attention_heads=4, intermediate_size=192,
     layerdrop=0.0, mask_time_prob=0.1, mask_time_length=4, mask_feature_prob=0.0, num_conv_pos_embeddings=32,
 )  # fmt: skip
 
 
-def joined_digits(files: str, count: int, seed: int) -> tuple[Dataset, list[list[float]], list[list[tuple]]]:
+def joined_digits(files: str, count: int, seed: int) -> tuple[Dataset, list, list]:
     """Utterances of 3 to 6 digits with pauses around them, the start of each word, and where the pauses are."""
     rows, _ = prepare_speech(load_speech(files), min_seconds=0.1, cache=True, keep=["text"])
     rows = rows.with_format("numpy")
@@ -134,7 +134,7 @@ def main(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", required=True)
     parser.add_argument("--output_file", required=True)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--updates", type=int, default=600)
     parser.add_argument("--librispeech", action="store_true")
     args = parser.parse_args(argv)
@@ -152,7 +152,7 @@ def main(argv):
         training, *_ = joined_digits(f"{args.corpora}/digits/train*.parquet", 1500, seed=0)
         test, *truth = joined_digits(f"{args.corpora}/digits/test*.parquet", 200, seed=1)
     found = []
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         for final_delimiter in (True, False):
             began = time.perf_counter()
             figures = measure(*train(training, final_delimiter, seed, args.updates), test, *truth)

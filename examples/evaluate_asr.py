@@ -59,7 +59,7 @@ class EvaluationArguments:
     language_model: str | None = field(
         default=None, metadata={"help": "ARPA file for --decoder beam; a decoder.json names its own."}
     )
-    language: str | None = field(default=None, metadata={"help": "What multilingual Whisper hears; else it guesses."})
+    language: str | None = field(default=None, metadata={"help": "What multilingual Whisper (en) or MMS (eng) hears."})
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, ...; by default the best there is."})
     batch_seconds: float = field(default=60.0, metadata={"help": "Audio that a model gets at a time, in seconds."})
 
@@ -119,9 +119,9 @@ def main(argv):
 
 def load(name, seq2seq, args):
     """A recogniser of either kind."""
-    settings = {"device": args.device, "batch_seconds": args.batch_seconds}
+    settings = {"device": args.device, "batch_seconds": args.batch_seconds, "language": args.language}
     if seq2seq:
-        return load_seq2seq(name, language=args.language, **settings)
+        return load_seq2seq(name, **settings)
     return load_ctc(name, beam=args.beam, **settings)
 
 

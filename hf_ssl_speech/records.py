@@ -8,6 +8,7 @@ import platform
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -17,6 +18,8 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_ty
 
 import torch
 import yaml
+from datasets.config import HF_DATASETS_CACHE
+from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
 RECORD_FILE = "run.json"
 Settings = TypeVar("Settings")
@@ -64,6 +67,19 @@ def naming_the_file(source: str | os.PathLike, what: str) -> Iterator[None]:
         if isinstance(error, ValueError) and str(source) in str(error):
             raise
         raise ValueError(f"{source} does not hold {what} ({type(error).__name__}: {error}).") from error
+
+
+def unwritable_cache() -> str | None:
+    """What is wrong with the folder that Hugging Face's libraries keep their files in, None if it can be written."""
+    folders = {"HF_HOME": HF_HOME, "HF_HUB_CACHE": HF_HUB_CACHE, "HF_DATASETS_CACHE": HF_DATASETS_CACHE}
+    for name, folder in folders.items():
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            return f"{name} is {folder}, which can't be written ({error.strerror}): set {name} to a folder that can."
+    return None
 
 
 def read_json(path: str | os.PathLike, what: str, kind: type = dict) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hf_ssl_speech.models.objectives import frames_needed
-from hf_ssl_speech.recognition.language_model import read_words, spellable_words
+from hf_ssl_speech.recognition.language_model import as_kenlm_reads, read_words, spellable_words
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
 from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 
@@ -191,7 +191,6 @@ class BeamDecoder(Decoder):
         tokens = [self._text(index) for index in self._ids]
         common = dict(
             tokens=tokens,
-            lm=language_model,
             beam_size=settings.beam_size,
             beam_threshold=settings.beam_threshold,
             lm_weight=settings.lm_weight,
@@ -204,15 +203,19 @@ class BeamDecoder(Decoder):
             lines = tokens
         else:
             end = "" if self.alphabet.delimiter is None else " |"
-            lines = [f"{word} {' '.join(word)}{end}" for word in self._words]
-        with _text_file(lines) as file:
+            lines = [f"{word} {' '.join(self.alphabet.cut(word))}{end}" for word in self._words]
+        is_file = isinstance(language_model, str)
+        with (
+            _text_file(lines) as file,
+            as_kenlm_reads(language_model) if is_file else contextlib.nullcontext(language_model) as model,
+        ):
             if self._words is None:
                 # The language model must number characters as the model does, or each is scored as another.
                 own = dict(lexicon=None, lm_dict=file, sil_score=settings.word_score)
             else:
                 own = dict(lexicon=file, word_score=settings.word_score)
             try:
-                return ctc_decoder(**common, **own)
+                return ctc_decoder(lm=model, **common, **own)
             except RuntimeError as error:
                 raise ValueError(f"KenLM can't read {settings.language_model}: {error}") from error
 

@@ -21,7 +21,7 @@ NORMALIZATION_FILE = "text_normalization.json"
 TAG = regex.compile(r"<[^<>\s][^<>]{0,60}>|\[[^\[\]]{1,60}\]|\{[^{}]{1,60}\}")
 REFERENCE = regex.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]{2,8}[0-9]*);")  # &amp; and its like
 # Marks of every kind that stand alone: the letter that carried them is gone, or never was there.
-ORPHANS = regex.compile(r"(?<![\p{L}\p{M}\p{N}])\p{M}+")
+ORPHANS = regex.compile(r"(?<![\p{L}\p{M}\p{N}\u200c\u200d\u180e])\p{M}+")
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class TextNormalization:
             text = TAG.sub(" ", text)
         text = scripts.change_case(scripts.language_letters(text, self.language), self.case, self.language)
         text = scripts.drop_invisible(text)
-        if self.apostrophe:
-            text = scripts.write_apostrophes(text, self.apostrophe, unquote=self.punctuation == "remove")
+        if self.apostrophe or self.punctuation == "remove":  # which then goes with the rest of the punctuation
+            text = scripts.write_apostrophes(text, self.apostrophe or "'", unquote=self.punctuation == "remove")
         if self.punctuation == "remove":
             text = scripts.drop_punctuation(text, self.keep_characters, self.language)
         text = " ".join(ORPHANS.sub("", text).split())

@@ -72,7 +72,7 @@ class Spelling:
 
     def unknown(self, text: str) -> set[str]:
         """The characters of a text, or the phones, that the head can't write."""
-        return {piece for word in text.split() for piece in self._cut(word) if piece not in self._ids}
+        return {piece for word in text.split() for piece in self.cut(word) if piece not in self._ids}
 
     def spell(self, text: str, *, wild: bool = False) -> list[int]:
         """The ids that write a text, with a delimiter between words if the head has one.
@@ -90,12 +90,12 @@ class Spelling:
         between = [] if self.delimiter is None or self.apart else [self.delimiter]
         ids: list[int] = []
         for word in text.split():
-            pieces = self._cut(word)
+            pieces = self.cut(word)
             spelt = [self.wildcard] if unknown.intersection(pieces) else [self._ids[piece] for piece in pieces]
             ids += (between if ids else []) + spelt
         return ids
 
-    def _cut(self, word: str) -> list[str]:
+    def cut(self, word: str) -> list[str]:
         """The tokens of a word, and the single characters that are in none."""
         if self.apart:
             return [word]

@@ -20,7 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from hf_ssl_speech.records import naming_the_file, read_yaml
+from hf_ssl_speech.records import naming_the_file, read_yaml, unwritable_cache
 from hf_ssl_speech.training.callbacks import AlreadyComplete, UnhealthyRun
 from hf_ssl_speech.training.precision import computes_bf16
 from hf_ssl_speech.training.stopping import Interrupted, LostProcess
@@ -397,7 +397,8 @@ def tidy_errors(*more: type[Exception]):
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         end_process(1)  # the process group can't be left in order any more
     except (ValueError, OSError, ImportError, StrictDataclassError, UnhealthyRun, *more) as error:
-        raise SystemExit(f"\n{type(error).__name__}: {error}") from error
+        cause = unwritable_cache() if isinstance(error, OSError) else None
+        raise SystemExit(f"\n{type(error).__name__}: {cause or error}") from error
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
         end_process(exit_code)
