@@ -112,6 +112,15 @@ def test_rows_that_can_not_be_learnt_from_are_named_with_the_reason():
     assert (facts["rows"], facts["words"], facts["characters"]) == (1, 1, 2)
 
 
+@pytest.mark.parametrize("final", [True, False])
+def test_labels_end_with_the_delimiter_or_not_as_the_setting_says_which_is_saved(tmp_path, final):
+    normalization, tokenizer = TextNormalization(final_delimiter=final), make_processor(["ab"]).tokenizer
+    labelled, _, _ = add_labels(rows_of(["ab ba"]), tokenizer, normalization, config_for(tokenizer))
+    assert labelled["labels"] == [[3, 4, 2, 4, 3] + [2] * final]
+    normalization.save_pretrained(tmp_path)
+    assert TextNormalization.from_pretrained(tmp_path).final_delimiter is final
+
+
 def test_repeats_need_a_blank_between_them():
     tokenizer = make_processor(["ab"]).tokenizer
     seven_frames = (7 * 320 + 80) / 16_000
