@@ -12,6 +12,7 @@ already are left as they are: asked for again, the script says so; asked for oth
 
 import logging
 import sys
+import time
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -24,7 +25,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, MfccFeatures, rows_of
 from hf_ssl_speech.recipes.splits import load_split
 from hf_ssl_speech.recipes.stages import is_complete
-from hf_ssl_speech.records import command_line, now, write_record
+from hf_ssl_speech.records import new_record, write_record
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.units.abx import abx_error, import_fastabx
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
@@ -100,6 +101,7 @@ def main(argv):
     if is_complete(args.output_dir, identity):
         logger.info(f"The units in {args.output_dir} are complete")
         return
+    started = time.perf_counter()
     units = KMeansUnits.fit(
         train.rows, source, args.num_units, seed=args.seed, share=args.kmeans_share, restarts=args.restarts
     )
@@ -108,18 +110,17 @@ def main(argv):
     if state.is_main_process:
         units.save_pretrained(args.output_dir)
         quality = measure(units, source, validation.rows, args) if validation.rows is not None else None
-        record = {
-            "format": 1,
-            "status": "complete",
-            "command": command_line(),
-            "updated": now(),
-            "identity": identity,
-            "units": {"features": str(units.features), "num_units": units.num_units, **units.facts},
-            "processes": state.num_processes,
-            "data": facts,
-            "skipped_while_fitting": source.skipped,
-            "quality": quality,
-        }
+        record = new_record(
+            "complete",
+            identity,
+            seconds=time.perf_counter() - started,
+            device=state.device,
+            processes=state.num_processes,
+            units={"features": str(units.features), "num_units": units.num_units, **units.facts},
+            data=facts,
+            skipped=source.skipped,
+            quality=quality,
+        )
         write_record(record, args.output_dir)
         describe(units, quality)
         logger.info(f"The units, run.json and pictures are in {args.output_dir}")

@@ -21,6 +21,7 @@ from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.hub.cards import create_model_card
 from hf_ssl_speech.hub.exchange import from_torchaudio, from_transformers, to_transformers
 from hf_ssl_speech.hub.publishing import push_to_hub
+from hf_ssl_speech.models.classes import model_class
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLWav2Vec2Model
 from hf_ssl_speech.models.heads import (
@@ -101,10 +102,9 @@ __all__ = [
 def _register_auto_classes():
     """Makes `AutoModel.from_pretrained` and its kin know our model types."""
     for config in (SSLWav2Vec2Config, SSLHubertConfig):
-        ours = config.auto_classes()
         AutoConfig.register(config.model_type, config)
         for auto in (AutoModel, AutoModelForPreTraining, AutoModelForCTC, AutoModelForAudioClassification):
-            auto.register(config, globals()[ours[auto.__name__]])
+            auto.register(config, model_class(config, auto.__name__))
         AutoFeatureExtractor.register(config, Wav2Vec2FeatureExtractor)
         AutoTokenizer.register(config, slow_tokenizer_class=Wav2Vec2CTCTokenizer)
         AutoProcessor.register(config, Wav2Vec2Processor)

@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 import soxr
 
-from hf_ssl_speech.decoders import AvDecoder, BadAudio, SoundFileDecoder, mono, open_encoded
+from hf_ssl_speech.decoders import AvDecoder, BadAudio, EncodedBytes, SoundFileDecoder, mono, open_encoded
 
 SAMPLE_RATE = 16_000
 MIN_RATE, MAX_RATE = 1_000, 1_000_000
@@ -130,7 +130,7 @@ def _open(audio: Any) -> SoundFileDecoder | AvDecoder:
     elif isinstance(audio, (bytes, bytearray)):
         if not audio:
             raise BadAudio("empty")
-        source = _Encoded(audio)
+        source = EncodedBytes(audio)
     else:
         raise TypeError(
             f"Got {type(audio).__name__} for an audio; expected a path, encoded bytes, or a dict with 'bytes' and "
@@ -150,19 +150,6 @@ def _row_path(path: str | None) -> str | None:
     return path
 
 
-class _Encoded(io.BytesIO):
-    """Bytes of an audio file, in which a seek to before their beginning moves nothing.
-
-    A damaged header makes libsndfile try that. An error would be printed, with a traceback, and caught by nobody.
-    """
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        try:
-            return super().seek(offset, whence)
-        except (ValueError, OverflowError):
-            return self.tell()
-
-
 def _locate(path: str) -> str | io.BytesIO:
     """The path itself, or what lies behind a URL: streamed datasets name files as `hf://...` or `zip://...`."""
     if os.path.isfile(path):
@@ -171,7 +158,7 @@ def _locate(path: str) -> str | io.BytesIO:
         raise BadAudio("missing: no such file")
     try:
         with fsspec.open(path, "rb") as file:
-            return _Encoded(file.read())
+            return EncodedBytes(file.read())
     except (FileNotFoundError, IsADirectoryError) as error:
         raise BadAudio("missing: no such file") from error
     except (ImportError, ValueError) as error:

@@ -40,6 +40,27 @@ class BadAudio(ValueError):
     """An audio that nothing can be learnt from. The message is the reason, without the audio's name."""
 
 
+class _StaysInside:
+    """Of files: a seek to before their beginning moves nothing.
+
+    A damaged header makes libraries try that. An error would be printed, with a traceback, and caught by nobody.
+    """
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return self.tell()
+
+
+class EncodedBytes(_StaysInside, io.BytesIO):
+    """An encoded audio in memory."""
+
+
+class _EncodedFile(_StaysInside, io.BufferedReader):
+    """An encoded audio on the disk."""
+
+
 class SoundFileDecoder:
     """What libsndfile reads.
 
@@ -114,6 +135,8 @@ class AvDecoder:
         self.source = source
         with self._opened() as (_, stream):
             self.rate = stream.rate
+        if not self.rate:
+            raise BadAudio(f"unreadable: the header tells no sampling rate; {CONVERT}")
 
     @cached_property
     def num_samples(self) -> int:
@@ -152,7 +175,8 @@ class AvDecoder:
             raise BadAudio(
                 f"unreadable: the format is unknown without PyAV (pip install 'hf_ssl_speech[codecs]'); or {CONVERT}"
             ) from error
-        with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
+        is_path = isinstance(self.source, str)
+        with _EncodedFile(io.FileIO(self.source)) if is_path else nullcontext(self.source) as file:
             file.seek(0)
             try:
                 # No protocol but the open file: a playlist would make this machine ask for other files and addresses.

@@ -2,13 +2,14 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY
 
-from hf_ssl_speech import CTCCollator, SSLHubertForCTC, SSLWav2Vec2Config, SSLWav2Vec2ForCTC
+from hf_ssl_speech import CTCCollator, SSLHubertForCTC, SSLWav2Vec2Config, SSLWav2Vec2ForCTC, SSLWav2Vec2ForPreTraining
 from hf_ssl_speech.models.objectives import ctc_loss, frames_needed
 from hf_ssl_speech.training.ctc_trainer import tri_stage
 
@@ -112,6 +113,26 @@ def test_the_head_learns_alone_until_the_encoder_thaws(make_tiny):
         model(**speech).loss.backward()
         assert model.lm_head.weight.grad is not None
         assert (model.base_model.encoder.layer_norm.weight.grad is not None) == (update >= 2)
+
+
+@pytest.mark.parametrize(
+    ("model_class", "settings", "thaw_update", "lost"),
+    [
+        (SSLWav2Vec2ForCTC, dict(layerdrop=0.1), 2, "layer drop takes .* and the encoder does not rest until update 2"),
+        (SSLWav2Vec2ForPreTraining, dict(layerdrop=0.0), 0, "so the Gumbel temperature stays 2"),
+    ],
+)
+def test_a_model_that_is_trained_without_set_update_says_once_what_does_not_happen(
+    model_class, settings, thaw_update, lost, make_tiny, caplog
+):
+    models = [make_tiny(model_class, vocab_size=7, **settings).train() for _ in range(3)]
+    models[1].set_update(0)
+    models[2].eval()
+    for model in models:
+        model.thaw_update = thaw_update
+        model(torch.randn(1, 4_000)), model(torch.randn(1, 4_000))
+    (warning,) = caplog.messages
+    assert re.search(lost, warning)
 
 
 # Batches ---------------------------------------------------------------------------------------------------------

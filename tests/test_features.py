@@ -16,6 +16,7 @@ from hf_ssl_speech import (
     load_speech,
     prepare_speech,
 )
+from hf_ssl_speech.data.batching import inference_batches
 from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.features import (
     FeatureStream,
@@ -84,14 +85,12 @@ def test_a_layer_of_padded_rows_is_what_each_row_gives_alone(model_class, layer,
         torch.testing.assert_close(features, naive_hidden(model, row, layer, normalize), rtol=0, atol=2e-5)
 
 
-def test_rows_share_batches_unless_stock_group_norm_would_see_their_padding(make_tiny, rows):
-    lengths = list(LENGTHS)
-    ours = HiddenFeatures(make_tiny(SSLHubertModel), 1, normalize=False, batch_seconds=2)
-    stock = HiddenFeatures(make_tiny(HubertModel), 1, normalize=False, batch_seconds=2)
-    assert list(ours._batches(lengths)) == [[0, 3], [4, 1], [2]]
-    assert list(stock._batches(lengths)) == [[0, 3], [4], [1], [2]]
-    tight = HiddenFeatures(make_tiny(SSLHubertModel), 1, normalize=False, batch_seconds=0.5)
-    assert list(tight._batches(lengths)) == [[0], [3], [4], [1], [2]]
+def test_rows_share_batches_unless_stock_group_norm_would_see_their_padding(make_tiny):
+    lengths, ours, stock = list(LENGTHS), make_tiny(SSLHubertModel).config, make_tiny(HubertModel).config
+    assert list(inference_batches(lengths, ours, 2)) == [[0, 3], [4, 1], [2]]
+    assert list(inference_batches(lengths, stock, 2)) == [[0, 3], [4], [1], [2]]
+    assert list(inference_batches(lengths, ours, 0.5)) == [[0], [3], [4], [1], [2]]
+    assert list(inference_batches([0, *lengths], ours, 2)) == [[1, 4], [5, 2], [3]], "nothing is in an empty row"
 
 
 def test_layers_above_are_not_run_and_the_model_is_left_as_it_was(make_tiny, rows):

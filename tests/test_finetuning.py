@@ -233,6 +233,15 @@ def finetune(speech, tmp_path, monkeypatch, caplog):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import finetune_ctc
 
+    recipe = finetune_ctc.finetune
+
+    def finetune(model, args, *rest):
+        before = vars(args).copy()
+        recipe(model, args, *rest)
+        assert vars(args) == before, "the caller's arguments are not changed"
+
+    monkeypatch.setattr(finetune_ctc, "finetune", finetune)
+
     def run(name, *arguments) -> str:
         caplog.clear()
         with caplog.at_level("INFO"), tidy_errors():
@@ -273,7 +282,7 @@ def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(speech,
     # Another recipe is another run; a CTC model to start from brings its vocabulary, and its size is checked.
     with pytest.raises(SystemExit, match="freeze_transformer_updates: 2 there, 0 here"):
         finetune("run", *start_there[:2])
-    assert "text_normalization.json of" in finetune("onward", "--model_name_or_path", tmp_path / "run")
+    assert "Transcripts are written as {" in finetune("onward", "--model_name_or_path", tmp_path / "run")
     assert read_record(tmp_path / "onward")["start"]["record"]["task"] == "ctc"
     with pytest.raises(SystemExit, match=r"goes with transcripts written as .*'case': 'lower'.* ask for .*'upper'"):
         finetune("shouting", "--model_name_or_path", tmp_path / "run", "--case", "upper")

@@ -18,8 +18,8 @@ from hf_ssl_speech import (
     SpeechModelArguments,
     SpeechPreTrainingArguments,
 )
+from hf_ssl_speech.models.classes import CONFIGS as CONFIG_CLASSES
 from hf_ssl_speech.recipes.hubert_iterations import HubertIterationsArguments
-from hf_ssl_speech.recipes.pretraining import OBJECTIVES
 from hf_ssl_speech.training.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -122,7 +122,7 @@ def test_every_config_is_understood(path, tmp_path):
     )
     assert data.train_data
     assert arguments.max_steps > arguments.warmup_steps
-    config_class, _ = OBJECTIVES["hubert" if "hubert" in path.stem else model.objective]
+    config_class = CONFIG_CLASSES["hubert" if "hubert" in path.stem else model.objective]
     config_class.preset(model.preset, **model.config)
 
 

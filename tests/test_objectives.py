@@ -77,15 +77,15 @@ def test_contrastive_loss_is_equation_3_and_a_negative_with_the_code_of_the_posi
 
 def test_the_true_frame_is_picked_where_it_beats_every_negative():
     logits = torch.tensor([[2.0, 1.0, -torch.inf], [1.0, 2.0, 0.0], [1.0, 1.0, 0.0], [3.0, -torch.inf, -torch.inf]])
-    assert objectives.picks_the_true_unit(logits[None]).tolist() == [[True, False, False, False]]
+    assert objectives.picks_the_true_frame(logits[None]).tolist() == [[True, False, False, False]]
 
 
 def test_a_collapsed_codebook_has_accuracy_zero_and_no_contrastive_loss():
     vectors = torch.randn(1, 6, 8)
     codes = torch.zeros(1, 6, 2, dtype=torch.long)
     logits = objectives.contrastive_logits(vectors, vectors, torch.randint(6, (1, 6, 5)), codes, 0.1)
-    assert not objectives.picks_the_true_unit(logits).any()
-    assert not objectives.chance_of_the_true_unit(logits).any()
+    assert not objectives.picks_the_true_frame(logits).any()
+    assert not objectives.chance_of_the_true_frame(logits).any()
     assert objectives.contrastive_loss(logits, torch.ones(1, 6, dtype=torch.bool)) == 0
 
 
@@ -93,7 +93,7 @@ def test_chance_counts_the_negatives_that_are_left():
     codes = torch.tensor([[[0], [0], [1], [2]]])
     vectors, negatives = torch.randn(1, 4, 8), torch.tensor([[[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]])
     logits = objectives.contrastive_logits(vectors, vectors, negatives, codes, 0.1)
-    assert objectives.chance_of_the_true_unit(logits)[0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 4, 1 / 4])
+    assert objectives.chance_of_the_true_frame(logits)[0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 4, 1 / 4])
 
 
 def test_diversity_loss_is_equation_4_over_masked_frames_only():

@@ -128,6 +128,13 @@ def test_a_stream_without_a_usable_row_is_an_error(make_trainer):
         make_trainer(prepare_stream(stream, min_seconds=1), buffer_seconds=8).train()
 
 
+def test_a_trainer_leaves_the_callers_arguments_as_they_are(make_trainer, rows, tmp_path):
+    arguments = SpeechPreTrainingArguments(output_dir=str(tmp_path / "run"), **SETTINGS)
+    before = vars(arguments).copy()
+    trainer = SpeechPreTrainer(make_trainer().model, arguments, rows[0])
+    assert vars(arguments) == before and trainer.args.ddp_find_unused_parameters is not None
+
+
 # Before the first step -------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from train_tiny import train
 from transformers import TrainerCallback
 
 import hf_ssl_speech
+from hf_ssl_speech.data.preparing import SkipReport, split_facts
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import read_record
@@ -111,7 +112,7 @@ def unlimited():
 @pytest.mark.parametrize("share", [0.5, 1.5], ids=["weights", "optimizer"])
 def test_a_full_disk_ends_the_run_in_words_and_keeps_the_last_checkpoint(share, save_rows, tmp_path, unlimited):  # noqa: F811
     rows = load_from_disk(save_rows([1.9, 2.3]))
-    facts = {"fingerprint": "tones"}
+    facts = split_facts("tones", rows, SkipReport(total=2))
 
     def begin(*callbacks):
         model = hf_ssl_speech.SSLWav2Vec2ForPreTraining(hf_ssl_speech.SSLWav2Vec2Config(**TINY, **WAV2VEC2))

@@ -1,4 +1,4 @@
-"""Batches by duration: as many rows as fit into so many seconds, of nearly equal length, in ever new company."""
+"""Batches by duration: as many rows as fit into so many seconds, of nearly equal length, grouped anew in each epoch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
+from transformers import PreTrainedConfig
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
 
 # How much longer than its shortest row the longest of a bucket may be: the widest that costs at most this much more
 # padding than batches cut from the sorted rows. The wider, the more the company of a row changes between epochs.
@@ -239,6 +241,28 @@ class _Plan:
         order = self.order[np.lexsort((rng.random(len(self.order)), -self.ceilings))]
         batches = np.split(order, self.starts[1:])
         return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def inference_batches(lengths: Sequence[int], config: PreTrainedConfig, batch_seconds: float) -> Iterator[list[int]]:
+    """Places of the rows of each batch for a model that runs over them once, ours or stock, the longest rows first.
+
+    Args:
+        lengths: Of the rows, in samples at 16 kHz; one without samples is in no batch.
+        config: Of the model.
+        batch_seconds: The most seconds in a batch, padding included (rows x longest row); a longer row goes alone.
+    """
+    # Stock models let padding into the statistics of the first norm: only rows of one length go together.
+    of_one_length = config.feat_extract_norm == "group" and not isinstance(config, SSLSpeechConfig)
+    lengths, batch = np.asarray(lengths), []
+    for place in np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)].tolist():
+        longest = lengths[batch[0]] if batch else 0
+        is_full = (len(batch) + 1) * longest > batch_seconds * SAMPLE_RATE
+        if batch and (is_full or (of_one_length and lengths[place] != longest)):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
 
 
 def _bucket_ceilings(falling: np.ndarray, width: float) -> np.ndarray:

@@ -186,32 +186,43 @@ class HubertPretrainingCollator(PretrainingCollator):
         super().__init__(config, **settings)
         if len(unit_columns) != len(config.num_units):
             raise ValueError(
-                f"config.num_units names {len(config.num_units)} unit sets but there are {len(unit_columns)} unit "
-                f"columns ({', '.join(unit_columns)}): give one size per column."
+                f"config.num_units names {len(config.num_units)} unit sets, but there are {len(unit_columns)} "
+                f"({', '.join(unit_columns)}): give one number for each."
             )
         self.unit_columns = tuple(unit_columns)
 
     def labels(self, row: Mapping[str, Any], first_frame: int, mask: np.ndarray) -> np.ndarray:
         """The units `(frames,)`, or `(frames, unit sets)` for several sets."""
-        frames = num_frames(row["num_samples"], self.config.conv_layers)
-        sets = []
-        for column, num_units in zip(self.unit_columns, self.config.num_units):
-            units = np.asarray(row[column], dtype=np.int64)
-            if len(units) != frames:
-                raise ValueError(
-                    f"Row {row['name']} has {len(units)} units in {column!r} but its audio makes {frames} frames: "
-                    "make the units with `add_units` at this model's frame rate."
-                )
-            if units.size and not 0 <= units.min() <= units.max() < num_units:
-                raise ValueError(
-                    f"Row {row['name']} has units from {units.min()} to {units.max()} in {column!r}, but the model "
-                    f"predicts {num_units} classes: set num_units to the size of the unit set."
-                )
-            sets.append(units[first_frame : first_frame + len(mask)])
-        labels = sets[0] if len(sets) == 1 else np.stack(sets, axis=-1)
+        labels = self.units(row)[first_frame : first_frame + len(mask)]
         if self.config.unmasked_loss_weight and mask.any():
             return labels
         return np.where(mask if labels.ndim == 1 else mask[:, None], labels, -100)
+
+    def units(self, row: Mapping[str, Any]) -> np.ndarray:
+        """The units of a whole row, `(frames,)`, or `(frames, unit sets)` for several sets.
+
+        Raises:
+            ValueError: If they are not one integer for each frame, or the model has no class for one.
+        """
+        frames, sets = num_frames(row["num_samples"], self.config.conv_layers), []
+        for column, num_units in zip(self.unit_columns, self.config.num_units):
+            units = np.asarray(() if row[column] is None else row[column])
+            if units.ndim != 1 or (units.size and units.dtype.kind not in "iu"):
+                found = f"{row[column]!r:.50}"
+                raise ValueError(f"Row {row['name']} has {found} in {column!r}; expected a list of integers.")
+            if len(units) != frames:
+                raise ValueError(
+                    f"Row {row['name']} has {len(units)} units in {column!r}, but its audio makes {frames} frames: "
+                    "make the units at the model's rate. Units from MFCC come every 10 ms: keep every second one."
+                )
+            beyond = (units < 0) | (units >= num_units)
+            if beyond.any():
+                raise ValueError(
+                    f"Row {row['name']} has the unit {units[beyond][0]} in {column!r}, but the model predicts "
+                    f"{num_units}: 0 to {num_units - 1}. Set num_units in `config` to the size of the unit set."
+                )
+            sets.append(units.astype(np.int64))
+        return sets[0] if len(sets) == 1 else np.stack(sets, axis=-1)
 
 
 def pretraining_collator(config: SSLSpeechConfig, **settings) -> PretrainingCollator:

@@ -28,7 +28,17 @@ from hf_ssl_speech.recognition.metrics import (
 )
 from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import read_texts
-from hf_ssl_speech.records import command_line, device_name, now, read_json, versions, write_json
+from hf_ssl_speech.records import (
+    Score,
+    command_line,
+    complete,
+    device_name,
+    naming_the_file,
+    now,
+    read_json,
+    versions,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +188,7 @@ def differences(scores: Sequence[ModelScores], *, confidence: float, **draws: in
     return list(zip((rates - rates[0]).tolist(), low.tolist(), high.tolist()))
 
 
-def score_entry(scores: ModelScores, evaluation_set: EvaluationSet, *, confidence: float, **draws: int) -> dict:
+def score_entry(scores: ModelScores, evaluation_set: EvaluationSet, *, confidence: float, **draws: int) -> Score:
     """A model's scores for `scores.json`: with data, normalisation, decoder, machine and versions, all that they need
     to be repeated.
 
@@ -215,7 +225,7 @@ def score_entry(scores: ModelScores, evaluation_set: EvaluationSet, *, confidenc
     }
 
 
-def save_scores(entries: Sequence[dict[str, Any]], folder: str | os.PathLike):
+def save_scores(entries: Sequence[Score], folder: str | os.PathLike):
     """Adds entries to a folder's `scores.json`; one of the same model, data, normalisation and decoder is replaced.
 
     Raises:
@@ -227,11 +237,18 @@ def save_scores(entries: Sequence[dict[str, Any]], folder: str | os.PathLike):
     write_json([*kept, *entries], path)
 
 
-def read_scores(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """The entries of a folder's `scores.json`; none where there is no such file."""
+def read_scores(folder: str | os.PathLike) -> list[Score]:
+    """The entries of a folder's `scores.json`; none where there is no such file.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
     path = Path(folder, SCORES_FILE)
-    return read_json(path, "scores", list) if path.exists() else []
+    if not path.exists():
+        return []
+    with naming_the_file(path, "scores"):
+        return [complete(Score, entry) for entry in read_json(path, "scores", list)]
 
 
-def _score_identity(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: entry.get(key) for key in SCORE_KEYS}
+def _score_identity(entry: Score) -> dict[str, Any]:
+    return {key: each for key, each in complete(Score, entry).items() if key in SCORE_KEYS}

@@ -4,41 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    HubertForCTC,
-    HubertForSequenceClassification,
-    HubertModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    Wav2Vec2ForCTC,
-    Wav2Vec2ForPreTraining,
-    Wav2Vec2ForSequenceClassification,
-    Wav2Vec2Model,
-)
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from hf_ssl_speech.models.classes import CLASSES, STOCK_CLASSES, model_class
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLSpeechPreTrainedModel, SSLWav2Vec2Model
-from hf_ssl_speech.models.heads import (
-    SSLHubertForCTC,
-    SSLHubertForSequenceClassification,
-    SSLWav2Vec2ForCTC,
-    SSLWav2Vec2ForSequenceClassification,
-)
-from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining, SSLWav2Vec2ForPreTraining
-
-STOCK_CLASSES = {
-    SSLWav2Vec2Model: Wav2Vec2Model,
-    SSLWav2Vec2ForPreTraining: Wav2Vec2ForPreTraining,
-    SSLWav2Vec2ForCTC: Wav2Vec2ForCTC,
-    SSLWav2Vec2ForSequenceClassification: Wav2Vec2ForSequenceClassification,
-    SSLHubertModel: HubertModel,
-    SSLHubertForCTC: HubertForCTC,
-    SSLHubertForSequenceClassification: HubertForSequenceClassification,
-}
-OUR_CLASSES = {stock: ours for ours, stock in STOCK_CLASSES.items()}
+from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
 
 # These describe the file a configuration came from, not the model.
 _FILE_FIELDS = {"architectures", "transformers_version", "dtype"}
@@ -88,9 +62,8 @@ def from_transformers(model: PreTrainedModel | str | os.PathLike) -> SSLSpeechPr
     config = AutoConfig.from_pretrained(model)
     if isinstance(config, SSLSpeechConfig):
         raise ValueError(f"{model} is a checkpoint of this package already: load it with its class or an Auto class.")
-    encoders = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel"}
-    architecture = (config.architectures or [encoders.get(config.model_type, config.model_type)])[0]
-    return _our_class(architecture).from_pretrained(model)
+    encoder = type(config).__name__.removesuffix("Config") + "Model"
+    return _our_class((config.architectures or [encoder])[0]).from_pretrained(model)
 
 
 def from_torchaudio(model: nn.Module, config_class: type[SSLSpeechConfig] | None = None) -> SSLSpeechPreTrainedModel:
@@ -118,12 +91,9 @@ def from_torchaudio(model: nn.Module, config_class: type[SSLSpeechConfig] | None
         )
     if pretraining and config_class is SSLWav2Vec2Config:
         raise ValueError("HuBERTPretrainModel is HuBERT: leave out config_class, or give SSLHubertConfig.")
-    if pretraining:
-        our_class, encoder = SSLHubertForPreTraining, model.wav2vec2
-    elif model.aux is None:
-        our_class, encoder = (SSLHubertModel if config_class is SSLHubertConfig else SSLWav2Vec2Model), model
-    else:
-        our_class, encoder = (SSLHubertForCTC if config_class is SSLHubertConfig else SSLWav2Vec2ForCTC), model
+    auto = "AutoModelForPreTraining" if pretraining else "AutoModel" if model.aux is None else "AutoModelForCTC"
+    our_class = model_class(SSLHubertConfig if pretraining else config_class or SSLWav2Vec2Config, auto)
+    encoder = model.wav2vec2 if pretraining else model
 
     fields = _architecture(encoder)
     if pretraining:
@@ -166,10 +136,11 @@ def _load(target: PreTrainedModel, weights: dict[str, Tensor], source: nn.Module
 
 
 def _our_class(stock_name: str) -> type[SSLSpeechPreTrainedModel]:
-    for stock, ours in OUR_CLASSES.items():
-        if stock.__name__ == stock_name:
-            return ours
-    raise ValueError(f"{stock_name} has no counterpart in this package: expected one of {_names(OUR_CLASSES)}.")
+    ours = CLASSES.get(f"SSL{stock_name}")
+    if ours not in STOCK_CLASSES:
+        expected = _names(STOCK_CLASSES.values())
+        raise ValueError(f"{stock_name} has no counterpart in this package: expected one of {expected}.")
+    return ours
 
 
 def _architecture(encoder: nn.Module) -> dict[str, object]:
@@ -214,5 +185,5 @@ def _rename(name: str, prefixes: dict[str, str]) -> str:
     return name
 
 
-def _names(classes: dict[type, type]) -> str:
+def _names(classes: Iterable[type]) -> str:
     return ", ".join(each.__name__ for each in classes)

@@ -15,12 +15,12 @@ from typing import Any
 import yaml
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from transformers import AutoModel, AutoModelForCTC, AutoModelForPreTraining
 
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
 from hf_ssl_speech.hub.cards import CARD_FILE, benchmark_results, create_model_card, find_kind, is_hub_id
 from hf_ssl_speech.hub.exchange import to_transformers
 from hf_ssl_speech.hub.wording import for_others
+from hf_ssl_speech.models.classes import CLASSES
 from hf_ssl_speech.models.configuration import AUTO_MODULE
 from hf_ssl_speech.recognition.decoding import DECODER_FILE
 from hf_ssl_speech.records import RECORD_FILE, read_json, read_record, write_json
@@ -35,7 +35,6 @@ NEEDED = {
     "ctc": [WEIGHTS, FEATURE_EXTRACTOR, ("vocab.json",), ("tokenizer_config.json",)],
     "units": [(CENTROIDS_FILE,)],
 }
-AUTO_CLASSES = {"ForCTC": AutoModelForCTC, "ForPreTraining": AutoModelForPreTraining, "Model": AutoModel}
 RESULTS_FOLDER = ".eval_results"
 RECORDS = {RECORD_FILE: dict, SCORES_FILE: list}
 # Cards with one of these were written by a program, and are made anew.
@@ -158,9 +157,7 @@ def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
 
 def export(folder: Path, config: dict[str, Any], target: Path):
     """Writes a model in transformers' own form."""
-    architecture = config["architectures"][0]
-    auto = next(auto for suffix, auto in AUTO_CLASSES.items() if architecture.endswith(suffix))
-    to_transformers(auto.from_pretrained(folder)).save_pretrained(target)
+    to_transformers(CLASSES[config["architectures"][0]].from_pretrained(folder)).save_pretrained(target)
 
 
 def check_folder(folder: Path, kind: str):
@@ -168,11 +165,11 @@ def check_folder(folder: Path, kind: str):
     missing = [" or ".join(names) for names in NEEDED[kind] if not any((folder / name).exists() for name in names)]
     if missing:
         raise ValueError(f"{folder} is not complete: it lacks {', '.join(missing)}. Was the run finished and saved?")
-    record = read_record(folder) or {}
-    if record.get("status") in ("running", "failed"):
+    record = read_record(folder)
+    if record and record["status"] in ("running", "failed"):
         raise ValueError(
-            f"The run in {folder} is {record['status']}, at update {record.get('updates', 0):,}"
-            + (f" ({record['cause']})" if "cause" in record else "")
+            f"The run in {folder} is {record['status']}, at update {record['updates'] or 0:,}"
+            + (f" ({record['cause']})" if record["cause"] else "")
             + ". Start it again and let it come to its end before it is published."
         )
 

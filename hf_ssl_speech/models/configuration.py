@@ -116,6 +116,7 @@ class SSLSpeechConfig(PreTrainedConfig):
     """
 
     stock_model_type: ClassVar[str]
+    method: ClassVar[str]  # what its paper calls it
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -277,6 +278,7 @@ class SSLWav2Vec2Config(SSLSpeechConfig):
 
     model_type = "ssl-wav2vec2"
     stock_model_type = "wav2vec2"
+    method = "wav2vec 2.0"
 
     feat_quantizer_dropout: float | int = 0.1
     num_codevectors_per_group: int = 320
@@ -327,6 +329,7 @@ class SSLHubertConfig(SSLSpeechConfig):
 
     model_type = "ssl-hubert"
     stock_model_type = "hubert"
+    method = "HuBERT"
 
     mask_time_prob: float | int = 0.80
     feat_proj_layer_norm: bool = True

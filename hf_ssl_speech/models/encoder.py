@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import initialize
 from hf_ssl_speech.models.sizes import OtherSizes, check_sizes
 from hf_ssl_speech.models.transformer import Transformer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -52,6 +55,7 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _no_split_modules = ["TransformerLayer", "PositionalConv"]
+    is_told = False  # whether `set_update` was called, or its absence warned of
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -104,6 +108,22 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         every forward pass.
         """
         self.base_model.encoder.update = update
+        self.is_told = True
+
+    def lost_schedules(self) -> list[str]:
+        """What does not happen if `set_update` is never called, in words."""
+        return ["layer drop takes other layers in each process and micro-batch"] if self.config.layerdrop else []
+
+    def warn_if_never_told(self):
+        """Says once that a model is trained without `set_update`, and what does not happen then."""
+        if torch.compiler.is_compiling() or self.is_told or not self.training:
+            return
+        self.is_told = True
+        if lost := self.lost_schedules():
+            logger.warning(
+                f"{type(self).__name__} is trained without `set_update`, so {' and '.join(lost)}. Call "
+                "`model.set_update(update)` before every update, or train with this package's trainers."
+            )
 
 
 class SSLSpeechModel(SSLSpeechPreTrainedModel):

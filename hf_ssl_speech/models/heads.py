@@ -72,6 +72,7 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
             ValueError: If a label is beyond the head. Looked at on the CPU only: a GPU would have to wait for it, and
                 `CTCCollator` has checked.
         """
+        self.warn_if_never_told()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_learns):
             outputs = self.base_model(
                 input_values,
@@ -103,6 +104,11 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
             statistics = {"total": total.detach(), "tokens": tokens, "infinite": infinite, "frames": num_frames.sum()}
             statistics["blanks"] = (blanks if mask is None else blanks & mask).sum()
         return SSLSpeechCTCOutput(loss, logits, outputs.hidden_states, outputs.attentions, statistics=statistics)
+
+    def lost_schedules(self) -> list[str]:
+        """The encoder's rest too."""
+        resting = [f"the encoder does not rest until update {self.thaw_update:,}"] if self.thaw_update else []
+        return super().lost_schedules() + resting
 
     def set_update(self, update: int):
         """Seeds layer drop, and lets the encoder learn from `thaw_update` on."""

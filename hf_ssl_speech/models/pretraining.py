@@ -69,6 +69,7 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
         Raises:
             ValueError: If the labels do not fit the frames that the audio makes.
         """
+        self.warn_if_never_told()
         outputs = self.base_model(
             input_values,
             attention_mask,
@@ -187,14 +188,14 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
             "contrastive": contrastive,
             "diversity": diversity,
             "penalty": penalty,
-            "correct": (objectives.picks_the_true_unit(logits) & valid).sum(),
-            "chance": (objectives.chance_of_the_true_unit(logits) * valid).sum(),
+            "correct": (objectives.picks_the_true_frame(logits) & valid).sum(),
+            "chance": (objectives.chance_of_the_true_frame(logits) * valid).sum(),
             "soft_codes": soft_codes,
             "hard_codes": hard_codes,
         }
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """Loss and accuracy of picking the true unit, and how many codebook entries each group uses."""
+        """Loss and accuracy of picking the true frame, and how many codebook entries each group uses."""
         masked = statistics["masked"].clamp(min=1)
         metrics = super().metrics(statistics)
         metrics["contrastive_loss"] = float(statistics["contrastive"] / masked)
@@ -205,6 +206,10 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
             for group, entries in enumerate(objectives.perplexity(statistics[f"{kind}_codes"] / masked), start=1):
                 metrics[f"{kind}_perplexity_{group}"] = float(entries)
         return metrics
+
+    def lost_schedules(self) -> list[str]:
+        """The Gumbel temperature too."""
+        return [*super().lost_schedules(), f"the Gumbel temperature stays {self.config.gumbel_temperature_start:g}"]
 
     def set_update(self, update: int):
         """Sets the Gumbel temperature of an update, `max(start * decay ** update, end)`, and seeds layer drop."""

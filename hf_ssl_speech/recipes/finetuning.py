@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import logging
@@ -15,20 +16,20 @@ from transformers import AutoConfig, PreTrainedConfig, Wav2Vec2FeatureExtractor,
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_ssl_speech.data.preparing import SkipReport, split_facts
-from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
-from hf_ssl_speech.models.heads import SSLHubertForCTC, SSLSpeechForCTC, SSLWav2Vec2ForCTC
+from hf_ssl_speech.models.classes import CONFIGS, config_class_of, model_class
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
 from hf_ssl_speech.recipes.splits import Split, load_split
-from hf_ssl_speech.recognition.normalization import NORMALIZATION_FILE, TextNormalization
+from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import (
     add_labels,
-    fitting_normalization,
     make_processor,
     rare_characters,
     read_texts,
 )
 from hf_ssl_speech.recognition.transcript import Alphabet
-from hf_ssl_speech.recognition.transcription import load_processor
+from hf_ssl_speech.recognition.transcription import load_normalization, load_processor
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
@@ -42,11 +43,6 @@ from hf_ssl_speech.training.preflight import run_identity
 from hf_ssl_speech.training.trainer import feature_extractor_for
 
 logger = logging.getLogger(__name__)
-
-RECOGNIZERS = {
-    "wav2vec2": (SSLWav2Vec2Config, SSLWav2Vec2ForCTC),
-    "hubert": (SSLHubertConfig, SSLHubertForCTC),
-}
 
 # Characters of a new vocabulary that are named in the log, being seen less often: too little to learn them well.
 SELDOM = 10
@@ -186,10 +182,7 @@ def load_transcribed(
 def find_normalization(source: str, text_args: SpeechTextArguments, processor: Wav2Vec2Processor) -> TextNormalization:
     """That of a processor's folder if it has one, else that which fits its vocabulary and the arguments."""
     asked = asked_of_normalization(text_args)
-    try:
-        normalization = TextNormalization.from_pretrained(source)
-    except OSError:
-        return replace(fitting_normalization(processor.tokenizer), **asked)
+    normalization = load_normalization(source, processor, **asked)
     # How labels end can be changed at any time: it is no part of the text.
     normalization = replace(normalization, final_delimiter=asked.pop("final_delimiter", normalization.final_delimiter))
     if replace(normalization, **asked) != normalization:
@@ -197,7 +190,7 @@ def find_normalization(source: str, text_args: SpeechTextArguments, processor: W
             f"The processor of {source} goes with transcripts written as {normalization.to_dict()}, but the arguments "
             f"ask for {asked}: leave them out, or make a new vocabulary."
         )
-    logger.info(f"Transcripts are written as {NORMALIZATION_FILE} of {source} says")
+    logger.info(f"Transcripts are written as {normalization.to_dict()}")
     return normalization
 
 
@@ -217,17 +210,9 @@ def stock_config(start: str) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(start)
     except OSError as error:
         raise ValueError(f"No model is found at {start}: {error}") from error
-    if objective_of(config) is None:
+    if config_class_of(config.model_type) is None:
         raise ValueError(f"{start} is of type {config.model_type!r}: expected a wav2vec 2.0 or HuBERT checkpoint.")
     return config
-
-
-def objective_of(config: PreTrainedConfig) -> str | None:
-    """`wav2vec2` or `hubert`; None for other models."""
-    for objective, (config_class, _) in RECOGNIZERS.items():
-        if config.model_type in (config_class.model_type, config_class.stock_model_type):
-            return objective
-    return None
 
 
 def is_recognizer(start: str) -> bool:
@@ -240,8 +225,7 @@ def find_feature_extractor(model_args: SpeechModelArguments) -> Wav2Vec2FeatureE
     start = model_args.model_name_or_path
     if start:
         return feature_extractor_for(stock_config(start), start)
-    config_class, _ = RECOGNIZERS[model_args.objective]
-    return feature_extractor_for(config_class.preset(model_args.preset, **model_args.config))
+    return feature_extractor_for(CONFIGS[model_args.objective].preset(model_args.preset, **model_args.config))
 
 
 def make_recognizer(model_args: SpeechModelArguments, transcripts: Transcripts | None) -> SSLSpeechForCTC:
@@ -268,16 +252,18 @@ def make_recognizer(model_args: SpeechModelArguments, transcripts: Transcripts |
                 ) from error
         elif transcripts:
             fields = transcripts.config_fields | fields
-        config_class, model_class = RECOGNIZERS[objective_of(theirs)]
+        config_class = config_class_of(theirs.model_type)
         config_class.check_names(fields)
+        recognizer_class = model_class(config_class, "AutoModelForCTC")
         # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
-        model = model_class.from_pretrained(start, dtype=torch.float32, **attention, **fields)
+        model = recognizer_class.from_pretrained(start, dtype=torch.float32, **attention, **fields)
     else:
-        config_class, model_class = RECOGNIZERS[model_args.objective]
+        config_class = CONFIGS[model_args.objective]
+        recognizer_class = model_class(config_class, "AutoModelForCTC")
         # What slows the conv encoder down in pretraining has no use here.
         fields = {"feature_gradient_scale": 1.0} | (transcripts.config_fields if transcripts else {}) | fields
-        model = model_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
-    logger.info(f"{model_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
+        model = recognizer_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
+    logger.info(f"{type(model).__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
     return model
 
 
@@ -302,6 +288,7 @@ def finetune(
             another run.
         UnhealthyRun: If going on would only spoil the run (see `training/health.py`).
     """
+    args = copy.copy(args)  # the caller's stay as they are
     if start is None and (args.freeze_conv_encoder or args.freeze_transformer_updates):
         logger.info("Fresh weights: nothing is frozen.")
         args.freeze_conv_encoder, args.freeze_transformer_updates = False, 0

@@ -28,7 +28,7 @@ from hf_ssl_speech.recipes.running import preflight
 from hf_ssl_speech.recipes.splits import load_split
 from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
-from hf_ssl_speech.records import command_line, machine, now, read_record, write_record
+from hf_ssl_speech.records import Record, new_record, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.preflight import run_identity
 from hf_ssl_speech.training.trainer import SpeechPreTrainer, feature_extractor_for
@@ -353,7 +353,7 @@ class HubertIterations:
 
     # What stages share ---------------------------------------------------------------------------------------------
 
-    def stage(self, name: str, identity: dict[str, Any], work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    def stage(self, name: str, identity: dict[str, Any], work: Callable[[Path], dict[str, Any]]) -> Record:
         """The record of a stage, whose work is done if it is not complete; all processes share the work."""
         folder = self.folder / name
         if is_complete(folder, identity):
@@ -361,16 +361,14 @@ class HubertIterations:
             return read_record(folder)
         started = time.perf_counter()
         found = work(folder)
-        record = {
-            "format": 1,
-            "status": "complete",
-            "command": command_line(),
-            "updated": now(),
-            "seconds": time.perf_counter() - started,
-            "machine": machine(self.args.device, PartialState().num_processes),
-            "identity": identity,
+        record = new_record(
+            "complete",
+            identity,
+            seconds=time.perf_counter() - started,
+            device=self.args.device,
+            processes=PartialState().num_processes,
             **found,
-        }
+        )
         if PartialState().is_main_process:
             write_record(record, folder)
         PartialState().wait_for_everyone()

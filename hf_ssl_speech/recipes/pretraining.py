@@ -12,12 +12,8 @@ import torch
 from datasets import Dataset
 from transformers import Wav2Vec2FeatureExtractor
 
-from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
-from hf_ssl_speech.models.pretraining import (
-    SSLHubertForPreTraining,
-    SSLSpeechForPreTraining,
-    SSLWav2Vec2ForPreTraining,
-)
+from hf_ssl_speech.models.classes import CONFIGS, model_class
+from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.recipes.running import preflight, take_folder, tell, train_and_record
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
@@ -28,11 +24,6 @@ from hf_ssl_speech.training.trainer import SpeechPreTrainer
 
 logger = logging.getLogger(__name__)
 
-OBJECTIVES = {
-    "wav2vec2": (SSLWav2Vec2Config, SSLWav2Vec2ForPreTraining),
-    "hubert": (SSLHubertConfig, SSLHubertForPreTraining),
-}
-
 
 def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForPreTraining:
     """The model to train: a preset, or the weights of a checkpoint, ours or stock.
@@ -40,17 +31,18 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
     Args:
         fields: Fields of the configuration that the data decides; those of `model_args` win.
     """
-    config_class, model_class = OBJECTIVES[model_args.objective]
+    config_class = CONFIGS[model_args.objective]
+    pretraining_class = model_class(config_class, "AutoModelForPreTraining")
     config_class.check_names(model_args.config)
     fields |= model_args.config
     attention = {"attn_implementation": model_args.attn_implementation}
     if model_args.model_name_or_path:
         # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
         source = model_args.model_name_or_path
-        model = model_class.from_pretrained(source, dtype=torch.float32, **attention, **fields)
+        model = pretraining_class.from_pretrained(source, dtype=torch.float32, **attention, **fields)
     else:
-        model = model_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
-    logger.info(f"{model_class.__name__}, {model.num_parameters():,} parameters")
+        model = pretraining_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
+    logger.info(f"{pretraining_class.__name__}, {model.num_parameters():,} parameters")
     return model
 
 

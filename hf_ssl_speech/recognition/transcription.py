@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,8 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCTC, PreTrainedModel, Wav2Vec2Processor
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
-from hf_ssl_speech.data.batching import DurationBatchSampler
+from hf_ssl_speech.data.batching import inference_batches
 from hf_ssl_speech.data.preparing import row_waveform
-from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import ConvLayer, num_frames
 from hf_ssl_speech.recognition.decoding import Decoder, GreedyDecoder
 from hf_ssl_speech.recognition.normalization import TextNormalization
@@ -116,12 +115,14 @@ def load_processor(name_or_path: str | os.PathLike) -> Wav2Vec2Processor:
         ) from error
 
 
-def load_normalization(name_or_path: str | os.PathLike, processor: Wav2Vec2Processor) -> TextNormalization:
-    """How a model's transcripts are written: as it was trained, or for others as its vocabulary tells."""
+def load_normalization(
+    name_or_path: str | os.PathLike, processor: Wav2Vec2Processor, **otherwise: Any
+) -> TextNormalization:
+    """How a model's transcripts are written: as its file says, else as its vocabulary tells but for `otherwise`."""
     try:
         return TextNormalization.from_pretrained(name_or_path)
     except OSError:
-        return fitting_normalization(processor.tokenizer)
+        return replace(fitting_normalization(processor.tokenizer), **otherwise)
 
 
 def transcribe(
@@ -175,27 +176,12 @@ def compute_logits(
     conv_layers = [ConvLayer(*each) for each in zip(model.config.conv_kernel, model.config.conv_stride)]
     model.eval()
     with tqdm(total=len(rows), unit="row", disable=not progress) as bar:
-        for places in _batches(np.asarray(lengths), model.config, batch_seconds):
+        for places in inference_batches(lengths, model.config, batch_seconds):
             waveforms = {place: _waveform(rows[place], conv_layers) for place in places}
             bar.update(len(places))
             heard = [place for place in places if waveforms[place] is not None]
             if heard:
                 yield heard, *_run(model, processor, [waveforms[place] for place in heard], conv_layers)
-
-
-def _batches(lengths: np.ndarray, config, batch_seconds: float) -> Iterator[list[int]]:
-    """Places of the rows of each batch, longest first."""
-    there = np.flatnonzero(lengths > 0)
-    if not len(there):
-        return
-    sampler = DurationBatchSampler(
-        lengths[there], batch_seconds=max(batch_seconds, lengths.max() / SAMPLE_RATE), shuffle=False
-    )
-    # Stock models let padding into the statistics of the first norm: only rows of one length go together.
-    apart = config.feat_extract_norm == "group" and not isinstance(config, SSLSpeechConfig)
-    for batch in sampler:
-        places = there[batch].tolist()
-        yield from map(list, (group for _, group in itertools.groupby(places, lambda place: lengths[place] * apart)))
 
 
 def _waveform(row: Mapping[str, Any], conv_layers: Sequence[ConvLayer]) -> np.ndarray | None:

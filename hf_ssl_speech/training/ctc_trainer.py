@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from typing import Any
@@ -79,6 +80,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         if args.freeze_conv_encoder:
             model.freeze_feature_encoder()
         model.thaw_update = args.freeze_transformer_updates
+        args = copy.copy(args)  # the caller's stay as they are
         # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
         args.ddp_find_unused_parameters = True
         decoder = GreedyDecoder(processing_class.tokenizer, model.config)  # the same one that evaluate_asr scores with

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
-from hf_ssl_speech.records import RECORD_FILE, read_record
+from hf_ssl_speech.records import RECORD_FILE, Record, read_record
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.callbacks import AlreadyComplete, other_recipe
 from hf_ssl_speech.training.checkpoints import damage, newest_whole
@@ -52,13 +52,13 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return entries
 
 
-def recorded_identity(record: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+def recorded_identity(record: Record, ours: dict[str, Any]) -> dict[str, Any]:
     """The identity in a record; settings that its version did not compare yet are taken from elsewhere in the record.
 
     Where the record does not hold a setting at all, that of `ours` is taken: nothing is known against it.
     """
     theirs, recipe = record["identity"], ours.get("recipe", {})
-    also_recorded = {name: value for name, value in record.get("recipe", {}).items() if name in recipe}
+    also_recorded = {name: value for name, value in record["recipe"].items() if name in recipe}
     return {**theirs, "recipe": {**recipe, **also_recorded, **theirs.get("recipe", {})}}
 
 
@@ -98,7 +98,7 @@ def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> 
         return args.resume_from_checkpoint
     if record is None and get_last_checkpoint(args.output_dir) is None:
         return None
-    if not {"identity", "status"} <= set(record or {}):
+    if record is None or not record["identity"] or record["status"] is None:
         raise ValueError(f"{args.output_dir} holds something else than a training run: use another output_dir.")
     different = differences(recorded_identity(record, identity), identity)
     if different:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
-from hf_ssl_speech.records import command_line, machine, now, read_record, versions, write_record
+from hf_ssl_speech.records import Record, as_record, new_record, now, read_record, write_record
 from hf_ssl_speech.training.recipe import settings_of
 
 if TYPE_CHECKING:
@@ -45,35 +45,32 @@ class RecordKeeper(TrainerCallback):
         self.more = more or {}
         self.start = time.time()
         self.has_warned = False
-        previous = read_record(trainer.args.output_dir) or {}
-        self.earlier_seconds = previous.get("train_seconds", 0.0)
-        self.first_start = previous.get("started", now())
+        previous = read_record(trainer.args.output_dir) or as_record({})
+        self.earlier_seconds = previous["seconds"] or 0.0
+        self.first_start = previous["started"] or now()
 
-    def record(self, status: str) -> dict[str, Any]:
+    def record(self, status: str) -> Record:
         """All that is known of the run now."""
         trainer, args, state = self.trainer, self.trainer.args, self.trainer.state
         hours = trainer.tally.hours_seen
-        return {
-            "format": 1,
-            "status": status,
-            "command": command_line(),
-            "started": self.first_start,
-            "updated": now(),
-            "train_seconds": self.earlier_seconds + time.time() - self.start,
-            "versions": versions("torch", "transformers", "datasets", "accelerate", "hf_ssl_speech"),
-            "machine": machine(args.device, args.world_size),
-            "identity": self.identity,
-            "parameters": trainer.model.num_parameters(),
-            "data": self.data,
-            "recipe": settings_of(args),
-            "updates": state.global_step,
-            "kept_update": self.kept_update,
-            "hours_seen": hours,
-            "seconds_per_update": hours * 3600 / max(state.global_step, 1),
-            "skipped_while_training": trainer.skipped_rows,
-            "curves": state.log_history,
+        return new_record(
+            status,
+            self.identity,
+            seconds=self.earlier_seconds + time.time() - self.start,
+            device=args.device,
+            processes=args.world_size,
+            started=self.first_start,
+            parameters=trainer.model.num_parameters(),
+            data=self.data,
+            recipe=settings_of(args),
+            updates=state.global_step,
+            kept_update=self.kept_update,
+            hours_seen=hours,
+            seconds_per_update=hours * 3600 / max(state.global_step, 1),
+            skipped_while_training=trainer.skipped_rows,
+            curves=state.log_history,
             **self.more,
-        }
+        )
 
     @property
     def kept_update(self) -> int:
@@ -139,7 +136,7 @@ def panels_of(curves: list[dict[str, Any]]) -> dict[str, list[str]]:
     return {title: names for title, names in panels.items() if names}
 
 
-def draw_training(record: dict[str, Any], path: str | os.PathLike):
+def draw_training(record: Record, path: str | os.PathLike):
     """Draws the curves of a record over updates: training thin, evaluation with dots."""
     curves = record["curves"]
     panels = panels_of(curves)

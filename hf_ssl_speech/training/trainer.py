@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import math
 import shutil
@@ -343,6 +344,7 @@ class SpeechPreTrainer(SpeechTrainer):
             "seed": args.order_seed,
             **(collator_settings or {}),
         }
+        args = copy.copy(args)  # the caller's stay as they are
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = model.config.layerdrop > 0
         super().__init__(

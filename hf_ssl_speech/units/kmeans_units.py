@@ -19,12 +19,11 @@ from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.feature_description import FeatureDescription
-from hf_ssl_speech.data.features import FeatureSource, FeatureStream, SpeechFeatures, open_features, weights_hash
+from hf_ssl_speech.data.features import FeatureSource, FeatureStream, SpeechFeatures, open_features
 from hf_ssl_speech.data.processes import in_several_processes
 from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 from hf_ssl_speech.units.kmeans import fit_kmeans
@@ -153,15 +152,6 @@ class KMeansUnits:
             raise ValueError(
                 f"These units were fitted on {self.features}, but {description} came: {'; '.join(differences)}. Take "
                 "the features that `units.open_features()` computes, or fit other units."
-            )
-
-    def check_encoder(self, model: PreTrainedModel):
-        """Raises a ValueError if the units were not made with this encoder's weights."""
-        found = weights_hash(model)
-        if found != self.features.weights_hash:
-            raise ValueError(
-                f"These units were made with other weights than this {type(model).__name__} has: with {self.features}, "
-                f"hash {self.features.weights_hash}, not {found}. Load that encoder, or fit units on this one."
             )
 
     def save_pretrained(self, folder: str | os.PathLike):
