@@ -19,6 +19,7 @@ from hf_ssl_speech.evaluation.comparison import choose_rows
 from hf_ssl_speech.recognition.alignment import add_alignment, textgrid_names, write_textgrid
 from hf_ssl_speech.recognition.transcription import load_normalization, load_recognizer
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
+from hf_ssl_speech.training.lock import hold
 
 logger = logging.getLogger("align")
 
@@ -42,6 +43,7 @@ def main(argv):
     """Loads, aligns and writes."""
     (args,) = parse_arguments(argv, AlignmentArguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    hold(args.output_dir)
     model, processor = load_recognizer(args.model, language=args.language)
 
     dataset = choose_rows(load_speech(args.data, split=args.split), args.limit)

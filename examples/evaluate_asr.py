@@ -20,6 +20,7 @@ from hf_ssl_speech.evaluation.report import comparison_report, write_report
 from hf_ssl_speech.recognition.decoding import BeamSettings
 from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
+from hf_ssl_speech.training.lock import hold
 
 logger = logging.getLogger("evaluate_asr")
 
@@ -81,6 +82,7 @@ def main(argv):
     """Loads the data, scores one model after the other, compares and writes."""
     (args,) = parse_arguments(argv, EvaluationArguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    hold(args.output_dir)
 
     seq2seq = {name: is_seq2seq(name) for name in args.models}  # before any is scored: all of them are there
 

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from datasets import Dataset
 
 from hf_ssl_speech.demo.sentences import LANGUAGES
 from hf_ssl_speech.demo.synthetic import SILENCE, synthesize_speech
+from hf_ssl_speech.training.arguments import tidy_errors
+from hf_ssl_speech.training.lock import hold
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Reads the command line; every argument but the folder is one of `synthesize_speech`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_folder", type=Path, help="Folder for the Parquet files; made if it is not there.")
@@ -29,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--speakers", type=int, default=50, help="Voices; about one in ten goes to validation.")
     parser.add_argument("--seed", type=int, default=0, help="Another seed gives other voices and texts.")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def split_by_speaker(speech: Dataset) -> dict[str, Dataset]:
@@ -55,9 +58,9 @@ def describe(split: Dataset) -> str:
     )
 
 
-def main() -> None:
+def main(argv: list[str]):
     """Makes the speech, unless the folder holds it already."""
-    arguments = vars(parse_arguments())
+    arguments = vars(parse_arguments(argv))
     folder = arguments.pop("output_folder")
     # Written last, so that an interrupted run is no finished one; hidden from `load_dataset` by its name.
     finished = folder / ".make_speech.json"
@@ -65,8 +68,8 @@ def main() -> None:
         print(f"{folder} holds this speech already.")
         return
 
+    hold(folder)
     splits = split_by_speaker(synthesize_speech(**arguments))
-    folder.mkdir(parents=True, exist_ok=True)
     finished.unlink(missing_ok=True)
     for name, split in splits.items():
         split.to_parquet(folder / f"{name}-00000-of-00001.parquet")
@@ -75,4 +78,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with tidy_errors():
+        main(sys.argv[1:])

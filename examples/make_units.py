@@ -27,6 +27,7 @@ from hf_ssl_speech.recipes.splits import load_split
 from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.records import new_record, write_record
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
+from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.units.abx import abx_error, import_fastabx
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
@@ -80,6 +81,7 @@ def main(argv):
     state = PartialState(cpu=not torch.accelerator.is_available())
     level = logging.INFO if state.is_main_process else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
+    hold(args.output_dir)
 
     # Data: rows that can't be used are named, counted and left out.
     train = load_split("train", data_args, args)

@@ -17,6 +17,7 @@ from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, Greedy
 from hf_ssl_speech.recognition.metrics import count_edits
 from hf_ssl_speech.recognition.transcription import compute_logits, load_normalization, load_recognizer
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
+from hf_ssl_speech.training.lock import hold
 
 logger = logging.getLogger("tune_decoder")
 
@@ -47,6 +48,7 @@ def main(argv):
     """Runs the recogniser once, decodes with every pair of weights, keeps the best."""
     (args,) = parse_arguments(argv, TuningArguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    hold(args.output_dir)
     model, processor = load_recognizer(args.model)
     parts = (processor.tokenizer, model.config)
     settings = BeamSettings(args.language_model, args.words, beam_size=args.beam_size)

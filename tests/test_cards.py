@@ -25,8 +25,8 @@ from hf_ssl_speech.models.classes import CONFIGS
 from hf_ssl_speech.records import read_record, write_record
 from hf_ssl_speech.training.arguments import as_tokens, parse_arguments
 from hf_ssl_speech.training.paper_settings import SETTINGS, compare_with_paper
-from hf_ssl_speech.training.preflight import run_identity
 from hf_ssl_speech.training.recipe import settings_of
+from hf_ssl_speech.training.resume import run_identity
 
 ROOT = Path(__file__).parents[1]
 

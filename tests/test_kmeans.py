@@ -175,7 +175,9 @@ def test_assigning_is_the_nearest_centroid_and_its_squared_distance():
     frames, centres = blobs(num_frames=150_000, spread=20)  # more than one block
     distances = torch.cdist(frames.double(), centres.double()).square()
     labels, squared_distances = assign(frames, centres)
-    assert torch.equal(labels, distances.argmin(1))
+    chosen = distances.gather(1, labels[:, None])[:, 0]
+    assert (chosen <= distances.min(1).values + 0.1).all()  # what rounding makes alike may go either way
+    assert (labels == distances.argmin(1)).double().mean() > 0.999
     assert torch.allclose(squared_distances.double(), distances.min(1).values, rtol=1e-3, atol=0.1)
 
 

@@ -29,8 +29,8 @@ from hf_ssl_speech.records import command_line, read_record, write_record
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.callbacks import UnhealthyRun
 from hf_ssl_speech.training.lock import hold
-from hf_ssl_speech.training.preflight import differences, find_checkpoint, recorded_identity, run_identity
 from hf_ssl_speech.training.record_keeper import RecordKeeper
+from hf_ssl_speech.training.resume import differences, find_checkpoint, recorded_identity, run_identity
 from hf_ssl_speech.training.trainer import feature_extractor_for
 
 SETTINGS = dict(

@@ -71,6 +71,11 @@ class SpeechCollator:
         return waveform
 
     @staticmethod
+    def skipped_before(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+        """Names and reasons of rows of a stream that were left out on the way to this batch."""
+        return [pair for row in rows for pair in row.get("skipped_before", ())]
+
+    @staticmethod
     def pad_waveforms(waveforms: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """`input_values` `(batch, samples)`, and `attention_mask` if a row is padded."""
         batch = {"input_values": pad_sequence([torch.from_numpy(waveform) for waveform in waveforms], True)}
@@ -90,7 +95,7 @@ class PretrainingCollator(SpeechCollator):
     A batch holds `input_values` `(batch, samples)`, `attention_mask` (only if a row is padded), `mask_time_indices`
     `(batch, frames)`, `masked_positions` `(batch, masked)` filled up with -1, and `labels`. A row whose audio turns out
     unusable, or no longer than a mask span, becomes silence in which nothing is predicted; `skipped_rows` names it with
-    the reason.
+    the reason, and those that a stream has left out before.
     """
 
     def __init__(self, config: SSLSpeechConfig, *, max_seconds: float | None = None, **settings):
@@ -98,7 +103,7 @@ class PretrainingCollator(SpeechCollator):
         self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        skipped: list[tuple[str, str]] = []
+        skipped = self.skipped_before(rows)
         utterances = [self.utterance(row, skipped) for row in rows]
         masks = [torch.from_numpy(utterance.mask) for utterance in utterances]
         batch: dict[str, Any] = {

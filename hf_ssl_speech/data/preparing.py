@@ -235,8 +235,10 @@ def row_waveform(row: dict[str, Any]) -> np.ndarray:
     Returns:
         float32 at 16 kHz, `(samples,)`.
     Raises:
-        BadAudio: If the audio is still encoded and turns out to be unusable.
+        BadAudio: If the row is marked as unusable, or its audio is still encoded and turns out to be.
     """
+    if row.get("problem"):
+        raise BadAudio(row["problem"])
     if "samples" in row:
         return np.asarray(row["samples"], dtype=np.float32) / INT16_SCALE
     start = row.get("start")
@@ -249,7 +251,12 @@ def row_waveform(row: dict[str, Any]) -> np.ndarray:
 
 
 def prepare_stream(
-    dataset: IterableDataset, *, min_seconds: float, max_seconds: float | None = None, keep: Sequence[str] = ()
+    dataset: IterableDataset,
+    *,
+    min_seconds: float,
+    max_seconds: float | None = None,
+    keep: Sequence[str] = (),
+    mark_unusable: bool = False,
 ) -> IterableDataset:
     """Decodes the rows of a streamed dataset as they come by, leaving out those that can't be used.
 
@@ -260,6 +267,8 @@ def prepare_stream(
         min_seconds: Shorter audio is left out.
         max_seconds: Recordings are cut into pieces no longer than this, as `prepare_speech` does.
         keep: Columns to keep beside the new ones, such as `text`.
+        mark_unusable: Whether rows that can't be used come by too, without samples, so that a training can report them.
+            Each row then tells its `problem`, None for those that can be used.
     Returns:
         Rows with `name`; `sample_id`, a hash that is the same in every run, of the row's `id`, else its path, else its
         audio, and of a piece's number; `num_samples` at 16 kHz; and int16 `samples`.
@@ -275,30 +284,45 @@ def prepare_stream(
         batched=True,  # only a batch may come back with fewer rows, or more
         batch_size=1,
         remove_columns=dataset.column_names,
-        fn_kwargs={"min_seconds": min_seconds, "longest": longest, "keep": tuple(keep), "warned": set()},
+        fn_kwargs={
+            "min_seconds": min_seconds,
+            "longest": longest,
+            "keep": tuple(keep),
+            "mark_unusable": mark_unusable,
+            "warned": set(),
+        },
     )
 
 
 def _prepare_streamed(
-    rows: dict[str, list], min_seconds: float, longest: int | None, keep: tuple[str, ...], warned: set[str]
+    rows: dict[str, list],
+    min_seconds: float,
+    longest: int | None,
+    keep: tuple[str, ...],
+    mark_unusable: bool,
+    warned: set[str],
 ) -> dict:
     (row,) = _each_row(rows)
-    prepared: dict[str, list] = {column: [] for column in ("name", "sample_id", "num_samples", "samples", *keep)}
+    columns = ("name", "sample_id", "num_samples", "samples", *(("problem",) if mark_unusable else ()), *keep)
+    prepared: dict[str, list] = {column: [] for column in columns}
     for number, piece in enumerate(_decode(row["audio"], longest)):
         problem, start = piece.pop("problem") or _too_short(piece["num_samples"], min_seconds), piece.pop("start")
         name = _row_name(row) and piece_name(_row_name(row), start)
         if problem and name not in warned:
             warned.add(name)
             logger.warning("Skipped %s: %s", name or "an audio without id or path", problem)
-        if problem:
+        if problem and not mark_unusable:
             continue
-        identity = _row_name(row).encode() or piece["samples"].tobytes()
+        identity = _row_name(row).encode() or piece["samples"].tobytes() or _encoded(row)
         identity += f" piece {number}".encode() if number else b""
         # 63 bits: ids travel as int64 and seed random generators, which take no negative numbers.
         sample_id = int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little") >> 1
         made = {"name": name or f"audio {sample_id:016x}", "sample_id": sample_id, **piece}
-        for column, value in (made | {column: row[column] for column in keep}).items():
-            prepared[column].append(value)
+        if problem:
+            made["samples"] = piece["samples"][:0]
+        made |= {"problem": problem} | {column: row[column] for column in keep}
+        for column in columns:
+            prepared[column].append(made[column])
     return prepared
 
 
@@ -306,6 +330,11 @@ def _row_name(row: dict[str, Any]) -> str:
     audio = row["audio"]
     name = str(row.get("id") or (audio.get("path") if isinstance(audio, dict) else None) or "")
     return name if name.isprintable() else repr(name)  # a name with a newline would forge a line of the log
+
+
+def _encoded(row: dict[str, Any]) -> bytes:
+    audio = row["audio"]
+    return (audio.get("bytes") if isinstance(audio, dict) else None) or b""
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list]:

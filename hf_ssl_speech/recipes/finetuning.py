@@ -39,7 +39,7 @@ from hf_ssl_speech.training.arguments import (
 )
 from hf_ssl_speech.training.checks import check_transcripts
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
-from hf_ssl_speech.training.preflight import run_identity
+from hf_ssl_speech.training.resume import run_identity
 from hf_ssl_speech.training.trainer import feature_extractor_for
 
 logger = logging.getLogger(__name__)

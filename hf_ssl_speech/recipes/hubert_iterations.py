@@ -30,7 +30,8 @@ from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.records import Record, new_record, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
-from hf_ssl_speech.training.preflight import run_identity
+from hf_ssl_speech.training.lock import hold
+from hf_ssl_speech.training.resume import run_identity
 from hf_ssl_speech.training.trainer import SpeechPreTrainer, feature_extractor_for
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.layers import Remembered, compare_layers, disturb, first_hours, measure_units
@@ -178,6 +179,7 @@ class HubertIterations:
         self.preflight()
         if self.args.preflight_only:
             return
+        hold(self.folder)
         for iteration in range(self.iterations_args.iterations + 1):
             if iteration:
                 self.train_model(iteration)

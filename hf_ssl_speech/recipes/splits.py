@@ -77,7 +77,7 @@ def load_split(
         if streaming:
             # Only the order of the shards: rows are shuffled after they are decoded, in the buffer that batches them.
             dataset = dataset.shuffle(seed=args.seed, buffer_size=1)
-            return Split(prepare_stream(dataset, keep=kept, **limits), stream_facts(source))
+            return Split(prepare_stream(dataset, keep=kept, mark_unusable=True, **limits), stream_facts(source))
         dataset, report = prepare_speech(
             dataset,
             **limits,

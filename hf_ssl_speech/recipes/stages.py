@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from hf_ssl_speech.records import read_record
-from hf_ssl_speech.training.preflight import differences
+from hf_ssl_speech.training.resume import differences
 
 
 def is_complete(folder: str | os.PathLike, identity: dict[str, Any]) -> bool:

@@ -34,6 +34,14 @@ def other_recipe(checkpoint: str | None) -> str:
     )
 
 
+def only_weights(checkpoint: str) -> str:
+    """Why a checkpoint without optimizer and schedule can't be resumed, and the way out."""
+    return (
+        f"{checkpoint} holds the weights without optimizer and schedule, as save_only_model leaves it: no run can be "
+        f"continued from it. {other_recipe(checkpoint)}"
+    )
+
+
 class Schedules(TrainerCallback):
     """Tells the model which update comes next, and the collator and sampler which epoch."""
 
@@ -51,7 +59,7 @@ class Schedules(TrainerCallback):
 
 
 class Tally(TrainerCallback, ExportableState):
-    """What has been counted so far, kept in every checkpoint: audio seen, losses, and all since the last log.
+    """What has been counted so far, kept in every checkpoint: audio, rows left out, losses, and all since the last log.
 
     So a run that goes on logs what it would have logged without the interruption.
 
@@ -72,7 +80,7 @@ class Tally(TrainerCallback, ExportableState):
     def state(self) -> dict:
         """What a checkpoint keeps."""
         trainer = self.trainer
-        attributes = {"samples_seen": self.samples_seen}
+        attributes = {"samples_seen": self.samples_seen, "skipped_rows": trainer.skipped_rows}
         if trainer.loss_since_log is not None:
             attributes |= {
                 "loss_sum": trainer.loss_sum,
@@ -86,6 +94,7 @@ class Tally(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):
         saved, trainer = saved_attributes(self, state), self.trainer
         self.samples_seen = saved.get("samples_seen", self.samples_seen)
+        trainer.skipped_rows.update(saved.get("skipped_rows", {}))
         if state.global_step and "loss_sum" in saved:
             self.earlier_loss_sum = saved["loss_sum"]
             trainer._tr_loss += saved["loss_since_log"]

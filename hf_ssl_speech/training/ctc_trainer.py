@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import Wav2Vec2Processor
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -25,24 +23,6 @@ from hf_ssl_speech.training.callbacks import Patience
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
-
-
-def tri_stage(update: int, stages: tuple[int, int, int], initial: float, final: float) -> float:
-    """The learning rate of an update as a share of the peak's (wav2vec 2.0, section 4.3).
-
-    Args:
-        update: Counted from 0.
-        stages: Updates of linear warm-up, of hold, and of exponential decay.
-        initial, final: Shares at the beginning and at the end.
-    """
-    warmup, hold, decay = stages
-    if update < warmup:
-        return initial + (1 - initial) * update / warmup
-    if update < warmup + hold:
-        return 1.0
-    if update < warmup + hold + decay:
-        return math.exp(math.log(final) * (update - warmup - hold) / decay)
-    return final
 
 
 class SpeechCTCTrainer(SpeechTrainer):
@@ -106,14 +86,6 @@ class SpeechCTCTrainer(SpeechTrainer):
     def is_complete(self) -> bool:
         """Whether nothing is left to train, or it was stopped early."""
         return super().is_complete or (self.patience is not None and self.patience.exhausted)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """The paper's three stages; transformers' own neither start at one share and end at another nor decay so."""
-        if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":
-            stages, ends = self.args.stages(num_training_steps), (self.args.initial_share, self.args.final_share)
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda update: tri_stage(update, stages, *ends))
-            self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None):
         super()._save(output_dir, state_dict)

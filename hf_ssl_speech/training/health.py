@@ -48,6 +48,8 @@ PLATEAU_FALL = 0.02
 PLATEAU_LOSS = 0.5
 SKIPS = 20
 
+NUMBERS = ("loss", "grad_norm")
+
 
 @dataclass(frozen=True)
 class Sign:
@@ -127,8 +129,8 @@ class HealthCheck(TrainerCallback):
             self.check_plateau(args, state, PLATEAU_LOSS * math.log(model.config.vocab_size))
 
     def check_numbers(self, args: SpeechTrainingArguments, state: TrainerState, logs: dict[str, Any]):
-        """Stops a run whose loss or gradient is no number."""
-        finite = {name: math.isfinite(logs[name]) for name in ("loss", "grad_norm") if name in logs}
+        """Stops a run whose loss, in training or in evaluation, or gradient is no number."""
+        finite = {name: math.isfinite(value) for name, value in logs.items() if name in NUMBERS or is_eval_loss(name)}
         if args.fp16 and "grad_norm" in finite:
             self.skipped_logs = 0 if finite["grad_norm"] else self.skipped_logs + 1
             finite["grad_norm"] = self.skipped_logs < SKIPS
@@ -194,6 +196,11 @@ class HealthCheck(TrainerCallback):
                 f"{state.global_step} it fell by less than {PLATEAU_FALL:.0%}, and little of the transcripts is learnt "
                 "yet. Raise learning_rate or max_steps, or start from a better encoder."
             )
+
+
+def is_eval_loss(name: str) -> bool:
+    """Whether a logged value is the loss of an evaluation, of whichever validation set."""
+    return name.startswith("eval_") and name.endswith("loss")
 
 
 def updates_of_grace(state: TrainerState) -> int:

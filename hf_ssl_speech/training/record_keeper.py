@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ class RecordKeeper(TrainerCallback):
 
     Args:
         trainer: Whose run it is.
-        identity: What makes this run this run (see `preflight.run_identity`).
+        identity: What makes this run this run (see `resume.run_identity`).
         data: Facts of each split: source, rows, hours, fingerprint, skipped rows.
         more: What else the record says.
     """
@@ -45,6 +47,7 @@ class RecordKeeper(TrainerCallback):
         self.more = more or {}
         self.start = time.time()
         self.has_warned = False
+        self.pen = threading.Lock()  # a watch that has lost a loader worker writes from a thread of its own
         previous = read_record(trainer.args.output_dir) or as_record({})
         self.earlier_seconds = previous["seconds"] or 0.0
         self.first_start = previous["started"] or now()
@@ -78,29 +81,37 @@ class RecordKeeper(TrainerCallback):
         state, best = self.trainer.state, self.trainer.state.best_model_checkpoint
         return int(best.rsplit("-", 1)[1]) if best and self.trainer.args.load_best_model_at_end else state.global_step
 
-    def keep(self, status: str, cause: str | None = None):
-        """Writes record and picture, on the main process; `cause` is why the run failed.
+    def keep(self, status: str, cause: str | None = None, missing: Sequence[int] = ()):
+        """Writes record and picture, on the first process that is left.
 
         Where they can't be written, as on a full disk, that is no reason to lose a training: a warning tells it once,
         and the next record holds all that this one would have.
+
+        Args:
+            status: `running`, `complete`, `stopped` or `failed`.
+            cause: Why the run failed.
+            missing: Ranks of processes that are gone.
         """
         try:
-            self.write(status, cause)
+            self.write(status, cause, missing)
         except OSError as error:
             if not self.has_warned:
                 logger.warning(f"The run's record can't be written ({error}). The training goes on without it.")
             self.has_warned = True
 
-    def write(self, status: str, cause: str | None = None):
+    def write(self, status: str, cause: str | None = None, missing: Sequence[int] = ()):
         """`keep` where the record must be there.
 
         Raises:
             OSError: If record or picture can't be written.
         """
-        if self.trainer.is_world_process_zero():
-            record = self.record(status) | ({"cause": cause} if cause else {})
-            write_record(record, self.trainer.args.output_dir)
-            draw_training(record, Path(self.trainer.args.output_dir, PICTURE_FILE))
+        args = self.trainer.args
+        gone = set(missing) - {args.process_index}
+        if args.process_index == min(set(range(args.world_size)) - gone):
+            with self.pen:
+                record = self.record(status) | ({"cause": cause} if cause else {})
+                write_record(record, args.output_dir)
+                draw_training(record, Path(args.output_dir, PICTURE_FILE))
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.write("running")

@@ -18,6 +18,7 @@ from datasets.distributed import split_dataset_by_node
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import (
     AutoFeatureExtractor,
@@ -36,9 +37,10 @@ from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, UnhealthyRun, other_recipe
-from hf_ssl_speech.training.checkpoints import newest_whole, write_manifest
+from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, UnhealthyRun, only_weights, other_recipe
+from hf_ssl_speech.training.checkpoints import holds_weights_alone, newest_whole, write_manifest
 from hf_ssl_speech.training.health import HealthCheck
+from hf_ssl_speech.training.schedules import make_schedule
 from hf_ssl_speech.training.stopping import ServeWhileTraining
 
 logger = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ class SpeechTrainer(Trainer):
         self.samples = 0
         self.window: dict[str, Tensor] = {}  # all ranks', since the last log
         self.window_samples, self.window_start = 0, time.perf_counter()
-        self.loss_since_log: float | None = None  # the mean over ranks, known when a checkpoint is saved
+        self.loss_since_log: float | None = None  # the mean over ranks, when health was last looked at
         self.skipped_rows: dict[str, str] = {}
         self.serving = ServeWhileTraining()
         self.tally = Tally(self)
@@ -168,6 +170,13 @@ class SpeechTrainer(Trainer):
 
     # Training ------------------------------------------------------------------------------------------------------
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """The schedule that the arguments name, unless one was given."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = make_schedule(self.args, optimizer or self.optimizer, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
     def train(self, *args, **kwargs):
         """Trainer's own, with loader workers that serve until the update is done in which the run is asked to stop."""
         with self.serving.while_training():
@@ -236,7 +245,6 @@ class SpeechTrainer(Trainer):
             UnhealthyRun: If the loss or a weight is no number any more, or the checkpoint can't be written.
         """
         self.collect()
-        self.loss_since_log = self.accelerator.gather(self._tr_loss).mean().item()
         self.check_health()
         args, folder = self.args, self._get_output_dir(trial)
         checkpoint = Path(folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
@@ -271,15 +279,40 @@ class SpeechTrainer(Trainer):
 
     @torch.no_grad()
     def check_health(self):
-        """Raises UnhealthyRun, on all ranks, if the loss since the last log or a weight is no number any more."""
+        """Looks at the loss since the last log and at every weight: before an evaluation, a checkpoint and the end.
+
+        Raises:
+            UnhealthyRun: On all ranks, if one of them is no number any more.
+        """
+        self.loss_since_log = self.accelerator.gather(self._tr_loss).mean().item()
         mine = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in self.model.parameters())
         sums = torch.stack([weight.sum(dtype=torch.float32) for weight in mine])
         healthy = torch.isfinite(sums).all() & math.isfinite(self.loss_since_log)
         if not self.accelerator.gather(healthy[None]).all():
             raise UnhealthyRun(
-                f"A weight or the loss is no number at update {self.state.global_step}: the run diverged, and this "
-                f"checkpoint is not written. {other_recipe(newest_whole(self.args.output_dir))}"
+                f"A weight or the loss is no number at update {self.state.global_step}: the run diverged, and nothing "
+                f"of this update is kept. {other_recipe(newest_whole(self.args.output_dir))}"
             )
+
+    def _evaluate(self, *args, **kwargs):
+        """Trainer's evaluation while training, of a healthy model: no other can be the best one."""
+        self.check_health()
+        return super()._evaluate(*args, **kwargs)
+
+    def _finalize_training(self, *args, **kwargs):
+        """Trainer's end of a training; what is to be saved then is healthy."""
+        self.check_health()
+        return super()._finalize_training(*args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None):
+        """Trainer's own, which without a word would go on with a fresh optimizer and a learning rate of 0.
+
+        Raises:
+            ValueError: If the checkpoint holds none.
+        """
+        if checkpoint is not None and holds_weights_alone(checkpoint):
+            raise ValueError(only_weights(checkpoint))
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     # Evaluation ----------------------------------------------------------------------------------------------------
 
