@@ -25,7 +25,8 @@ from hf_ssl_speech.recognition.ctc_collator import CTCCollator
 from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, GreedyDecoder
 from hf_ssl_speech.recognition.language_model import write_ngram
 from hf_ssl_speech.recognition.metrics import CharacterErrorRate, WordErrorRate
-from hf_ssl_speech.recognition.text import TextNormalization, add_labels, make_processor
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import add_labels, make_processor
 from hf_ssl_speech.recognition.transcription import load_normalization, load_recognizer, transcribe
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,

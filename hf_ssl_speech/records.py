@@ -8,6 +8,7 @@ import platform
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from typing import Any, ClassVar, Literal, TypedDict, TypeVar, get_args, get_ori
 
 import torch
 import yaml
+from datasets.config import HF_DATASETS_CACHE
+from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
 RECORD_FILE = "run.json"
 Settings = TypeVar("Settings")
@@ -65,6 +68,19 @@ def naming_the_file(source: str | os.PathLike, what: str) -> Iterator[None]:
         if isinstance(error, ValueError) and str(source) in str(error):
             raise
         raise ValueError(f"{source} does not hold {what} ({type(error).__name__}: {error}).") from error
+
+
+def unwritable_cache() -> str | None:
+    """What is wrong with the folder that Hugging Face's libraries keep their files in, None if it can be written."""
+    folders = {"HF_HOME": HF_HOME, "HF_HUB_CACHE": HF_HUB_CACHE, "HF_DATASETS_CACHE": HF_DATASETS_CACHE}
+    for name, folder in folders.items():
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            return f"{name} is {folder}, which can't be written ({error.strerror}): set {name} to a folder that can."
+    return None
 
 
 def read_json(path: str | os.PathLike, what: str, kind: type = dict) -> Any:

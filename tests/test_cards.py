@@ -314,6 +314,9 @@ def test_what_is_no_model_and_what_the_hub_would_refuse_is_told_in_words(tmp_pat
         create_model_card(units, language="English")
     with pytest.raises(ValueError, match=r"'Apache 2.0': the Hub takes licences such as"):
         create_model_card(units, license="Apache 2.0")
+    with pytest.raises(ValueError, match=r"'apache2': .* Did you mean apache-2\.0"):
+        create_model_card(units, license="apache2")
+    assert create_model_card(units, license="openrail++").data.license == "openrail++"
 
 
 def test_a_wheel_holds_every_folder_of_the_package():

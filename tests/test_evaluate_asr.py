@@ -36,7 +36,8 @@ from hf_ssl_speech.evaluation.comparison import (
 from hf_ssl_speech.evaluation.recognizers import is_seq2seq, load_ctc, load_seq2seq
 from hf_ssl_speech.evaluation.report import draw_scores, worst_utterances
 from hf_ssl_speech.recognition.metrics import count_edits
-from hf_ssl_speech.recognition.text import TextNormalization, make_processor
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import make_processor
 from hf_ssl_speech.records import Score, complete
 
 TEXTS = ["Abba, a bad cab!", "a dab", "bad dad", "", None, "cab", "a a a b", "dada"]

@@ -12,13 +12,24 @@ import torch
 from datasets import Dataset, load_from_disk
 from test_exactness import largest_difference, train_in_processes
 from test_launch import finish, start
-from train_tiny_ctc import CHARACTERS, make_trainer, train
-from transformers import AutoConfig, AutoModelForCTC, AutoProcessor, Wav2Vec2ForCTC, Wav2Vec2Model
+from train_tiny_ctc import CHARACTERS, FINETUNING, make_trainer, train
+from transformers import (
+    AutoConfig,
+    AutoModelForCTC,
+    AutoProcessor,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    Wav2Vec2Model,
+    Wav2Vec2Processor,
+)
 
 from hf_ssl_speech import (
+    SpeechCTCTrainer,
     SpeechCTCTrainingArguments,
     SSLHubertModel,
     SSLWav2Vec2Config,
+    SSLWav2Vec2ForCTC,
     SSLWav2Vec2Model,
     TextNormalization,
     add_labels,
@@ -26,8 +37,10 @@ from hf_ssl_speech import (
     prepare_speech,
 )
 from hf_ssl_speech.commands.ending import tidy_errors
+from hf_ssl_speech.recipes.finetuning import Transcripts, make_recognizer
 from hf_ssl_speech.recognition.metrics import show_edits
 from hf_ssl_speech.records import read_record
+from hf_ssl_speech.training.arguments import SpeechModelArguments
 from hf_ssl_speech.training.ctc_trainer import edit_statistics
 from hf_ssl_speech.training.record_keeper import panels_of
 
@@ -173,10 +186,24 @@ def test_settings_that_contradict_each_other_are_errors(tmp_path):
             SpeechCTCTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
 
 
+def test_fine_tuning_goes_on_from_a_head_without_outputs_for_its_tokenizers_special_tokens(make_tiny, tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "|": 2, "[UNK]": 3, "[PAD]": 4}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), unk_token="[UNK]", pad_token="[PAD]")
+    processor = Wav2Vec2Processor(Wav2Vec2FeatureExtractor(), tokenizer)
+    head = make_tiny(SSLWav2Vec2ForCTC, vocab_size=5, pad_token_id=4)
+    head.save_pretrained(tmp_path / "old")
+    transcripts = Transcripts(processor, TextNormalization(), {})
+    model = make_recognizer(SpeechModelArguments(model_name_or_path=str(tmp_path / "old")), transcripts)
+    assert (model.config.vocab_size, model.config.pad_token_id, len(tokenizer)) == (5, 4, 7)
+    assert torch.equal(model.lm_head.weight, head.lm_head.weight)
+    SpeechCTCTrainer(model, SpeechCTCTrainingArguments(output_dir=str(tmp_path / "new"), **FINETUNING, use_cpu=True),
+                     processing_class=processor, normalization=TextNormalization())  # fmt: skip
+
+
 def test_a_tokenizer_of_another_size_or_with_another_blank_is_refused_in_words(tmp_path):
-    with pytest.raises(ValueError, match="The tokenizer has 7 tokens but the head 9 outputs"):
+    with pytest.raises(ValueError, match=r"The tokenizer has 7 tokens, .* but the head has 9 outputs"):
         make_trainer(str(tmp_path), {}, {"vocab_size": 9})
-    with pytest.raises(ValueError, match="pad token, 0, but the model's pad_token_id is 1"):
+    with pytest.raises(ValueError, match=r"pad token has the id 0, but the model's blank is config\.pad_token_id = 1"):
         make_trainer(str(tmp_path), {}, {"pad_token_id": 1})
 
 
@@ -264,7 +291,7 @@ def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(speech,
     with pytest.raises(SystemExit, match=r"goes with transcripts written as .*'case': 'lower'.* ask for .*'upper'"):
         finetune("shouting", "--model_name_or_path", tmp_path / "run", "--case", "upper")
     make_processor(["abc"]).save_pretrained(tmp_path / "other")
-    with pytest.raises(SystemExit, match=r"The head of .*run has \d+ outputs but the tokenizer 6 .*new_vocabulary"):
+    with pytest.raises(SystemExit, match=r"The head of .*run goes with another vocabulary\. The tokenizer has 6"):
         finetune("third", "--model_name_or_path", tmp_path / "run", "--processor", tmp_path / "other")
 
 

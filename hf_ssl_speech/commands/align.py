@@ -30,6 +30,7 @@ class AlignmentArguments:
     text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
     limit: int | None = field(default=None, metadata={"help": "Align only so many rows, chosen at random."})
     textgrids: bool = field(default=False, metadata={"help": "Also write TextGrid files."})
+    language: str | None = field(default=None, metadata={"help": "Which of its languages a model like MMS hears."})
     batch_seconds: float = field(default=60.0, metadata={"help": "Audio that the model gets at a time."})
 
 
@@ -46,7 +47,7 @@ def main(argv: list[str]):
 
     log_on_the_first_process()
     hold(args.output_dir)
-    model, processor = load_recognizer(args.model)
+    model, processor = load_recognizer(args.model, language=args.language)
 
     dataset = choose_rows(load_speech(args.data, split=args.split, text_column=args.text_column), args.limit)
     made = ("audio", "name", "num_samples", "sample_id")

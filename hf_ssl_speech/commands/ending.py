@@ -34,7 +34,8 @@ def tidy_errors(*more: type[Exception]):
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         end_process(1)  # the process group can't be left in order any more
     except (ValueError, OSError, ImportError, UnhealthyRun, *more) as error:
-        raise SystemExit(f"\n{type(error).__name__}: {error}") from error
+        cause = cause_in_the_cache() if isinstance(error, OSError) else None
+        raise SystemExit(f"\n{type(error).__name__}: {cause or error}") from error
     except Exception as error:
         if not is_a_refused_config(error):
             raise
@@ -45,6 +46,13 @@ def tidy_errors(*more: type[Exception]):
         end_process(exit_code)
     if exit_code:
         raise SystemExit(exit_code)
+
+
+def cause_in_the_cache() -> str | None:
+    """What is wrong with the folder of caches, if that is why a file could not be opened."""
+    from hf_ssl_speech.records import unwritable_cache  # with torch, which only an error has to wait for
+
+    return unwritable_cache()
 
 
 def is_a_refused_config(error: Exception) -> bool:

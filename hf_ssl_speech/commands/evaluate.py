@@ -46,6 +46,12 @@ class EvaluationArguments:
     punctuation: str = field(default="remove", metadata={"help": "In all texts.", "choices": ["remove", "keep"]})
     keep_characters: str = field(default="'", metadata={"help": "Punctuation that stays."})
     unicode_form: str = field(default="NFKC", metadata={"help": "Unicode normal form of all texts."})
+    tags: str = field(
+        default="remove", metadata={"help": "<COMMA>, [laughter] and their like.", "choices": ["remove", "keep"]}
+    )
+    text_language: str | None = field(
+        default=None, metadata={"help": "Code of the texts' language, where its writers have rules of their own."}
+    )
 
     decoder: str = field(
         default="greedy",
@@ -54,7 +60,7 @@ class EvaluationArguments:
     language_model: str | None = field(
         default=None, metadata={"help": "ARPA file for --decoder beam; a decoder.json names its own."}
     )
-    language: str | None = field(default=None, metadata={"help": "What multilingual Whisper hears; else it guesses."})
+    language: str | None = field(default=None, metadata={"help": "What multilingual Whisper (en) or MMS (eng) hears."})
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, ...; by default the best there is."})
     batch_seconds: float = field(default=60.0, metadata={"help": "Audio that a model gets at a time, in seconds."})
 
@@ -80,7 +86,7 @@ def main(argv: list[str]):
     from hf_ssl_speech.evaluation.comparison import differences, load_evaluation_set, save_scores, score, score_entry
     from hf_ssl_speech.evaluation.recognizers import is_seq2seq
     from hf_ssl_speech.evaluation.report import comparison_report, write_report
-    from hf_ssl_speech.recognition.text import TextNormalization
+    from hf_ssl_speech.recognition.normalization import TextNormalization
     from hf_ssl_speech.training.lock import hold
 
     log_on_the_first_process()
@@ -91,7 +97,9 @@ def main(argv: list[str]):
     # Data: rows that can't be scored are named, counted and left out for all models.
     evaluation_set = load_evaluation_set(
         args.data,
-        TextNormalization(args.unicode_form, args.case, args.punctuation, args.keep_characters),
+        TextNormalization(
+            args.unicode_form, args.case, args.punctuation, args.keep_characters, args.tags, args.text_language
+        ),
         split=args.split,
         text_column=args.text_column,
         by=args.by,
@@ -123,7 +131,7 @@ def load(name: str, seq2seq: bool, args: EvaluationArguments) -> Recognizer:
     """A recogniser of either kind."""
     from hf_ssl_speech.evaluation.recognizers import load_ctc, load_seq2seq
 
-    settings = {"device": args.device, "batch_seconds": args.batch_seconds}
+    settings = {"device": args.device, "batch_seconds": args.batch_seconds, "language": args.language}
     if seq2seq:
-        return load_seq2seq(name, language=args.language, **settings)
+        return load_seq2seq(name, **settings)
     return load_ctc(name, beam=args.beam, **settings)

@@ -62,8 +62,7 @@ def read_sentences(args: NGramArguments) -> Iterator[str]:
             yield from lines
     if args.data:
         from hf_ssl_speech.data.sources import load_speech
+        from hf_ssl_speech.recognition.text import read_texts
 
         dataset = load_speech(args.data, split=args.split, text_column=args.text_column)
-        if "text" not in dataset.column_names:
-            raise ValueError(f"There is no column {args.text_column!r}; there are {dataset.column_names}.")
-        yield from filter(None, dataset["text"])
+        yield from filter(None, read_texts(dataset, "text"))

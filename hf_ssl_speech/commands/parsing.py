@@ -23,6 +23,8 @@ def parse_arguments(
 ) -> tuple[Any, ...]:
     """Reads `[CONFIG] [--name value ...]` into one object of each dataclass; the command line wins.
 
+    An empty value, as in `--units ''`, takes back what the YAML sets for an argument that can be left out.
+
     Args:
         argv: The words; CONFIG is a YAML file, or the name of one that comes with the package.
         kinds: The dataclasses.
@@ -43,6 +45,7 @@ def parse_arguments(
             parser.check_names(settings)
         tokens = settings + tokens
     parser.check_names(tokens)
+    tokens = parser.take_back(tokens)
     return parser.parse_args_into_dataclasses(tokens, look_for_args_file=False)
 
 
@@ -56,6 +59,30 @@ class _DataclassParser(Sentences, HfArgumentParser):
         self.add_argument("--help-all", action=_Help)
         if "--bf16" in self._option_string_actions:  # HfArgumentParser takes one type alone: bool
             self._option_string_actions["--bf16"].type = bool_or_auto
+
+    def take_back(self, tokens: Sequence[str]) -> list[str]:
+        """The tokens without the settings that a later empty value takes back: their defaults hold.
+
+        An argument whose default is a text takes the empty text as its value.
+        """
+        stray: list[str] = []
+        given: dict[str, list[str]] = {}
+        values, known = stray, self._option_string_actions
+        for token in tokens:
+            if token.startswith("--"):
+                name, equals, value = token.partition("=")
+                name = known[name].option_strings[0] if name in known else name
+                values = given[name] = [value] if equals else []
+            else:
+                values.append(token)
+        kept = list(stray)
+        for name, values in given.items():
+            default = known[name].default if name in known else ""
+            if values == [""] and (default is None or isinstance(default, list)):
+                continue
+            # One token for one value, which may begin with a dash.
+            kept += [f"{name}={values[0]}"] if len(values) == 1 else [name, *values]
+        return kept
 
 
 class _Help(argparse.Action):
@@ -88,7 +115,7 @@ def as_tokens(name: str, value: Any) -> list[str]:
         return [f"--{name}", json.dumps(typed(value))]
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
-    return [] if value is None else [f"--{name}", str(value)]
+    return [] if value is None else [f"--{name}={value}"]
 
 
 def typed(value: Any) -> Any:

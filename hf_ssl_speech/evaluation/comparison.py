@@ -19,6 +19,7 @@ from hf_ssl_speech.data.preparing import prepare_speech, split_facts
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.evaluation.recognizers import Recognizer
 from hf_ssl_speech.recognition.decoding import Decoder
+from hf_ssl_speech.recognition.doubts import warn_of_doubts
 from hf_ssl_speech.recognition.metrics import (
     EditCounts,
     count_edits,
@@ -27,7 +28,8 @@ from hf_ssl_speech.recognition.metrics import (
     resample_rates,
     summarize_edits,
 )
-from hf_ssl_speech.recognition.text import TextNormalization
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import read_texts
 from hf_ssl_speech.records import (
     Score,
     command_line,
@@ -94,10 +96,12 @@ def load_evaluation_set(
     # Decoded beforehand: damage shows before any model is scored, and decoding counts in nobody's speed.
     kept = list(dict.fromkeys(["text", *by]))
     rows, report = prepare_speech(dataset, min_seconds=0, cache=True, num_proc=num_proc, keep=kept)
-    texts = [normalization(text) if text else None for text in rows["text"]]
-    for name, text in zip(rows["name"], texts):
+    raw = read_texts(rows, "text")
+    texts = list(map(normalization, raw))
+    for name, came, text in zip(rows["name"], raw, texts):
         if not text:
-            report.add(name, "without text" if text is None else "with nothing left of its text once normalised")
+            report.add(name, "with nothing left of its text once normalised" if came else "without text")
+    warn_of_doubts(raw, normalization)
     usable = [place for place, text in enumerate(texts) if text]
     if not usable:
         raise ValueError(f"No row can be scored: {report}. Check `text_column` and the normalisation.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from hf_ssl_speech.hub.card_sections import (
     unit_departures,
     unit_effort_table,
 )
+from hf_ssl_speech.hub.licences import LICENCES
 from hf_ssl_speech.hub.wording import for_others, plain, quoted
 from hf_ssl_speech.models.classes import config_class_of
 from hf_ssl_speech.models.installing import install_command
@@ -140,8 +142,12 @@ def check_metadata(license: str | None, languages: Sequence[str]):
     strange = [code for code in languages if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", code)]
     if strange:
         raise ValueError(f"{', '.join(strange)}: the Hub takes languages as ISO 639 codes such as en, de or yue.")
-    if license is not None and not re.fullmatch(r"[a-z0-9.\-]+", license):
-        raise ValueError(f"{license!r}: the Hub takes licences such as apache-2.0, cc-by-4.0, or other.")
+    if license is not None and license not in LICENCES:
+        close = difflib.get_close_matches(license.lower(), LICENCES, n=3)
+        raise ValueError(
+            f"{license!r}: the Hub takes licences such as apache-2.0, cc-by-4.0, or other."
+            + (f" Did you mean {' or '.join(close)}?" if close else "")
+        )
 
 
 # What each kind of card tells of its own ---------------------------------------------------------------------------

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_ssl_speech.data.preparing import SkipReport, split_facts
@@ -19,12 +21,14 @@ from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
 from hf_ssl_speech.recipes.splits import Split, check_skipped, load_split
 from hf_ssl_speech.recipes.starting_points import find_objective, is_recognizer, start_facts, stock_config
+from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import (
-    TextNormalization,
     add_labels,
     make_processor,
     rare_characters,
+    read_texts,
 )
+from hf_ssl_speech.recognition.transcript import Alphabet
 from hf_ssl_speech.recognition.transcription import load_normalization, load_processor
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
@@ -89,8 +93,8 @@ class Transcripts:
         Raises:
             ValueError: If the transcripts are empty.
         """
-        normalization = make_normalization(text_args, "lower")
-        texts = [normalization(text or "") for text in train.rows["text"]]
+        normalization = TextNormalization(**asked_of_normalization(text_args))
+        texts = list(map(normalization, read_texts(train.rows, "text")))
         processor = make_processor(texts, min_count=text_args.min_character_count, feature_extractor=feature_extractor)
         rare = rare_characters(texts, text_args.min_character_count)
         seldom = {each: count for each, count in rare_characters(texts, SELDOM).items() if each not in rare}
@@ -107,6 +111,17 @@ class Transcripts:
         tokenizer = self.processor.tokenizer
         special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
         return {"vocab_size": len(tokenizer), **special}
+
+    def config_fields_beside(self, head: PreTrainedConfig) -> dict[str, Any]:
+        """What the config of a model with a trained head takes from the tokenizer: nothing that would change the head.
+
+        A tokenizer may have special tokens that no output belongs to.
+
+        Raises:
+            ValueError: If the tokenizer is another head's.
+        """
+        Alphabet(self.processor.tokenizer, head)
+        return {"vocab_size": head.vocab_size}
 
     def label(
         self,
@@ -167,23 +182,24 @@ def load_transcribed(
 
 
 def find_normalization(source: str, text_args: SpeechTextArguments, processor: Wav2Vec2Processor) -> TextNormalization:
-    """That of a processor's folder if it has one, else that of the arguments in the case the vocabulary is spelt in."""
-    normalization = load_normalization(source, processor, lambda case: make_normalization(text_args, case))
-    asked = make_normalization(text_args, normalization.case)
-    if asked not in (normalization, TextNormalization(case=normalization.case)):
+    """That of a processor's folder if it has one, else that which fits its vocabulary and the arguments."""
+    asked = asked_of_normalization(text_args)
+    normalization = load_normalization(source, processor, **asked)
+    # How labels end can be changed at any time: it is no part of the text.
+    normalization = replace(normalization, final_delimiter=asked.pop("final_delimiter", normalization.final_delimiter))
+    if replace(normalization, **asked) != normalization:
         raise ValueError(
             f"The processor of {source} goes with transcripts written as {normalization.to_dict()}, but the arguments "
-            f"ask for {asked.to_dict()}: leave them out, or make a new vocabulary."
+            f"ask for {asked}: leave them out, or make a new vocabulary."
         )
     logger.info(f"Transcripts are written as {normalization.to_dict()}")
     return normalization
 
 
-def make_normalization(text_args: SpeechTextArguments, case: str) -> TextNormalization:
-    """That of the arguments; `case` holds where they name none."""
-    return TextNormalization(
-        text_args.unicode_form, text_args.case or case, text_args.punctuation, text_args.keep_characters
-    )
+def asked_of_normalization(text_args: SpeechTextArguments) -> dict[str, Any]:
+    """The fields of `TextNormalization` that the arguments set: those that differ from the arguments' own defaults."""
+    values = {each.name: getattr(text_args, each.name) for each in dataclasses.fields(TextNormalization)}
+    return {name: value for name, value in values.items() if value != getattr(SpeechTextArguments, name)}
 
 
 def find_feature_extractor(model_args: SpeechModelArguments) -> Wav2Vec2FeatureExtractor:
@@ -208,27 +224,31 @@ def make_recognizer(
     Raises:
         ValueError: If the head that is there has another vocabulary than the transcripts'.
     """
-    fields = (transcripts.config_fields if transcripts else {}) | model_args.config
+    fields = dict(model_args.config)
     attention = {"attn_implementation": model_args.attn_implementation}
     start, config_class = model_args.model_name_or_path, CONFIGS[find_objective(model_args)]
     recognizer_class = model_class(config_class, "AutoModelForCTC")
     if start:
+        head = stock_config(start) if is_recognizer(start) else None
+        if transcripts and head and not new_vocabulary:
+            try:
+                fields = transcripts.config_fields_beside(head) | fields
+            except ValueError as error:
+                raise ValueError(
+                    f"The head of {start} goes with another vocabulary. {error} Leave out `processor` to keep its "
+                    "vocabulary, or set `new_vocabulary` to start a fresh head on its encoder."
+                ) from error
+        elif transcripts:
+            fields = transcripts.config_fields | fields
         config_class.check_names(fields)
-        has_head = is_recognizer(start)
-        size = fields.pop("vocab_size", None) if has_head and new_vocabulary else None
-        theirs = stock_config(start).vocab_size
-        if has_head and theirs != fields.get("vocab_size", theirs):
-            raise ValueError(
-                f"The head of {start} has {theirs} outputs but the tokenizer {fields['vocab_size']} tokens: leave out "
-                "`processor` to keep its vocabulary, or set `new_vocabulary` to start a fresh head on its encoder."
-            )
+        size = fields.pop("vocab_size", None) if head and new_vocabulary else None
         # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
         model = recognizer_class.from_pretrained(start, dtype=torch.float32, **attention, **fields)
-        if has_head and new_vocabulary:
-            model.renew_head(size or theirs)
+        if head and new_vocabulary:
+            model.renew_head(size or head.vocab_size)
     else:
         # What slows the conv encoder down in pretraining has no use here.
-        fields = {"feature_gradient_scale": 1.0} | fields
+        fields = {"feature_gradient_scale": 1.0} | (transcripts.config_fields if transcripts else {}) | fields
         model = recognizer_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
     logger.info(f"{recognizer_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
     if isinstance(model_args.lora, dict):

@@ -328,3 +328,10 @@ class SpeechTextArguments:
     )
     punctuation: str = field(default="remove", metadata={"help": "remove or keep."})
     keep_characters: str = field(default="'", metadata={"help": "Punctuation that is kept nevertheless."})
+    tags: str = field(default="remove", metadata={"help": "<COMMA>, [laughter] and their like: remove or keep."})
+    language: str | None = field(
+        default=None, metadata={"help": "Code of the transcripts' language, where its writers have rules of their own."}
+    )
+    final_delimiter: bool | None = field(
+        default=None, metadata={"help": "Whether labels end with the word delimiter; by default as the processor says."}
+    )

@@ -19,7 +19,8 @@ from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recognition.ctc_collator import CTCCollator
 from hf_ssl_speech.recognition.decoding import GreedyDecoder
 from hf_ssl_speech.recognition.metrics import count_edits, show_edits
-from hf_ssl_speech.recognition.text import TextNormalization, find_case, spellable_characters
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import find_case, spellable_characters
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 from hf_ssl_speech.training.callbacks import Patience
 from hf_ssl_speech.training.given_data import ready_for_ctc
@@ -45,7 +46,7 @@ class SpeechCTCTrainer(SpeechTrainer):
             tokenizer spells in, without punctuation.
 
     Raises:
-        ValueError: If the tokenizer and the model's head are of different sizes, or their blanks differ.
+        ValueError: If tokenizer and model don't belong together, see `Alphabet`.
     """
 
     args: SpeechCTCTrainingArguments
@@ -61,7 +62,6 @@ class SpeechCTCTrainer(SpeechTrainer):
         normalization: TextNormalization | None = None,
         **kwargs,
     ):
-        check_head(model, processing_class)
         tokenizer = processing_class.tokenizer
         normalization = normalization or TextNormalization(case=find_case(spellable_characters(tokenizer)))
         settings = {
@@ -75,6 +75,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = True
+        decoder = GreedyDecoder(tokenizer, model.config)  # the same one that evaluation scores with
         super().__init__(
             model,
             args,
@@ -87,7 +88,7 @@ class SpeechCTCTrainer(SpeechTrainer):
             **kwargs,
         )
         self.normalization = normalization
-        self.decoder = GreedyDecoder(tokenizer, model.config)
+        self.decoder = decoder
         self.rows: list[tuple[str, str]] = []  # transcripts and what was heard, of the evaluation at hand
         self.heard_before: dict[str, list[str]] = {}  # of all rows in the last evaluation, by its prefix
         self.patience = Patience(args.early_stopping_patience) if args.early_stopping_patience else None
@@ -212,18 +213,3 @@ def edit_statistics(rows: list[tuple[str, str]], device: torch.device) -> dict[s
     edits = {f"{unit}_edits": count.errors.sum() for unit, count in counts.items()}
     lengths = {f"{unit}s": count.reference_length.sum() for unit, count in counts.items()}
     return {name: torch.tensor(total, device=device) for name, total in (edits | lengths).items()}
-
-
-def check_head(model: SSLSpeechForCTC, processor: Wav2Vec2Processor):
-    """Raises a ValueError if head and tokenizer are of different sizes, or their blanks differ."""
-    config, tokenizer = model.config, processor.tokenizer
-    if len(tokenizer) != config.vocab_size:
-        raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens but the head {config.vocab_size} outputs: make the model with "
-            "`vocab_size=len(tokenizer)`, or take the processor that the head was trained with."
-        )
-    if tokenizer.pad_token_id != config.pad_token_id:
-        raise ValueError(
-            f"The blank is the tokenizer's pad token, {tokenizer.pad_token_id}, but the model's pad_token_id is "
-            f"{config.pad_token_id}: make the model with `pad_token_id=tokenizer.pad_token_id`."
-        )

@@ -13,7 +13,8 @@ from transformers import Wav2Vec2CTCTokenizer
 from hf_ssl_speech.data.columns import find_audio_column, usual_text_name, with_audio
 from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, split_facts, stream_facts
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
-from hf_ssl_speech.recognition.text import TextNormalization, add_labels
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import add_labels
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 
 logger = logging.getLogger(__name__)
