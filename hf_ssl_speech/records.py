@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Literal, TypedDict, TypeVar, get_args, get_ori
 
 import torch
 import yaml
-from datasets.config import HF_DATASETS_CACHE
 from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
 RECORD_FILE = "run.json"
@@ -72,6 +71,8 @@ def naming_the_file(source: str | os.PathLike, what: str) -> Iterator[None]:
 
 def unwritable_cache() -> str | None:
     """What is wrong with the folder that Hugging Face's libraries keep their files in, None if it can be written."""
+    from datasets.config import HF_DATASETS_CACHE  # which only an error has to wait for
+
     folders = {"HF_HOME": HF_HOME, "HF_HUB_CACHE": HF_HUB_CACHE, "HF_DATASETS_CACHE": HF_DATASETS_CACHE}
     for name, folder in folders.items():
         try:

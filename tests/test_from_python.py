@@ -132,7 +132,7 @@ def test_a_record_of_another_run_in_the_folder_is_not_continued(make_trainer, tm
     [
         (lambda: [{"audio": b""}], TypeError, r"of type list.*`load_speech"),
         (lambda: DatasetDict(train=as_arrays(None)), TypeError, r"several splits, train: take one, as `dataset\['tra"),
-        (lambda: Dataset.from_dict({"sound": ["a.wav"]}), ValueError, r"`dataset.rename_column\(COLUMN, 'audio'\)`"),
+        (lambda: Dataset.from_dict({"heard": ["a.wav"]}), ValueError, r"`dataset.rename_column\(COLUMN, 'audio'\)`"),
         (lambda: Dataset.from_dict({"audio": [[0.1, 0.2]]}), ValueError, r"`dataset.map\(lambda row: {'audio': {'arr"),
     ],
 )

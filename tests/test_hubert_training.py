@@ -133,7 +133,7 @@ def test_a_complete_run_has_its_model(folder, tmp_path, monkeypatch):
         patch.setattr(SpeechPreTrainer, "_save_checkpoint", lambda *args: None)
         with pytest.raises(ZeroDivisionError):
             run_script(folder, tmp_path / "run", "--units", f"{folder}/units-6")
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "running"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
     assert run_script(folder, tmp_path / "run", "--units", f"{folder}/units-6")["status"] == "complete"
     assert (tmp_path / "run" / "model.safetensors").exists()
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from hf_ssl_speech import records
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTextArguments, parse_arguments, tidy_errors
+from hf_ssl_speech.commands.ending import tidy_errors
+from hf_ssl_speech.commands.parsing import parse_arguments
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTextArguments
 
 
 @dataclass

@@ -132,7 +132,11 @@ class HubertIterations:
         set_seed(args.seed)
         model = self.new_model({"num_units": [most]})
         feature_extractor = feature_extractor_for(model.config, self.model_args.model_name_or_path)
-        trainer = SpeechPreTrainer(model, args, self.train.rows, self.validation.rows, feature_extractor)
+        to_come = [
+            split.rows and split.rows.add_column("units", [None] * len(split.rows))
+            for split in (self.train, self.validation)
+        ]
+        trainer = SpeechPreTrainer(model, args, *to_come, feature_extractor)
         record = {
             "identity": run_identity(model.config, self.fingerprints(), args),
             "data": {"train": self.train.facts, "validation": self.validation.facts},

@@ -136,7 +136,9 @@ def _known(dataset: Dataset | IterableDataset, column: str | None, what: str, na
 
 
 def _audio_column(dataset: Dataset | IterableDataset, part: str) -> str:
-    return _known(dataset, find_audio_column(_features(dataset)), "audio", "audio", part)
+    features = _features(dataset)
+    column = "audio" if "audio" in features else find_audio_column(features)
+    return _known(dataset, column, "audio", "audio", part)
 
 
 def _prepared(

@@ -150,12 +150,17 @@ def default_of(field: dataclasses.Field):
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
+def _is_default(field: dataclasses.Field, value: Any) -> bool:
+    default = default_of(field)
+    return value == default or (default == "no" and value is False)  # what a command line makes of "no"
+
+
 def refuse_settings(args: TrainingArguments):
     """Raises a ValueError if a setting is given that would not do what it says; all that are get named."""
     found = [
         f"{field.name}={getattr(args, field.name)!r} ({REFUSED[field.name]})"
         for field in dataclasses.fields(args)
-        if field.name in REFUSED and getattr(args, field.name) != default_of(field)
+        if field.name in REFUSED and not _is_default(field, getattr(args, field.name))
     ]
     if args.do_eval and args.eval_strategy == "no":
         found.append("do_eval=True without an eval_strategy (say when to evaluate)")
