@@ -6,6 +6,7 @@ import io
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
@@ -22,7 +23,7 @@ INT16_SCALE = 32_768
 ROW_PROTOCOLS = {"file", "hf", "zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"}
 
 
-def read_audio(audio: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
+def read_audio(audio: Any, start: int = 0, stop: int | None = None, channel: int | None = None) -> np.ndarray:
     """Reads, downmixes and resamples one audio, or a part of it.
 
     Args:
@@ -31,20 +32,26 @@ def read_audio(audio: Any, start: int = 0, stop: int | None = None) -> np.ndarra
             `(channels, samples)` or `(samples, channels)`, integers scaled by the range of their type) or the decoder
             object of a `datasets.Audio` column.
         start, stop: The part to read, in samples at 16 kHz; see `read_blocks`.
+        channel: The channel to take, counted from 1, as of a telephone call whose sides were recorded apart; by default
+            the mean of all.
     Returns:
         The waveform at 16 kHz, float32, `(samples,)`, in [-1, 1] as far as the source is.
     Raises:
         BadAudio: If it is missing, can't be decoded, is empty or cut short, holds NaN or infinite values or integers
-            as floats, has channels that cancel each other, or is silent (all samples equal).
+            as floats, has channels that cancel each other, or is silent (all samples equal). Whatever else goes wrong
+            in a decoder is a BadAudio too.
         TypeError: If it is none of the above kinds.
+        ValueError: If an array comes without a sampling rate in whole Hz.
     """
-    waveform = np.concatenate([np.zeros(0, np.float32), *read_blocks(audio, start, stop)])
+    waveform = np.concatenate([np.zeros(0, np.float32), *read_blocks(audio, start, stop, channel)])
     if problem := silence(waveform):
         raise BadAudio(problem)
     return waveform
 
 
-def read_blocks(audio: Any, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+def read_blocks(
+    audio: Any, start: int = 0, stop: int | None = None, channel: int | None = None
+) -> Iterator[np.ndarray]:
     """The same block by block, which takes the memory of a block, silent or not.
 
     A part of a file is read without what lies before and after it, if `can_seek` holds. It is what the whole has there:
@@ -55,7 +62,7 @@ def read_blocks(audio: Any, start: int = 0, stop: int | None = None) -> Iterator
         Waveforms at 16 kHz, float32, `(samples,)`.
     """
     if not _is_file(audio):
-        waveform, rate = _decoded(audio)
+        waveform, rate = _decoded(audio, channel)
         if rate != SAMPLE_RATE:
             _check_rate(rate)
             waveform = np.concatenate(list(_resample([waveform], rate)))
@@ -63,14 +70,14 @@ def read_blocks(audio: Any, start: int = 0, stop: int | None = None) -> Iterator
         return
     decoder = _open(audio)
     if decoder.rate == SAMPLE_RATE:
-        yield from decoder.blocks(start, stop)
+        yield from _named(decoder.blocks(start, stop, channel))
         return
     _check_rate(decoder.rate)
     # Whole seconds are samples at any rate. The filter gets a second more on both sides, since it looks around.
     first = max(0, start // SAMPLE_RATE - 1)
     last = None if stop is None else (stop // SAMPLE_RATE + 2) * decoder.rate
     passed = first * SAMPLE_RATE
-    for block in _resample(decoder.blocks(first * decoder.rate, last), decoder.rate):
+    for block in _resample(_named(decoder.blocks(first * decoder.rate, last, channel)), decoder.rate):
         yield block[max(0, start - passed) : None if stop is None else max(0, stop - passed)]
         passed += len(block)
 
@@ -109,9 +116,26 @@ def count_samples(audio: Any) -> int:
         TypeError: If it is none of the kinds `read_audio` knows.
     """
     if not _is_file(audio):
-        return len(read_audio(audio))
+        return len(read_audio(audio, channel=1))
     decoder = _open(audio)
-    return _resampled_length(decoder.num_samples, decoder.rate)
+    with _naming():
+        return _resampled_length(decoder.num_samples, decoder.rate)
+
+
+@contextmanager
+def _naming() -> Iterator[None]:
+    """Makes a BadAudio of whatever a decoder raises: what is in one file shall not end a run over all."""
+    try:
+        yield
+    except BadAudio:
+        raise
+    except Exception as error:
+        raise BadAudio(f"unreadable: {type(error).__name__}: {error}") from error
+
+
+def _named(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    with _naming():
+        yield from blocks
 
 
 def _is_file(audio: Any) -> bool:
@@ -136,7 +160,8 @@ def _open(audio: Any) -> SoundFileDecoder | AvDecoder:
             f"Got {type(audio).__name__} for an audio; expected a path, encoded bytes, or a dict with 'bytes' and "
             "'path' or with 'array' and 'sampling_rate'."
         )
-    return open_encoded(source)
+    with _naming():
+        return open_encoded(source)
 
 
 def _row_path(path: str | None) -> str | None:
@@ -165,10 +190,11 @@ def _locate(path: str) -> str | io.BytesIO:
         raise BadAudio(f"missing: the address can't be opened ({type(error).__name__}); download the file") from error
 
 
-def _decoded(audio: Any) -> tuple[np.ndarray, int]:
+def _decoded(audio: Any, channel: int | None) -> tuple[np.ndarray, int]:
     """Waveform and sampling rate of an array with its rate or of a decoder object (duck-typed: torchcodec's)."""
     if hasattr(audio, "get_all_samples"):
-        decoded = audio.get_all_samples()
+        with _naming():
+            decoded = audio.get_all_samples()
         samples, rate = decoded.data.numpy().T, decoded.sample_rate
     else:
         samples, rate = _as_float(np.asarray(audio["array"])), audio.get("sampling_rate")
@@ -176,12 +202,29 @@ def _decoded(audio: Any) -> tuple[np.ndarray, int]:
             raise ValueError("The audio is an array without 'sampling_rate'; give its rate in Hz beside 'array'.")
     if samples.ndim not in (1, 2):
         raise ValueError(f"The array of the audio has {samples.ndim} dimensions; expected samples, or channels too.")
+    if samples.size == 0:
+        raise BadAudio("empty")
     if samples.ndim == 1:
         samples = samples[:, None]
     elif samples.shape[0] < samples.shape[1]:  # no recording has more channels than samples
         samples = samples.T
-    (waveform,) = mono([samples])
-    return waveform, rate
+    (waveform,) = mono([samples], channel)
+    return waveform, _whole_rate(rate)
+
+
+def _whole_rate(rate: Any) -> int:
+    """A sampling rate as an integer, in whichever type a file or table had it.
+
+    Raises:
+        ValueError: If it is no whole number.
+    """
+    try:
+        number = float(rate)
+        if number != int(number):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"The sampling rate is {rate!r}; expected whole Hz, such as 16000.") from None
+    return int(number)
 
 
 def _as_float(samples: np.ndarray) -> np.ndarray:

@@ -12,11 +12,11 @@ from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec
 
 from hf_ssl_speech import KMeansUnits, SSLHubertForCTC, SSLWav2Vec2ForPreTraining
 from hf_ssl_speech.data.features import MfccFeatures
-from hf_ssl_speech.recognition.text import TextNormalization
+from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.records import write_record
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
-from hf_ssl_speech.training.preflight import run_identity
 from hf_ssl_speech.training.recipe import settings_of
+from hf_ssl_speech.training.resume import run_identity
 
 VOCABULARY = {"<pad>": 0, "|": 1, "<unk>": 2, "a": 3, "b": 4, "c": 5}
 SPLIT = {"source": ["openslr/librispeech_asr"], "fingerprint": "0123456789abcdef", "rows": 1234, "hours": 5.678,

@@ -22,6 +22,8 @@ FLOORS = {
     "evaluation": 6,
     "recipes": 7,
     "hub": 8,
+    "public": 9,
+    "commands": 9,
 }
 TOP_FLOOR = max(FLOORS.values()) + 1  # the package's own `__init__`, which no file may import
 MODEL_LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors"} | sys.stdlib_module_names

@@ -292,6 +292,20 @@ def test_a_format_that_cannot_be_decoded_tells_the_way_out(monkeypatch):
         read_audio(m4a)
 
 
+def test_a_container_with_two_streams_of_sound_is_named():
+    av, file = pytest.importorskip("av", reason=NEEDS_AV), io.BytesIO()
+    samples = (tone(16_000)[None] * 1_000).astype(np.int16)
+    with av.open(file, "w", format="matroska") as output:
+        streams = [output.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in range(2)]
+        for stream in streams:
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate = 16_000
+            output.mux([*stream.encode(frame), *stream.encode(None)])
+    for read in (count_samples, read_audio):
+        with pytest.raises(BadAudio, match="several streams of sound"):
+            read(file.getvalue())
+
+
 @pytest.mark.parametrize("tag", [b"", b"ID3\x03\0\0\0\0\x27\x08" + bytes(5_000)], ids=["", "tag"])
 @pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
 @pytest.mark.parametrize("loud_first", [True, False])
@@ -330,6 +344,73 @@ def test_channels_that_cancel_each_other_are_named():
             read_audio(audio)
     other = np.random.default_rng(0).normal(0, 0.1, 16_000)  # of its own: nothing cancels
     assert len(read_audio(encode(np.stack([left, other], axis=1)))) == 16_000
+
+
+def test_channels_that_cancel_in_a_part_of_the_file_are_named_and_one_of_them_can_be_taken():
+    left = tone(64_000)
+    right = np.where(np.arange(64_000) < 48_000, left, -left)
+    stereo = encode(np.stack([left, right], axis=1))
+    with pytest.raises(BadAudio, match="channels cancel each other; keep one"):
+        read_audio(stereo)
+    one, other = (read_audio(stereo, channel=channel) for channel in (1, 2))
+    np.testing.assert_allclose(one[:48_000], other[:48_000], atol=2**-15)
+    np.testing.assert_allclose(one[48_000:], -other[48_000:], atol=2**-15)
+    for bad in (0, 3):
+        with pytest.raises(BadAudio, match=f"without a channel {bad}: it has 2"):
+            read_audio(stereo, channel=bad)
+
+
+def test_stereo_whose_channels_differ_is_no_cancelling():
+    rng = np.random.default_rng(0)
+    assert len(read_audio(encode(rng.uniform(-0.5, 0.5, (64_000, 2))))) == 64_000
+
+
+@pytest.mark.parametrize(("format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None), ("FLAC", None)])
+def test_a_file_cut_in_two_is_cut_short_and_no_shorter_recording(format, subtype):
+    whole = encode(np.random.default_rng(0).uniform(-0.5, 0.5, 48_000), format=format, subtype=subtype)
+    for share in (0.4, 0.7, 0.99):
+        with pytest.raises(BadAudio, match=r"cut short|unreadable"):
+            read_audio(whole[: int(len(whole) * share)])
+
+
+@pytest.mark.parametrize(("format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", None)])
+def test_of_joined_files_it_is_said_that_only_the_first_would_be_read(tmp_path, format, subtype):
+    parts = [encode(tone(16_000, hertz=hertz), format=format, subtype=subtype) for hertz in (200, 400)]
+    (tmp_path / "joined").write_bytes(b"".join(parts))
+    for audio in (parts[0] * 2, b"".join(parts), str(tmp_path / "joined")):
+        with pytest.raises(BadAudio, match="several recordings joined"):
+            read_audio(audio)
+
+
+def test_joined_mp3_files_are_read_to_the_end():
+    one = encode(np.random.default_rng(0).uniform(-0.5, 0.5, 32_000), format="MP3")
+    assert count_samples(one * 3) == len(read_audio(one * 3))
+    assert abs(len(read_audio(one * 3)) - 96_000) < 3 * 3 * 1_152  # a frame of count and the codec's delay at each seam
+    with_tag = one + b"TAG" + bytes(125)
+    assert count_samples(with_tag) == count_samples(one) == 32_000
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, np.uint16, np.int64, str, np.array])
+def test_a_sampling_rate_may_have_any_type(kind):
+    audio = {"array": np.random.default_rng(0).uniform(-0.5, 0.5, 44_100), "sampling_rate": kind(44_100)}
+    assert len(read_audio(audio)) == SAMPLE_RATE
+    for bad in (44_100.5, float("nan"), "fast"):
+        with pytest.raises(ValueError, match="expected whole Hz"):
+            read_audio({**audio, "sampling_rate": bad})
+
+
+def test_whatever_a_decoder_raises_is_a_bad_audio(monkeypatch):
+    audio = encode(tone(16_000))
+    for error in (RuntimeError("lost"), IndexError("out"), MemoryError("full"), OSError("torn")):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        for place in ("SoundFileDecoder._channels", "SoundFileDecoder.__init__"):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"hf_ssl_speech.decoders.{place}", fail)
+                with pytest.raises(BadAudio, match=f"unreadable: {type(error).__name__}: {error}"):
+                    read_audio(audio)
 
 
 @pytest.mark.parametrize("peak", [32_768 / 4, 2**31 / 4])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,13 @@ from hf_ssl_speech import (
     create_model_card,
     to_transformers,
 )
-from hf_ssl_speech.recipes.pretraining import OBJECTIVES
-from hf_ssl_speech.records import write_record
-from hf_ssl_speech.training.arguments import as_tokens, parse_arguments
+from hf_ssl_speech.commands.parsing import as_tokens, parse_arguments
+from hf_ssl_speech.models import installing
+from hf_ssl_speech.models.classes import CONFIGS
+from hf_ssl_speech.records import read_record, write_record
 from hf_ssl_speech.training.paper_settings import SETTINGS, compare_with_paper
-from hf_ssl_speech.training.preflight import run_identity
 from hf_ssl_speech.training.recipe import settings_of
+from hf_ssl_speech.training.resume import run_identity
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,15 +44,14 @@ def test_the_figures_of_an_encoders_card_are_those_of_its_record(tmp_path):
     record = json.loads((folder / "run.json").read_text())
     card = create_model_card(folder, repo_id="me/encoder", language=["en", "de"])
     rows = tables(card)
-    assert rows["train"] == ["`openslr/librispeech_asr`", "1,234", "5.68", "6", "`0123456789abcdef`"]
+    assert rows["train"] == ["`openslr/librispeech_asr`", "1,234", "5.68", "6"]
     assert rows["validation"][1:3] == ["98", "0.43"]
     assert rows["updates"][0] == "321"
     assert rows["audio seen"] == ["3.21 hours, 0.6 times the data"]
     assert rows["effective batch"] == ["36.0 s of audio on average, at most 36 s x 1 accumulated x 2 processes"]
     assert rows["accuracy"] == ["23.4%", "11.1%"]
     assert rows["chance"] == ["1.0%", "not measured"]
-    assert rows["device hours"] == [f"{2 * 7654 / 3600:.2f}"]
-    assert rows["device"] == ["A device"]
+    assert "A device, 2 processes. Time: 2.13 hours (7,654 s), 4.25 device hours." in card.text
     assert f"{record['parameters'] / 1e6:.1f} M parameters" in card.text
     assert "![Curves of the training](training.png)" in card.text
     assert "units.png" not in card.text
@@ -88,6 +89,24 @@ def test_error_rates_come_with_intervals_and_the_exact_evaluation(tmp_path):
     assert "starting from me/encoder" in card.text
     mine = create_model_card(make_ctc(tmp_path / "mine", start={"source": "/home/me/runs/encoder", "record": None}))
     assert "starting from an encoder that is not on the Hub" in mine.text and mine.data.base_model is None
+
+
+def test_a_record_of_an_earlier_version_is_read_in_todays_form(tmp_path):
+    units = {"processes": 3, "units": {"versions": {"torch": "2.9"}}, "identity": {"data": {"validation": "abc"}}}
+    write_record({"start": {"record": {"train_seconds": 5.0}}, "train_seconds": 7.0} | units, tmp_path)
+    record = read_record(tmp_path)
+    assert (record["seconds"], record["start"]["record"]["seconds"]) == (7.0, 5.0)
+    assert record["machine"] == {"device": None, "processes": 3, "threads": None}
+    assert record["versions"] == {"torch": "2.9"}
+    assert [each["fingerprint"] for each in record["data"].values()] == [None, "abc"]
+    assert record["data"]["train"]["units"]["sets"] == record["curves"] == []
+
+
+@pytest.mark.parametrize("changes", [{"data": 5}, {"data": {"train": "x"}}, {"curves": {}}, {"machine": [1]}])
+def test_a_record_with_something_else_in_a_fields_place_is_refused_with_its_file(changes, tmp_path):
+    write_record(changes, tmp_path)
+    with pytest.raises(ValueError, match=r"run\.json does not hold a run's record"):
+        read_record(tmp_path)
 
 
 def test_the_card_tells_of_the_model_that_was_kept_not_of_the_last_one(tmp_path):
@@ -134,8 +153,8 @@ def test_what_no_record_tells_was_not_measured(make, tmp_path):
     (folder / "run.json").unlink()
     card = create_model_card(folder)
     rows = tables(card)
-    assert rows["train"] == ["not recorded", *["not measured"] * 3, "not recorded"]
-    assert rows["time"] == rows["device hours"] == ["not measured"]
+    assert rows["train"] == ["not recorded", *["not measured"] * 3]
+    assert "A device that was not recorded. Time: not measured. Versions: not recorded." in card.text
     assert "not stated" in card.text
     if make is make_units:
         assert rows["PNMI"] == ["not measured"]
@@ -159,6 +178,15 @@ def test_a_units_card_tells_what_they_are_made_of_and_how_good_they_are(tmp_path
     assert "share of the utterances" not in [row for row, cells in rows.items() if len(cells) == 2]
 
 
+@pytest.mark.parametrize("make", [make_encoder, make_ctc, make_units])
+def test_a_card_names_an_install_command_that_exists(make, tmp_path, monkeypatch):
+    assert f"```bash\n{installing.install_command()}\n```" in create_model_card(make(tmp_path / "model")).text
+    assert "./hf_ssl_speech" in installing.install_command()  # a checkout, as long as there is nothing else
+    monkeypatch.setattr(installing, "REPOSITORY", "https://example.org/speech.git")
+    command = 'pip install "hf_ssl_speech @ git+https://example.org/speech.git"'
+    assert f"```bash\n{command}\n```" in create_model_card(tmp_path / "model").text
+
+
 def test_a_model_in_transformers_own_form_is_used_without_this_package(tmp_path, make_tiny):
     to_transformers(make_tiny(SSLHubertForCTC)).save_pretrained(tmp_path)
     code = re.findall(r"```python\n(.*?)```", create_model_card(tmp_path).text, flags=re.DOTALL)
@@ -173,7 +201,7 @@ def test_the_published_configurations_depart_in_nothing(name, tmp_path, monkeypa
     options = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
     model_args, _, args = parse_arguments([str(ROOT / f"examples/configs/{name}.yaml"), *options], *kinds)
     fields = {"num_units": [500]} if name == "hubert_large" else {}
-    config = OBJECTIVES[model_args.objective][0].preset(model_args.preset, **fields)
+    config = CONFIGS[model_args.objective or "wav2vec2"].preset(model_args.preset, **fields)
     record = {
         "identity": run_identity(config, {}, args),
         "recipe": settings_of(args),
@@ -286,13 +314,16 @@ def test_what_is_no_model_and_what_the_hub_would_refuse_is_told_in_words(tmp_pat
         create_model_card(units, language="English")
     with pytest.raises(ValueError, match=r"'Apache 2.0': the Hub takes licences such as"):
         create_model_card(units, license="Apache 2.0")
+    with pytest.raises(ValueError, match=r"'apache2': .* Did you mean apache-2\.0"):
+        create_model_card(units, license="apache2")
+    assert create_model_card(units, license="openrail++").data.license == "openrail++"
 
 
 def test_a_wheel_holds_every_folder_of_the_package():
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
     packages = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "hf_ssl_speech").rglob("__init__.py")}
-    assert packages == {".".join(folder.parts) for folder in folders} | {"hf_ssl_speech.model_cards"}
+    beside = {"hf_ssl_speech.model_cards", "hf_ssl_speech.configs", "hf_ssl_speech.configs.accelerate"}
+    assert packages == {".".join(folder.parts) for folder in folders} | beside
 
 
 def test_what_names_and_sources_hold_of_markup_is_shown_and_not_followed(tmp_path):

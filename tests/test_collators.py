@@ -146,8 +146,8 @@ def test_several_unit_sets_stand_side_by_side():
 @pytest.mark.parametrize(
     ("units", "message"),
     [
-        (np.zeros(198, dtype=int), "Row row-1 has 198 units in 'units' but its audio makes 99 frames"),
-        (np.full(99, 100), "units from 100 to 100 in 'units', but the model predicts 100 classes"),
+        (np.zeros(198, dtype=int), "Row row-1 has 198 units in 'units', but its audio makes 99 frames"),
+        (np.full(99, 100), "the unit 100 in 'units', but the model predicts 100: 0 to 99"),
     ],
 )
 def test_units_that_do_not_fit_are_an_error_with_the_row(units, message):

@@ -36,7 +36,9 @@ from hf_ssl_speech.evaluation.comparison import (
 from hf_ssl_speech.evaluation.recognizers import is_seq2seq, load_ctc, load_seq2seq
 from hf_ssl_speech.evaluation.report import draw_scores, worst_utterances
 from hf_ssl_speech.recognition.metrics import count_edits
-from hf_ssl_speech.recognition.text import TextNormalization, make_processor
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import make_processor
+from hf_ssl_speech.records import Score, complete
 
 TEXTS = ["Abba, a bad cab!", "a dab", "bad dad", "", None, "cab", "a a a b", "dada"]
 WINDOW_SECONDS = 1
@@ -153,7 +155,7 @@ def test_our_model_a_stock_one_and_whisper_are_scored_on_the_same_rows(
         assert entry["real_time_factor"] > 0
         assert entry["parameters"] == recognizer.model.num_parameters()
         (own,) = read_scores(model)
-        assert own == {key: value for key, value in entry.items() if key != "model"}
+        assert own == complete(Score, entry | {"model": None})
 
     report = (tmp_path / "scores" / "report.md").read_text()
     assert "3 of 9 rows skipped" in caplog.text
@@ -273,13 +275,15 @@ def test_the_worst_utterances_come_first_and_right_ones_never(evaluation_set):
 
 def test_scores_of_other_data_or_decoders_stay_when_one_is_replaced(tmp_path):
     entries = [
-        {"data": {"rows": rows}, "normalization": {}, "decoder": {"kind": kind}, "wer": 1}
+        {"data": {"rows": rows}, "normalization": {}, "decoder": {"kind": kind}, "wer": {"value": 1}}
         for rows in (1, 2)
         for kind in ("greedy", "beam")
     ]
     save_scores(entries, tmp_path)
-    save_scores([entries[1] | {"wer": 2}], tmp_path)
-    assert read_scores(tmp_path) == [entries[0], *entries[2:], entries[1] | {"wer": 2}]
+    save_scores([entries[1] | {"wer": {"value": 2}}], tmp_path)
+    expected = [(1, "greedy", 1), (2, "greedy", 1), (2, "beam", 1), (1, "beam", 2)]
+    found = read_scores(tmp_path)
+    assert [(each["data"]["rows"], each["decoder"]["kind"], each["wer"]["value"]) for each in found] == expected
 
 
 def test_a_file_that_holds_no_scores_is_left_alone(tmp_path):

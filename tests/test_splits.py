@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, split_facts, stream_facts
+from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, row_waveform, split_facts, stream_facts
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.recipes.splits import load_split
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
@@ -77,3 +77,30 @@ def test_the_facts_of_a_split_keep_paths_but_no_passwords(tmp_path):
         assert "/data/speech" in str(facts) and "pass-word" not in str(facts) and "zyxwvu" not in str(facts)
     facts = stream_facts(sources)
     assert "/data/speech" in facts["fingerprint"] and "pass-word" not in str(facts) and "zyxwvu" not in str(facts)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_run_does_not_start_on_the_few_rows_that_are_left_and_is_told_why(tmp_path, cache):
+    write_audio(tmp_path / "a", range(9))
+    for number in (1, 2):
+        soundfile.write(tmp_path / f"a/short{number}.flac", np.linspace(0, 0.5, 8_000), 16_000)
+    data_args = SpeechDataArguments([str(tmp_path / "a")], cache_audio=cache)
+    args = SpeechTrainingArguments(str(tmp_path / "run"), use_cpu=True)
+    with pytest.raises(ValueError) as caught:
+        load_split("train", data_args, args)
+    for words in ("18.2% of the train rows", "max_skipped_share=5.0%", "2 too short", "Lower min_seconds=2"):
+        assert words in str(caught.value)
+    data_args.max_skipped_share = 0.2
+    assert len(load_split("train", data_args, args).rows) == 9
+
+
+def test_transcripts_and_channels_reach_the_rows_of_a_run(tmp_path):
+    write_audio(tmp_path / "a", [1])
+    both = np.random.default_rng(0).uniform(-0.5, 0.5, (40_000, 2))
+    soundfile.write(tmp_path / "a/2.flac", both, 16_000)
+    (tmp_path / "a/metadata.csv").write_text("file_name,what_was_said\n1.flac,one\n2.flac,two\n")
+    data_args = SpeechDataArguments([str(tmp_path / "a")], audio_channel=1)
+    args = SpeechTrainingArguments(str(tmp_path / "run"), use_cpu=True)
+    rows = load_split("train", data_args, args, need=["text"], text_column="what_was_said").rows
+    assert rows["text"][:] == ["one", "two"]
+    np.testing.assert_allclose(row_waveform(rows[1]), both[:, 0], atol=1e-4)

@@ -13,6 +13,7 @@ from test_launch import ROOT, SMALL, audio_folder, finish, free_port, launch, st
 from transformers import TrainingArguments
 
 from hf_ssl_speech import SpeechPreTrainingArguments
+from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.stopping import ServeWhileTraining, end_stopped
 
 
@@ -77,6 +78,19 @@ def test_a_process_that_is_stopped_ends_the_run_within_the_time_out_by_its_name(
     assert time.monotonic() - since < 5 + 3 + 10  # the time-out, the roll call, and a slow machine's end of a launcher
     assert process.returncode != 0
     assert f"process 1 (pid {second.pid} on " in output and "did not answer within 5 s" in output, output[-3000:]
+    record = read_record(tmp_path / "run")
+    assert record["status"] == "failed" and f"process 1 (pid {second.pid} on " in record["cause"]
+
+
+@pytest.mark.slow
+def test_a_run_whose_first_process_is_stopped_leaves_the_cause_in_its_record(audio_folder, tmp_path):  # noqa: F811
+    process = launch_two(audio_folder, tmp_path / "run", 100_000, "--ddp_timeout", "5")
+    wait_for_a_log(process)
+    first = psutil.Process(process.pid).children()[0]
+    first.suspend()
+    process.communicate(timeout=60)
+    record = read_record(tmp_path / "run")
+    assert record["status"] == "failed" and f"process 0 (pid {first.pid} on " in record["cause"]
 
 
 @pytest.mark.slow
@@ -88,6 +102,9 @@ def test_a_loader_worker_that_is_stopped_ends_the_run_by_its_name(audio_folder, 
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 1
     assert f"Process 0 gets no batches any more. Its loader worker pid {worker.pid} is stopped." in output
+    record = read_record(tmp_path)  # written by the watch, or by the loop that finds the worker ended
+    assert record["status"] == "failed"
+    assert "Process 0 gets no batches any more" in record["cause"] and str(worker.pid) in record["cause"]
 
 
 def test_only_stopped_processes_are_ended_and_named():

@@ -1,4 +1,4 @@
-"""Batches by duration: as many rows as fit into so many seconds, of nearly equal length, in ever new company."""
+"""Batches by duration: as many rows as fit into so many seconds, of nearly equal length, grouped anew in each epoch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
+from transformers import PreTrainedConfig
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
 
 # How much longer than its shortest row the longest of a bucket may be: the widest that costs at most this much more
 # padding than batches cut from the sorted rows. The wider, the more the company of a row changes between epochs.
@@ -144,10 +146,11 @@ class DurationBatchedStream(IterableDataset):
     Gathers rows until they make `buffer_seconds`, batches them as `DurationBatchSampler` does, hands out all the
     batches in random order and gathers anew. At the end of the stream what is left is batched too, and the stream
     starts over; every row tells its `epoch`. Each worker of a DataLoader has its own buffer and its own shards of the
-    stream.
+    stream. Rows that are marked as unusable fill no place: the first row of the buffer's first batch names them, with
+    the reasons, in `skipped_before`, from which the collators report them.
 
     Args:
-        dataset: Gives rows with `num_samples` (see `prepare_stream`).
+        dataset: Gives rows with `num_samples`, and with a `problem` where they can't be used (see `prepare_stream`).
         batch_seconds: The most seconds that a batch may hold, padding included (rows x longest row).
         max_seconds: Rows are cropped to this when they are collated, so they count no longer.
         buffer_seconds: Seconds to gather; an hour of int16 samples takes 115 MB. More means less padding and better
@@ -180,28 +183,38 @@ class DurationBatchedStream(IterableDataset):
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         worker = get_worker_info()
+        skipped: list[tuple[str, str]] = []
         for epoch in itertools.count():
             if hasattr(self.dataset, "set_epoch"):
                 self.dataset.set_epoch(epoch)
             rng = np.random.default_rng((self.seed, epoch, worker.id if worker else 0))
             rows, missing, empty = [], self.buffer_seconds * SAMPLE_RATE, True
             for row in self.dataset:
+                if row.get("problem"):
+                    skipped.append((row["name"], row["problem"]))
+                    continue
                 empty = False
                 rows.append({**row, "epoch": epoch})
                 missing -= row["num_samples"]
                 if missing <= 0:
-                    yield from self._batches(rows, rng)
-                    rows, missing = [], self.buffer_seconds * SAMPLE_RATE
+                    yield from self._batches(rows, rng, skipped)
+                    rows, missing, skipped = [], self.buffer_seconds * SAMPLE_RATE, []
             if rows:
-                yield from self._batches(rows, rng)
+                yield from self._batches(rows, rng, skipped)
+                skipped = []
             if empty and (worker is None or worker.id == 0):
                 raise ValueError("The stream has no usable row: look at the warnings above, or lower `min_seconds`.")
             if empty:  # more workers than the stream has shards
                 return
 
-    def _batches(self, rows: list[dict[str, Any]], rng: np.random.Generator) -> Iterator[list[dict[str, Any]]]:
+    def _batches(
+        self, rows: list[dict[str, Any]], rng: np.random.Generator, skipped: list[tuple[str, str]]
+    ) -> Iterator[list[dict[str, Any]]]:
         lengths = _cropped([row["num_samples"] for row in rows], self.batch_seconds, self.max_seconds)
-        for batch in _Plan(lengths, self.batch_seconds).batches(rng):
+        first, *others = _Plan(lengths, self.batch_seconds).batches(rng)
+        if skipped:
+            rows[first[0]]["skipped_before"] = skipped
+        for batch in (first, *others):
             yield [rows[index] for index in batch]
 
 
@@ -239,6 +252,29 @@ class _Plan:
         order = self.order[np.lexsort((rng.random(len(self.order)), -self.ceilings))]
         batches = np.split(order, self.starts[1:])
         return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def inference_batches(lengths: Sequence[int], config: PreTrainedConfig, batch_seconds: float) -> Iterator[list[int]]:
+    """Places of the rows of each batch for a model that runs over them once, ours or stock, the longest rows first.
+
+    Args:
+        lengths: Of the rows, in samples at 16 kHz; one without samples is in no batch.
+        config: Of the model.
+        batch_seconds: The most seconds in a batch, padding included (rows x longest row); a longer row goes alone.
+    """
+    # Stock models let padding into the statistics of the first norm: only rows of one length go together.
+    of_one_length = config.feat_extract_norm == "group" and not isinstance(config, SSLSpeechConfig)
+    samples = np.asarray(lengths)
+    batch: list[int] = []
+    for place in np.argsort(-samples, kind="stable")[: np.count_nonzero(samples)].tolist():
+        longest = samples[batch[0]] if batch else 0
+        is_full = (len(batch) + 1) * longest > batch_seconds * SAMPLE_RATE
+        if batch and (is_full or (of_one_length and samples[place] != longest)):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
 
 
 def _bucket_ceilings(falling: np.ndarray, width: float) -> np.ndarray:

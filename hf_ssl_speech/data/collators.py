@@ -49,6 +49,10 @@ class SpeechCollator:
         # In shared memory: persistent worker processes see a new epoch too.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A batch of rows."""
+        raise TypeError("Use the collator of an objective.")
+
     def set_epoch(self, epoch: int):
         """Masks, crops and negatives of this epoch from now on."""
         if not self.evaluation:
@@ -67,8 +71,13 @@ class SpeechCollator:
         """
         waveform = row_waveform(row)
         if self.normalize:
-            (waveform,) = Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm([waveform], attention_mask=None)
+            (waveform,) = Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm([waveform], None)  # type: ignore[arg-type]
         return waveform
+
+    @staticmethod
+    def skipped_before(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+        """Names and reasons of rows of a stream that were left out on the way to this batch."""
+        return [pair for row in rows for pair in row.get("skipped_before", ())]
 
     @staticmethod
     def pad_waveforms(waveforms: Sequence[np.ndarray]) -> dict[str, Tensor]:
@@ -90,7 +99,7 @@ class PretrainingCollator(SpeechCollator):
     A batch holds `input_values` `(batch, samples)`, `attention_mask` (only if a row is padded), `mask_time_indices`
     `(batch, frames)`, `masked_positions` `(batch, masked)` filled up with -1, and `labels`. A row whose audio turns out
     unusable, or no longer than a mask span, becomes silence in which nothing is predicted; `skipped_rows` names it with
-    the reason.
+    the reason, and those that a stream has left out before.
     """
 
     def __init__(self, config: SSLSpeechConfig, *, max_seconds: float | None = None, **settings):
@@ -98,7 +107,7 @@ class PretrainingCollator(SpeechCollator):
         self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        skipped: list[tuple[str, str]] = []
+        skipped = self.skipped_before(rows)
         utterances = [self.utterance(row, skipped) for row in rows]
         masks = [torch.from_numpy(utterance.mask) for utterance in utterances]
         batch: dict[str, Any] = {
@@ -186,35 +195,47 @@ class HubertPretrainingCollator(PretrainingCollator):
         super().__init__(config, **settings)
         if len(unit_columns) != len(config.num_units):
             raise ValueError(
-                f"config.num_units names {len(config.num_units)} unit sets but there are {len(unit_columns)} unit "
-                f"columns ({', '.join(unit_columns)}): give one size per column."
+                f"config.num_units names {len(config.num_units)} unit sets, but there are {len(unit_columns)} "
+                f"({', '.join(unit_columns)}): give one number for each."
             )
         self.unit_columns = tuple(unit_columns)
 
     def labels(self, row: Mapping[str, Any], first_frame: int, mask: np.ndarray) -> np.ndarray:
         """The units `(frames,)`, or `(frames, unit sets)` for several sets."""
-        frames = num_frames(row["num_samples"], self.config.conv_layers)
-        sets = []
-        for column, num_units in zip(self.unit_columns, self.config.num_units):
-            units = np.asarray(row[column], dtype=np.int64)
-            if len(units) != frames:
-                raise ValueError(
-                    f"Row {row['name']} has {len(units)} units in {column!r} but its audio makes {frames} frames: "
-                    "make the units with `add_units` at this model's frame rate."
-                )
-            if units.size and not 0 <= units.min() <= units.max() < num_units:
-                raise ValueError(
-                    f"Row {row['name']} has units from {units.min()} to {units.max()} in {column!r}, but the model "
-                    f"predicts {num_units} classes: set num_units to the size of the unit set."
-                )
-            sets.append(units[first_frame : first_frame + len(mask)])
-        labels = sets[0] if len(sets) == 1 else np.stack(sets, axis=-1)
+        labels = self.units(row)[first_frame : first_frame + len(mask)]
         if self.config.unmasked_loss_weight and mask.any():
             return labels
         return np.where(mask if labels.ndim == 1 else mask[:, None], labels, -100)
+
+    def units(self, row: Mapping[str, Any]) -> np.ndarray:
+        """The units of a whole row, `(frames,)`, or `(frames, unit sets)` for several sets.
+
+        Raises:
+            ValueError: If they are not one integer for each frame, or the model has no class for one.
+        """
+        frames, sets = num_frames(row["num_samples"], self.config.conv_layers), []
+        for column, num_units in zip(self.unit_columns, self.config.num_units):
+            units = np.asarray(() if row[column] is None else row[column])
+            if units.ndim != 1 or (units.size and units.dtype.kind not in "iu"):
+                found = f"{row[column]!r:.50}"
+                raise ValueError(f"Row {row['name']} has {found} in {column!r}; expected a list of integers.")
+            if len(units) != frames:
+                raise ValueError(
+                    f"Row {row['name']} has {len(units)} units in {column!r}, but its audio makes {frames} frames: "
+                    "make the units at the model's rate. Units from MFCC come every 10 ms: keep every second one."
+                )
+            beyond = (units < 0) | (units >= num_units)
+            if beyond.any():
+                raise ValueError(
+                    f"Row {row['name']} has the unit {units[beyond][0]} in {column!r}, but the model predicts "
+                    f"{num_units}: 0 to {num_units - 1}. Set num_units in `config` to the size of the unit set."
+                )
+            sets.append(units.astype(np.int64))
+        return sets[0] if len(sets) == 1 else np.stack(sets, axis=-1)
 
 
 def pretraining_collator(config: SSLSpeechConfig, **settings) -> PretrainingCollator:
     """The collator of the config's objective."""
     wav2vec2 = isinstance(config, SSLWav2Vec2Config)
-    return (Wav2Vec2PretrainingCollator if wav2vec2 else HubertPretrainingCollator)(config, **settings)
+    collator: type = Wav2Vec2PretrainingCollator if wav2vec2 else HubertPretrainingCollator
+    return collator(config, **settings)

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
 
-from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
+from hf_ssl_speech.audio import BadAudio
+from hf_ssl_speech.data.batching import inference_batches
 from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.mfcc import HOP_SAMPLES, MFCC_FEATURES, WINDOW_SAMPLES, mfcc_features
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.data.processes import rank_and_size
-from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import ConvLayer, frame_mask, hop_samples, num_frames, window_samples
 
 logger = logging.getLogger(__name__)
@@ -192,10 +192,8 @@ class HiddenFeatures(SpeechFeatures):
         self.normalize = normalize
         if batch_seconds is None:
             batch_seconds = 12 if model.device.type == "cpu" else 120
-        self.batch_samples = round(batch_seconds * SAMPLE_RATE)
+        self.batch_seconds = batch_seconds
         self.autocast_dtype = autocast_dtype
-        # Stock models let padding into the statistics of the first norm.
-        self.needs_equal_lengths = config.feat_extract_norm == "group" and not isinstance(config, SSLSpeechConfig)
         self.conv_layers = [ConvLayer(*each) for each in zip(config.conv_kernel, config.conv_stride)]
         description = FeatureDescription(
             "hidden",
@@ -243,22 +241,9 @@ class HiddenFeatures(SpeechFeatures):
         """In batches of rows of nearly equal length."""
         found: dict[int, Tensor] = {}
         with _in_eval_mode(self.model):
-            for batch in self._batches([len(waveform) for waveform in waveforms]):
+            for batch in inference_batches([len(each) for each in waveforms], self.model.config, self.batch_seconds):
                 found |= zip(batch, self._run([waveforms[place] for place in batch]))
         return [found[place] for place in range(len(waveforms))]
-
-    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Places of the rows of each batch, longest first."""
-        batch: list[int] = []
-        for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-            longest = lengths[batch[0]] if batch else 0
-            unequal = self.needs_equal_lengths and lengths[place] != longest
-            if batch and (unequal or (len(batch) + 1) * longest > self.batch_samples):
-                yield batch
-                batch = []
-            batch.append(place)
-        if batch:
-            yield batch
 
     def _run(self, waveforms: list[Tensor]) -> list[Tensor]:
         if self.normalize:

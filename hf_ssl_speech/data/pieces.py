@@ -78,8 +78,9 @@ def with_pieces(measured: Dataset, longest: int, num_proc: int | None = None) ->
     if not long.any():
         return measured
     measured = measured.cast_column("audio", Audio(decode=False))  # whichever form it had
-    starts = Dataset.from_dict({"start": [None] * len(measured)}, features=Features({"start": Value("int64")}))
-    measured = concatenate_datasets([measured, starts], axis=1)
+    if "start" not in measured.column_names:
+        starts = Dataset.from_dict({"start": [None] * len(measured)}, features=Features({"start": Value("int64")}))
+        measured = concatenate_datasets([measured, starts], axis=1)
     pieces = measured.select(np.flatnonzero(long)).map(
         _cut_rows,
         fn_kwargs={"longest": longest},
@@ -105,15 +106,21 @@ def _cut_rows(rows: dict[str, list], longest: int) -> dict[str, list]:
 
 
 def _cut(row: dict[str, Any], longest: int) -> Iterator[dict[str, Any]]:
-    seekable, start = can_seek(row["audio"]), 0
-    for number, piece in enumerate(cut_at_pauses(read_blocks(row["audio"]), longest)):
+    seekable, start = can_seek(row["audio"]), row["start"] or 0
+    stop = None if row["start"] is None else start + row["num_samples"]
+    blocks = read_blocks(row["audio"], start, stop, row.get("channel"))
+    for number, piece in enumerate(cut_at_pauses(blocks, longest)):
+        place = {"audio": row["audio"], "start": start}
+        if not seekable:  # the piece itself, which has one channel
+            place = {"audio": {"bytes": _as_flac(piece), "path": None}, "start": None}
+            place |= {"channel": None} if "channel" in row else {}
         yield {
+            **row,
             "name": piece_name(row["name"], start),
             "problem": silence(piece),
             "sample_id": row["sample_id"] + number * PIECE_ID,
             "num_samples": len(piece),
-            "audio": row["audio"] if seekable else {"bytes": _as_flac(piece), "path": None},
-            "start": start if seekable else None,
+            **place,
         }
         start += len(piece)
 

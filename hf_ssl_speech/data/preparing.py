@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,18 @@ from hf_ssl_speech.audio import (
     to_int16,
 )
 from hf_ssl_speech.data.pieces import PIECE_ID, cut_at_pauses, is_recording, piece_name, with_pieces
+from hf_ssl_speech.data.rows import (
+    TOLD,
+    check_part,
+    columns_of,
+    each_row,
+    has_parts,
+    last_changes,
+    part_of,
+    row_name,
+    undecoded,
+    with_distinct_names,
+)
 from hf_ssl_speech.records import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -31,6 +43,7 @@ ROWS_AT_ONCE, DECODED_AT_ONCE = 64, 8  # a row may last hours
 STRING, INTEGER = Value("string"), Value("int64")
 MEASURED = {"name": STRING, "problem": STRING, "sample_id": INTEGER, "num_samples": INTEGER}
 DECODED = {"samples": List(Value("int16"))}
+PART = {"start": INTEGER, "channel": INTEGER}
 
 
 @dataclass
@@ -49,10 +62,14 @@ class SkipReport:
         return sum(len(names) for names in self.skipped.values())
 
     def add(self, name: str, reason: str):
-        """Notes one more row, such as one whose damage only its decoding shows. A row counts once for a reason."""
-        names = self.skipped.setdefault(reason, [])
-        if name not in names:
-            names.append(name)
+        """Notes one more row, such as one whose damage only its decoding shows. Rows may share a name."""
+        self.skipped.setdefault(reason, []).append(name)
+
+    def joined(self, later: SkipReport) -> SkipReport:
+        """This report with what was left out later of the rows that it left."""
+        reasons = dict.fromkeys([*self.skipped, *later.skipped])
+        both = {reason: self.skipped.get(reason, []) + later.skipped.get(reason, []) for reason in reasons}
+        return SkipReport(self.total, both, self.cut)
 
     def to_dict(self) -> dict[str, Any]:
         """The report for a run's record, ready for JSON."""
@@ -80,11 +97,13 @@ def prepare_speech(
     cache: bool = False,
     num_proc: int | None = None,
     keep: Sequence[str] = (),
+    channel: int | None = None,
 ) -> tuple[Dataset, SkipReport]:
     """Measures every row of a dataset and leaves out those that can't be used.
 
     Args:
-        dataset: Rows with encoded audio, as `load_speech` gives them.
+        dataset: Rows with encoded audio, as `load_speech` gives them, or with any `Audio` column called `audio`. Where
+            they have `segment_start` and `segment_end`, in seconds, a row is that part of its audio.
         min_seconds: Shorter audio is left out.
         max_seconds: Recordings, which are longer than 40 s and than twice this, are cut at pauses into pieces no longer
             than this, each a row of its own (see `cut_at_pauses`). By default no row is cut.
@@ -94,13 +113,15 @@ def prepare_speech(
             met by `row_waveform`.
         num_proc: Processes to measure or decode with.
         keep: Columns to keep beside the new ones, such as `text`.
+        channel: The channel of the audio to take, counted from 1; by default the mean of all.
     Returns:
         The usable rows and the report of the others. The rows have `name` (their `id`, else path, else number), for
-        people; `sample_id`, their index in the given dataset, which stays however they are filtered or shuffled;
-        `num_samples` at 16 kHz; and `audio`, or with `cache` an array `samples` of 16-bit values. A piece tells in its
-        name where it begins and has a `sample_id` of its own. Its `audio` is the whole file, and `start` its first
-        sample at 16 kHz; or, where a file can't be read from the middle, as inside a Parquet file, the piece itself as
-        16-bit FLAC in the cache.
+        people, with the row's number where names repeat; `sample_id`, their index in the given dataset, which stays
+        however they are filtered or shuffled; `num_samples` at 16 kHz; and `audio`, or with `cache` an array `samples`
+        of 16-bit values. Beside `audio`, `start` is the first sample of a row that is a part of it, and `channel` the
+        one to take. A piece tells in its name where it begins and has a `sample_id` of its own. Its `audio` is the
+        whole file, and `start` its first sample at 16 kHz; or, where a file can't be read from the middle, as inside a
+        Parquet file, the piece itself as 16-bit FLAC in the cache.
     Raises:
         ValueError: If a column is missing, no row can be used, or rows are to be cut whose columns are kept: what those
             tell is of the whole row.
@@ -108,19 +129,22 @@ def prepare_speech(
     _check_columns(dataset.column_names, ["audio", *keep])
     if len(dataset) == 0:
         raise ValueError("The dataset has no rows to prepare; check its source and split.")
+    dataset = undecoded(dataset)
     if max_seconds and keep:
         raise ValueError(f"Columns {list(keep)} tell of whole rows: leave out `max_seconds`, or don't keep them.")
     longest = round(max_seconds * SAMPLE_RATE) if max_seconds else None
-    named_audio = dataset.select_columns([column for column in ("id", "audio") if column in dataset.column_names])
+    named_audio = dataset.select_columns([column for column in TOLD if column in dataset.column_names])
+    settings = {"channel": channel, "changed": last_changes(dataset)}
+    measures = MEASURED | (DECODED if cache else PART if has_parts(dataset, channel) else {})
     measured = named_audio.map(
         _decode_rows if cache else _measure_rows,
-        fn_kwargs={"longest": longest} if cache else None,
+        fn_kwargs=settings | {"longest": longest} if cache else settings,
         with_indices=True,
         batched=True,
         batch_size=DECODED_AT_ONCE if cache else ROWS_AT_ONCE,
         writer_batch_size=ROWS_AT_ONCE,
         remove_columns=named_audio.column_names,
-        features=Features(MEASURED | DECODED if cache else MEASURED),
+        features=Features(measures),
         num_proc=num_proc,
         desc="Decoding audio" if cache else "Reading audio headers",
     )
@@ -129,6 +153,7 @@ def prepare_speech(
         measured = concatenate_datasets([measured, dataset.select_columns(kept)], axis=1)
     if longest and not cache:
         measured = with_pieces(measured, longest, num_proc)
+    measured = with_distinct_names(measured)
     usable, report = _find_usable(measured, min_seconds)
     if not usable:
         raise ValueError(f"No row can be used: {report}. Check the audio column, or lower `min_seconds`.")
@@ -163,36 +188,48 @@ def keeping_format(dataset: Dataset, change: Callable[[Dataset], Dataset]) -> Da
     return changed.with_format(form["type"], columns, form["output_all_columns"], **form["format_kwargs"])
 
 
-def _measure_rows(rows: dict[str, list], indices: list[int]) -> dict[str, list]:
+def _measure_rows(rows: dict[str, list], indices: list[int], channel: int | None, changed: str) -> dict[str, list]:
+    """Counts samples by headers. `changed` only tells `datasets` whether these are the files of the cache."""
     measured = []
-    for index, row in zip(indices, _each_row(rows)):
+    for index, row in zip(indices, each_row(rows)):
+        start, stop = part_of(row)
         try:
-            found = {"problem": None, "num_samples": count_samples(row["audio"])}
+            num_samples = count_samples(row["audio"])
+            if start or stop is not None:
+                check_part(num_samples, start, stop)
+            found: dict[str, Any] = {"problem": None, "num_samples": min(num_samples, stop or num_samples) - start}
         except BadAudio as error:
             found = {"problem": str(error), "num_samples": 0}
-        measured.append({"name": _row_name(row) or f"row {index}", "sample_id": index, **found})
-    return _columns(measured)
+        part = {"start": start if start or stop is not None else None, "channel": channel}
+        part = part if channel is not None or "segment_start" in row else {}
+        measured.append({"name": row_name(row) or f"row {index}", "sample_id": index, **found, **part})
+    return columns_of(measured)
 
 
-def _decode_rows(rows: dict[str, list], indices: list[int], longest: int | None) -> dict[str, list]:
+def _decode_rows(
+    rows: dict[str, list], indices: list[int], longest: int | None, channel: int | None, changed: str
+) -> dict[str, list]:
     measured = []
-    for index, row in zip(indices, _each_row(rows)):
-        name = _row_name(row) or f"row {index}"
-        for number, piece in enumerate(_decode(row["audio"], longest)):
+    for index, row in zip(indices, each_row(rows)):
+        name = row_name(row) or f"row {index}"
+        for number, piece in enumerate(_decode(row, longest, channel)):
             start = piece.pop("start")
             measured.append({"name": piece_name(name, start), "sample_id": number * PIECE_ID + index, **piece})
-    return _columns(measured)
+    return columns_of(measured)
 
 
-def _decode(audio: Any, longest: int | None) -> list[dict[str, Any]]:
-    """The 16-bit samples of an audio, with what is measured; of a long recording, those of each piece."""
+def _decode(row: dict[str, Any], longest: int | None, channel: int | None) -> list[dict[str, Any]]:
+    """The 16-bit samples of a row, with what is measured; of a long recording, those of each piece."""
+    first, stop = part_of(row)
     try:
-        blocks = read_blocks(audio)
+        blocks = read_blocks(row["audio"], first, stop, channel)
         parts = [to_int16(part) for part in (cut_at_pauses(blocks, longest) if longest else blocks)]
+        if first or stop is not None:
+            check_part(first + sum(map(len, parts)), first, stop)
     except BadAudio as error:
         return [{"problem": str(error), "num_samples": 0, "samples": np.zeros(0, np.int16), "start": None}]
     cut = longest is not None and is_recording(sum(map(len, parts)), longest)
-    pieces, start = [], 0
+    pieces, start = [], first
     for samples in parts if cut else [np.concatenate([np.zeros(0, np.int16), *parts])]:
         problem = silence(samples)
         pieces.append(
@@ -229,27 +266,35 @@ def _too_short(num_samples: int, min_seconds: float) -> str | None:
     return f"too short (under {min_seconds:.2f} s)" if num_samples < min_seconds * SAMPLE_RATE else None
 
 
-def row_waveform(row: dict[str, Any]) -> np.ndarray:
+def row_waveform(row: Mapping[str, Any]) -> np.ndarray:
     """The waveform of a prepared row, from its int16 `samples` or its encoded `audio`.
 
     Returns:
         float32 at 16 kHz, `(samples,)`.
     Raises:
-        BadAudio: If the audio is still encoded and turns out to be unusable.
+        BadAudio: If the row is marked as unusable, or its audio is still encoded and turns out to be.
     """
+    if row.get("problem"):
+        raise BadAudio(row["problem"])
     if "samples" in row:
         return np.asarray(row["samples"], dtype=np.float32) / INT16_SCALE
-    start = row.get("start")
+    start, channel = row.get("start"), row.get("channel")
     if start is None:
-        return read_audio(row["audio"])
-    waveform = read_audio(row["audio"], start, start + row["num_samples"])
+        return read_audio(row["audio"], channel=channel)
+    waveform = read_audio(row["audio"], start, start + row["num_samples"], channel)
     if len(waveform) != row["num_samples"]:
         raise BadAudio("cut short since it was prepared: the file ends within this piece")
     return waveform
 
 
 def prepare_stream(
-    dataset: IterableDataset, *, min_seconds: float, max_seconds: float | None = None, keep: Sequence[str] = ()
+    dataset: IterableDataset,
+    *,
+    min_seconds: float,
+    max_seconds: float | None = None,
+    keep: Sequence[str] = (),
+    channel: int | None = None,
+    mark_unusable: bool = False,
 ) -> IterableDataset:
     """Decodes the rows of a streamed dataset as they come by, leaving out those that can't be used.
 
@@ -260,6 +305,9 @@ def prepare_stream(
         min_seconds: Shorter audio is left out.
         max_seconds: Recordings are cut into pieces no longer than this, as `prepare_speech` does.
         keep: Columns to keep beside the new ones, such as `text`.
+        channel: As for `prepare_speech`.
+        mark_unusable: Whether rows that can't be used come by too, without samples, so that a training can report them.
+            Each row then tells its `problem`, None for those that can be used.
     Returns:
         Rows with `name`; `sample_id`, a hash that is the same in every run, of the row's `id`, else its path, else its
         audio, and of a piece's number; `num_samples` at 16 kHz; and int16 `samples`.
@@ -270,50 +318,52 @@ def prepare_stream(
     if max_seconds and keep:
         raise ValueError(f"Columns {list(keep)} tell of whole rows: leave out `max_seconds`, or don't keep them.")
     longest = round(max_seconds * SAMPLE_RATE) if max_seconds else None
-    return dataset.map(
+    settings = {"min_seconds": min_seconds, "longest": longest, "keep": tuple(keep), "channel": channel}
+    return undecoded(dataset).map(
         _prepare_streamed,
         batched=True,  # only a batch may come back with fewer rows, or more
         batch_size=1,
         remove_columns=dataset.column_names,
-        fn_kwargs={"min_seconds": min_seconds, "longest": longest, "keep": tuple(keep), "warned": set()},
+        fn_kwargs=settings | {"mark_unusable": mark_unusable, "warned": set()},
     )
 
 
 def _prepare_streamed(
-    rows: dict[str, list], min_seconds: float, longest: int | None, keep: tuple[str, ...], warned: set[str]
+    rows: dict[str, list],
+    min_seconds: float,
+    longest: int | None,
+    keep: tuple[str, ...],
+    channel: int | None,
+    mark_unusable: bool,
+    warned: set[str],
 ) -> dict:
-    (row,) = _each_row(rows)
-    prepared: dict[str, list] = {column: [] for column in ("name", "sample_id", "num_samples", "samples", *keep)}
-    for number, piece in enumerate(_decode(row["audio"], longest)):
+    (row,) = each_row(rows)
+    columns = ("name", "sample_id", "num_samples", "samples", *(("problem",) if mark_unusable else ()), *keep)
+    prepared: dict[str, list] = {column: [] for column in columns}
+    for number, piece in enumerate(_decode(row, longest, channel)):
         problem, start = piece.pop("problem") or _too_short(piece["num_samples"], min_seconds), piece.pop("start")
-        name = _row_name(row) and piece_name(_row_name(row), start)
+        name = row_name(row) and piece_name(row_name(row), start)
         if problem and name not in warned:
             warned.add(name)
             logger.warning("Skipped %s: %s", name or "an audio without id or path", problem)
-        if problem:
+        if problem and not mark_unusable:
             continue
-        identity = _row_name(row).encode() or piece["samples"].tobytes()
+        identity = row_name(row).encode() or piece["samples"].tobytes() or _encoded(row)
         identity += f" piece {number}".encode() if number else b""
         # 63 bits: ids travel as int64 and seed random generators, which take no negative numbers.
         sample_id = int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little") >> 1
         made = {"name": name or f"audio {sample_id:016x}", "sample_id": sample_id, **piece}
-        for column, value in (made | {column: row[column] for column in keep}).items():
-            prepared[column].append(value)
+        if problem:
+            made["samples"] = piece["samples"][:0]
+        made |= {"problem": problem} | {column: row[column] for column in keep}
+        for column in columns:
+            prepared[column].append(made[column])
     return prepared
 
 
-def _row_name(row: dict[str, Any]) -> str:
+def _encoded(row: dict[str, Any]) -> bytes:
     audio = row["audio"]
-    name = str(row.get("id") or (audio.get("path") if isinstance(audio, dict) else None) or "")
-    return name if name.isprintable() else repr(name)  # a name with a newline would forge a line of the log
-
-
-def _columns(rows: list[dict[str, Any]]) -> dict[str, list]:
-    return {column: [row[column] for row in rows] for column in rows[0]}
-
-
-def _each_row(rows: dict[str, list]) -> list[dict[str, Any]]:
-    return [dict(zip(rows, values)) for values in zip(*rows.values())]
+    return (audio.get("bytes") if isinstance(audio, dict) else None) or b""
 
 
 def _check_columns(there: Sequence[str], wanted: Sequence[str]):
@@ -322,16 +372,22 @@ def _check_columns(there: Sequence[str], wanted: Sequence[str]):
         raise ValueError(f"The dataset has no columns {missing}; there are {list(there)}.")
 
 
-def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipReport) -> dict[str, Any]:
-    """What the record says of one split: where from, how much, what was cut and left out. Passwords are not told."""
+def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipReport | None = None) -> dict[str, Any]:
+    """What the record says of one split: where from, how much, what was cut and left out. Passwords are not told.
+
+    Without a report, as of rows that were prepared elsewhere, nothing is said of what was left out.
+    """
     samples = dataset.with_format("numpy")["num_samples"][:]
-    return {
-        "source": _shown(source),
-        "fingerprint": hashlib.sha256(samples.tobytes() + "\n".join(dataset["name"]).encode()).hexdigest()[:16],
-        "rows": len(dataset),
-        "hours": float(samples.sum()) / SAMPLE_RATE / 3600,
-        "skipped": report.to_dict(),
-    } | ({"cut": report.cut} if report.cut else {})
+    return (
+        {
+            "source": _shown(source),
+            "fingerprint": hashlib.sha256(samples.tobytes() + "\n".join(dataset["name"]).encode()).hexdigest()[:16],
+            "rows": len(dataset),
+            "hours": float(samples.sum()) / SAMPLE_RATE / 3600,
+        }
+        | ({"skipped": report.to_dict()} if report else {})
+        | ({"cut": report.cut} if report and report.cut else {})
+    )
 
 
 def stream_facts(source: Sequence[str]) -> dict[str, Any]:

@@ -3,82 +3,89 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import itertools
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow.parquet
 from datasets import (
-    Audio,
     Dataset,
     DatasetDict,
-    Features,
     IterableDataset,
-    Value,
+    Split,
     concatenate_datasets,
     get_dataset_split_names,
     load_dataset,
     load_dataset_builder,
     load_from_disk,
 )
-from datasets.data_files import DataFilesDict, get_data_patterns
+from datasets.data_files import SPLIT_KEYWORDS
 from huggingface_hub.errors import HFValidationError
 
+from hf_ssl_speech.data.columns import with_audio, with_text
+from hf_ssl_speech.data.corpora import Splits, common_voice_splits, kaldi_splits, ljspeech_splits
+from hf_ssl_speech.data.folders import AUDIO_SUFFIXES, audio_splits, list_audio, load_tables, table_splits
+from hf_ssl_speech.data.tables import TABLE_SUFFIXES
 from hf_ssl_speech.records import naming_the_file
 
 logger = logging.getLogger(__name__)
 
-DECODED_SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
-# Only PyAV decodes these: without it they become rows all the same, so that the report of what was skipped names them.
-OTHER_SUFFIXES = {".3gp", ".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mp4", ".webm", ".wma"}
-AUDIO_SUFFIXES = DECODED_SUFFIXES | OTHER_SUFFIXES
-# Folders of audio with these names are splits; others may be speakers.
-FOLDER_SPLITS = ("train", "validation", "valid", "dev", "eval", "test")
-AUDIO_STRUCT = {"bytes": Value("binary"), "path": Value("string")}
+# No character of it means anything to a pattern, an address or the environment.
+PLAIN_PATH = re.compile(r"[\w /.,=+@()-]*")
 
 
 def load_speech(
-    source: str | Sequence[str],
+    source: str | os.PathLike | Sequence[str | os.PathLike],
     *,
     split: str = "train",
     name: str | None = None,
     streaming: bool = False,
     audio_column: str = "audio",
+    text_column: str = "text",
 ) -> Dataset | IterableDataset:
-    """Loads speech from wherever it lies, with its audio left encoded in a column `audio`.
+    """Loads speech from wherever it lies, with its audio left encoded in a column `audio`, its transcripts in `text`.
 
     Args:
-        source: Parquet or audio files (paths or globs), a folder of them, a folder written by `save_to_disk`, or the
-            name of a dataset on the Hub; or several of these, as a list or with whitespace between. `~` and
-            environment variables are expanded.
+        source: Audio files, Parquet files or tables that name audio files (.csv, .tsv, .jsonl), each as paths or globs;
+            a folder of them; a folder in the form of Common Voice, Kaldi, LibriSpeech or LJ Speech, with a `metadata`
+            table, or written by `save_to_disk`; or the name of a dataset on the Hub. Or several of these, as a list or
+            with whitespace between. `~` and environment variables are expanded. `docs/data.md` shows each form.
         split: The split to take. Files named one by one are a single split, `train`.
         name: The configuration of a Hub dataset or of a folder with a dataset card.
         streaming: Whether to read the rows as they are needed instead of indexing them first.
-        audio_column: Where the audio is: an `Audio` column, a struct of bytes and path, paths, or encoded bytes.
+        audio_column: Where the audio is: an `Audio` column, a struct of bytes and path, paths, or encoded bytes. Where
+            nothing is called `audio`, the usual names are tried, and the log says which was taken.
+        text_column: Where the transcripts are, found alike; rows without any are loaded as well.
     Returns:
         The rows of all sources in order, with the columns that all sources share. `audio` gives rows with `bytes` and
-        `path`: an `Audio(decode=False)` column, or, streamed, a plain struct.
+        `path`: an `Audio(decode=False)` column, or, streamed, a plain struct. Where a row is a part of its audio,
+        `segment_start` and `segment_end` tell which, in seconds.
     Raises:
-        ValueError: If nothing is found at a source, or it has no such split or audio column.
+        ValueError: If nothing is found at a source, a file can't be read, or there is no such split or column.
     """
-    parts = [
-        _with_audio(part, audio_column, one)
-        for one in _each_source(source)
-        for part in _load_one(one, split, name, streaming)
-    ]
+    parts = []
+    for one in _each_source(source):
+        for part, folder in _load_one(one, split, name, streaming):
+            parts.append(with_text(with_audio(part, audio_column, one, folder), text_column, one))
     kinds = parts[0].features
     shared = [column for column in kinds if all(part.features.get(column) == kinds[column] for part in parts)]
     left_out = sorted({column for part in parts for column in part.column_names} - set(shared))
     if left_out:
         logger.warning("Left out the columns that the parts of %s do not share in name and type: %s", source, left_out)
+    if any("segment_start" in part.column_names for part in parts) and "segment_start" not in shared:
+        raise ValueError(f"Only some of the sources {source} name parts of their audio: load those apart.")
     return concatenate_datasets([part.select_columns(shared) for part in parts]) if len(parts) > 1 else parts[0]
 
 
-def available_splits(source: str | Sequence[str], name: str | None = None) -> list[str]:
+def available_splits(source: str | os.PathLike | Sequence[str | os.PathLike], name: str | None = None) -> list[str]:
     """The splits that all of the sources have, in the order of the first one; `source` and `name` as for `load_speech`.
 
     Raises:
@@ -89,43 +96,63 @@ def available_splits(source: str | Sequence[str], name: str | None = None) -> li
 
 
 def _splits_of(source: str, name: str | None) -> list[str]:
-    folder = Path(source)
-    if folder.is_dir():
-        splits = _saved_splits(folder) or _parquet_splits(folder, name)
-        return list(map(str, splits)) or [split for split in FOLDER_SPLITS if (folder / split).is_dir()] or ["train"]
+    if os.path.isdir(source):
+        return list(_folder_splits(Path(source), name, False))
     if _names_files(source):
         return ["train"]
     with _hub_errors(source):
         return get_dataset_split_names(source, name)
 
 
-def _each_source(source: str | Sequence[str]) -> list[str]:
-    if isinstance(source, str):
-        source = [source] if os.path.exists(_expand(source)) else source.split()
+def _each_source(source: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
+    if isinstance(source, os.PathLike):  # one, whatever its name holds
+        source = [source]
+    elif isinstance(source, str):
+        source = [source] if os.path.exists(source) or os.path.exists(_expand(source)) else source.split()
     if not source:
         raise ValueError("No source of speech was given; expected a file, a glob, a folder or a Hub dataset's name.")
-    return [_expand(one) for one in source]
+    return [_expand(os.fspath(one)) for one in source]
 
 
 def _expand(path: str) -> str:
-    return os.path.expandvars(os.path.expanduser(path))
+    return path if os.path.exists(path) else os.path.expandvars(os.path.expanduser(path))
 
 
-def _load_one(source: str, split: str, name: str | None, streaming: bool) -> list[Dataset | IterableDataset]:
-    """Loads one source, as one dataset for each schema in it."""
+def _load_one(source: str, split: str, name: str | None, streaming: bool) -> Iterator[tuple[Any, str | None]]:
+    """Loads one source, as one dataset for each schema in it, each with the folder that relative paths are meant in."""
     if os.path.isdir(source):
-        return _load_folder(Path(source), split, name, streaming)
-    if _names_files(source):
-        files = [source] if os.path.isfile(source) else sorted(glob.glob(source, recursive=True))
-        return _load_files(_in_split(split, {"train": files}, source), source, streaming)
-    with _hub_errors(source):
-        return [load_dataset(source, name, split=split, streaming=streaming)]
+        splits = _folder_splits(Path(source), name, streaming)
+    elif _names_files(source):
+        splits = {"train": partial(_load_files, _glob(source), source, streaming)}
+    else:
+        with _hub_errors(source):
+            yield load_dataset(source, name, split=split, streaming=streaming), None
+        return
+    if split not in splits:
+        raise ValueError(f"{source!r} has no split {split!r}; expected one of {sorted(map(str, splits))}.")
+    found = splits[split]()
+    if not found:
+        raise ValueError(f"Nothing found at {source!r}; expected Parquet or audio files, or tables that name some.")
+    for part in found:
+        dataset, folder = part if isinstance(part, tuple) else (part, None)
+        if streaming and isinstance(dataset, Dataset):
+            dataset = dataset.to_iterable_dataset(num_shards=max(1, min(len(dataset), 64)))
+        yield dataset, folder
 
 
 def _names_files(source: str) -> bool:
     """Whether a source, which is no folder, is a file or a pattern of files, and not the name of a dataset."""
     suffix = Path(source).suffix.lower()
-    return os.path.isfile(source) or glob.has_magic(source) or suffix in {".parquet", *AUDIO_SUFFIXES}
+    known = {".parquet", *AUDIO_SUFFIXES, *TABLE_SUFFIXES}
+    return os.path.isfile(source) or glob.has_magic(source) or suffix in known
+
+
+def _glob(source: str) -> list[str]:
+    """The files that a source names. Brackets that match nothing as a pattern stand for themselves."""
+    if os.path.isfile(source):
+        return [source]
+    found = glob.glob(source, recursive=True) or glob.glob(source.replace("[", "[[]"), recursive=True)
+    return sorted(file for file in found if os.path.isfile(file))
 
 
 @contextmanager
@@ -139,122 +166,82 @@ def _hub_errors(source: str) -> Iterator[None]:
         ) from error
 
 
-def _load_folder(folder: Path, split: str, name: str | None, streaming: bool) -> list[Dataset | IterableDataset]:
-    if saved := _saved_splits(folder):
-        dataset = _in_split(split, saved, folder)
-        return [dataset.to_iterable_dataset(num_shards=max(1, len(dataset.cache_files))) if streaming else dataset]
-    if splits := _parquet_splits(folder, name):
-        return _load_files(_in_split(split, splits, folder), folder, streaming)
-    root = folder / split if (folder / split).is_dir() else folder
-    files = _find_audio(root)
-    return _load_files(_in_split(split, {"train" if root == folder else split: files}, folder), folder, streaming)
+def _folder_splits(folder: Path, name: str | None, streaming: bool) -> Splits:
+    """The splits of a folder in whichever form it is, and how each is loaded."""
+    return (
+        saved_splits(folder)
+        or kaldi_splits(folder)
+        or parquet_splits(folder, name, streaming)
+        or common_voice_splits(folder)
+        or ljspeech_splits(folder)
+        or table_splits(folder)
+        or audio_splits(folder)
+    )
 
 
-def _saved_splits(folder: Path) -> dict[str, Dataset]:
+def saved_splits(folder: Path) -> Splits:
     """The splits that `save_to_disk` wrote into a folder; none if it did not."""
     if not ((folder / "state.json").exists() or (folder / "dataset_dict.json").exists()):
         return {}
     with naming_the_file(folder, "what save_to_disk writes"):
         saved = load_from_disk(folder)
-    return saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
+    splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
+    return {split: partial(list, [dataset]) for split, dataset in splits.items()}
 
 
-def _parquet_splits(folder: Path, name: str | None) -> dict[str, Sequence[str]]:
+def parquet_splits(folder: Path, name: str | None, streaming: bool) -> Splits:
     """The Parquet files below a folder, by split; none if there are none."""
     if not any(folder.rglob("*.parquet")):
         return {}
-    if not glob.has_magic(str(folder)):
-        return load_dataset_builder(str(folder), name).config.data_files
-    if name:
-        raise ValueError(f"{str(folder)!r} has brackets in its name, so that no configuration is found: rename it.")
-    escaped = glob.escape(str(folder.resolve()))  # a builder would take the brackets for a pattern
-    return DataFilesDict.from_patterns(get_data_patterns(escaped), escaped, allowed_extensions=[".parquet"])
+    files: dict[Any, list[str]]
+    path = str(folder.resolve())  # a relative one may be the name of a builder or on the Hub
+    if PLAIN_PATH.fullmatch(path):
+        files = load_dataset_builder(path, name).config.data_files
+    elif name:
+        raise ValueError(f"No configuration is found in {path!r}, because of the characters in its name: rename it.")
+    else:
+        files = {split: [] for split in SPLIT_KEYWORDS}
+        for file in sorted(folder.rglob("*.parquet")):
+            words = set(re.split(r"[^a-z]+", str(file.relative_to(folder)).lower()))
+            split = next((split for split, names in SPLIT_KEYWORDS.items() if words.intersection(names)), Split.TRAIN)
+            files[split].append(str(file))
+    return {str(split): partial(_load_parquet, list(found), streaming) for split, found in files.items() if found}
 
 
-def _find_audio(root: Path) -> list[str]:
-    """The audio files below a folder, in linked folders too, each folder once."""
-    found, seen = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above, or a second one to the same
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [os.path.join(folder, name) for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES]
-    return sorted(found)
+def _plain(folder: Path) -> str:
+    """A folder's path; if `datasets` would take a part of it for a pattern or an address, that of a link to it."""
+    path = str(folder.resolve())
+    if PLAIN_PATH.fullmatch(path):
+        return path
+    link = Path(datasets.config.HF_DATASETS_CACHE, "linked", hashlib.sha256(os.fsencode(path)).hexdigest()[:16])
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        link.symlink_to(path, target_is_directory=True)
+    return str(link)
 
 
-def _in_split(split: str, splits: dict[str, Any], source: str | Path) -> Any:
-    if split not in splits:
-        raise ValueError(f"{str(source)!r} has no split {split!r}; expected one of {sorted(map(str, splits))}.")
-    return splits[split]
+def _load_parquet(files: Sequence[str], streaming: bool) -> list[tuple[Any, str]]:
+    # One builder call takes files of one schema only.
+    def kind(file: str) -> tuple[Any, str]:
+        return pyarrow.parquet.read_schema(file).remove_metadata(), os.path.dirname(os.path.abspath(file))
+
+    groups = []
+    for (_, folder), group in itertools.groupby(files, kind):
+        names = [os.path.join(_plain(Path(file).parent), glob.escape(os.path.basename(file))) for file in group]
+        groups.append((load_dataset("parquet", data_files=names, split="train", streaming=streaming), folder))
+    return groups
 
 
-def _load_files(files: Sequence[str], source: str | Path, streaming: bool) -> list[Dataset | IterableDataset]:
+def _load_files(files: Sequence[str], source: str, streaming: bool) -> list[Any]:
     suffixes = {Path(file).suffix.lower() for file in files}
     if not files:
-        raise ValueError(f"Nothing found at {str(source)!r}; expected Parquet or audio files.")
+        return []
     if suffixes == {".parquet"}:
-        # One builder call takes files of one schema only.
-        groups = itertools.groupby(files, lambda file: pyarrow.parquet.read_schema(file).remove_metadata())
-        groups = [[glob.escape(file) for file in group] for _, group in groups]
-        return [load_dataset("parquet", data_files=group, split="train", streaming=streaming) for group in groups]
+        return _load_parquet(files, streaming)
     if suffixes <= AUDIO_SUFFIXES:
-        dataset = _list_audio(files)
-        return [dataset.to_iterable_dataset(num_shards=min(len(dataset), 64)) if streaming else dataset]
-    raise ValueError(f"Got files {sorted(suffixes)} at {str(source)!r}; expected Parquet only or audio only.")
-
-
-def _list_audio(files: Sequence[str]) -> Dataset:
-    """A row for each file, named by its path. (The `audiofolder` builder of `datasets` needs torchcodec for this.)"""
-    files = [os.path.abspath(file) for file in files]
-    root = os.path.commonpath([os.path.dirname(file) for file in files])
-    # The times go into the fingerprint, so that a file that changed is not taken from a cache.
-    changed = [(os.stat(file) if os.path.exists(file) else os.lstat(file)).st_mtime_ns for file in files]
-    features = Features({"id": Value("string"), "audio": Value("string")})
-    return Dataset.from_generator(_audio_rows, features, gen_kwargs={"files": files, "root": root, "changed": changed})
-
-
-def _audio_rows(files: Sequence[str], root: str, changed: Sequence[int]):
-    for file in files:
-        yield {"id": Path(file).relative_to(root).with_suffix("").as_posix(), "audio": file}
-
-
-def _with_audio(dataset: Dataset | IterableDataset, audio_column: str, source: str) -> Dataset | IterableDataset:
-    """Renames the audio column to `audio` and makes it `Audio(decode=False)`, or a struct like that if streamed."""
-    if dataset.features is None:  # a streamed JSON or generator: the first rows tell
-        dataset = dataset._resolve_features()
-    if audio_column not in dataset.features:
-        raise ValueError(
-            f"{source!r} has no column {audio_column!r}. Name the one that holds the audio with `audio_column`; there "
-            f"are {dataset.column_names}."
-        )
-    kind = dataset.features[audio_column]
-    if not (
-        isinstance(kind, Audio)
-        or (isinstance(kind, dict) and {"bytes", "path"} & set(kind))
-        or getattr(kind, "dtype", None) in ("string", "binary", "large_binary")
-    ):
-        raise ValueError(
-            f"Column {audio_column!r} of {source!r} holds {kind}; expected an Audio column, a struct of bytes "
-            "and path, paths, or encoded bytes."
-        )
-    if isinstance(dataset, IterableDataset):
-        # Streamed, even an undecoded `Audio` column asks for torchcodec once a column is renamed: a struct does not.
-        if isinstance(kind, Audio):
-            dataset = dataset.cast_column(audio_column, AUDIO_STRUCT)
-        features = {column: kind for column, kind in dataset.features.items() if column != audio_column}
-        features = Features(features | {"audio": AUDIO_STRUCT})
-        return dataset.map(_as_struct, input_columns=audio_column, remove_columns=audio_column, features=features)
-    if audio_column != "audio":
-        others = [column for column in dataset.column_names if column != "audio"]
-        dataset = dataset.select_columns(others).rename_column(audio_column, "audio")
-    return dataset.cast_column("audio", Audio(decode=False))
-
-
-def _as_struct(audio: dict[str, Any] | str | bytes) -> dict[str, Any]:
-    if isinstance(audio, str):
-        audio = {"bytes": None, "path": audio}
-    elif isinstance(audio, bytes):
-        audio = {"bytes": audio, "path": None}
-    return {"audio": audio}
+        return [list_audio(files)]
+    if suffixes <= TABLE_SUFFIXES:
+        return load_tables(files)
+    raise ValueError(
+        f"Got files {sorted(suffixes)} at {source!r}; expected Parquet only or audio only, or tables that name audio."
+    )

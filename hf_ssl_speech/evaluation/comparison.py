@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor
 
 from hf_ssl_speech.data.preparing import prepare_speech, split_facts
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.evaluation.recognizers import Recognizer
+from hf_ssl_speech.recognition.decoding import Decoder
+from hf_ssl_speech.recognition.doubts import warn_of_doubts
 from hf_ssl_speech.recognition.metrics import (
     EditCounts,
     count_edits,
@@ -25,8 +28,19 @@ from hf_ssl_speech.recognition.metrics import (
     resample_rates,
     summarize_edits,
 )
-from hf_ssl_speech.recognition.text import TextNormalization
-from hf_ssl_speech.records import command_line, device_name, now, read_json, versions, write_json
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import read_texts
+from hf_ssl_speech.records import (
+    Score,
+    command_line,
+    complete,
+    device_name,
+    naming_the_file,
+    now,
+    read_json,
+    versions,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,21 +85,23 @@ def load_evaluation_set(
         source: See `load_speech`, which also takes `settings`.
         normalization: For references and recognised texts alike.
         split: The split to take.
-        text_column: The column with the transcripts.
+        text_column: The column with the transcripts; see `load_speech`.
         by: Columns to break scores down by.
         limit: Only so many rows, see `choose_rows`.
         num_proc: Processes that decode the audio.
     Raises:
         ValueError: If a column is missing, or no row has both audio and text.
     """
-    dataset = choose_rows(load_speech(source, split=split, **settings), limit)
+    dataset = choose_rows(load_speech(source, split=split, text_column=text_column, **settings), limit)
     # Decoded beforehand: damage shows before any model is scored, and decoding counts in nobody's speed.
-    kept = list(dict.fromkeys([text_column, *by]))
+    kept = list(dict.fromkeys(["text", *by]))
     rows, report = prepare_speech(dataset, min_seconds=0, cache=True, num_proc=num_proc, keep=kept)
-    texts = [normalization(text) if text else None for text in rows[text_column]]
-    for name, text in zip(rows["name"], texts):
+    raw = read_texts(rows, "text")
+    texts = list(map(normalization, raw))
+    for name, came, text in zip(rows["name"], raw, texts):
         if not text:
-            report.add(name, "without text" if text is None else "with nothing left of its text once normalised")
+            report.add(name, "with nothing left of its text once normalised" if came else "without text")
+    warn_of_doubts(raw, normalization)
     usable = [place for place, text in enumerate(texts) if text]
     if not usable:
         raise ValueError(f"No row can be scored: {report}. Check `text_column` and the normalisation.")
@@ -149,6 +165,24 @@ def score(recognizer: Recognizer, evaluation_set: EvaluationSet) -> ModelScores:
     )
 
 
+def word_error_rate(
+    decoder: Decoder, heard: Iterable[tuple[list[int], Tensor, Tensor]], evaluation_set: EvaluationSet
+) -> float:
+    """Errors over words of all rows, of logits that a recogniser has given.
+
+    Args:
+        decoder: What makes text of the logits.
+        heard: Places of rows in the set, their logits `(rows, frames, vocabulary)` and their frames `(rows,)`.
+        evaluation_set: The rows.
+    """
+    predictions = [""] * len(evaluation_set.references)
+    for places, logits, frames in heard:
+        for place, transcript in zip(places, decoder.decode(logits, frames)):
+            predictions[place] = evaluation_set.normalization(transcript.text)
+    counts = count_edits(predictions, evaluation_set.references)
+    return counts.errors.sum() / counts.reference_length.sum()
+
+
 def describe_device(device: torch.device) -> str:
     """A device in words, with the threads of a CPU."""
     threads = f" (threads: {torch.get_num_threads()})" if device.type == "cpu" else ""
@@ -174,7 +208,7 @@ def differences(scores: Sequence[ModelScores], *, confidence: float, **draws: in
     return list(zip((rates - rates[0]).tolist(), low.tolist(), high.tolist()))
 
 
-def score_entry(scores: ModelScores, evaluation_set: EvaluationSet, *, confidence: float, **draws: int) -> dict:
+def score_entry(scores: ModelScores, evaluation_set: EvaluationSet, *, confidence: float, **draws: int) -> Score:
     """A model's scores for `scores.json`: with data, normalisation, decoder, machine and versions, all that they need
     to be repeated.
 
@@ -211,7 +245,7 @@ def score_entry(scores: ModelScores, evaluation_set: EvaluationSet, *, confidenc
     }
 
 
-def save_scores(entries: Sequence[dict[str, Any]], folder: str | os.PathLike):
+def save_scores(entries: Sequence[Score], folder: str | os.PathLike):
     """Adds entries to a folder's `scores.json`; one of the same model, data, normalisation and decoder is replaced.
 
     Raises:
@@ -223,11 +257,18 @@ def save_scores(entries: Sequence[dict[str, Any]], folder: str | os.PathLike):
     write_json([*kept, *entries], path)
 
 
-def read_scores(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """The entries of a folder's `scores.json`; none where there is no such file."""
+def read_scores(folder: str | os.PathLike) -> list[Score]:
+    """The entries of a folder's `scores.json`; none where there is no such file.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
     path = Path(folder, SCORES_FILE)
-    return read_json(path, "scores", list) if path.exists() else []
+    if not path.exists():
+        return []
+    with naming_the_file(path, "scores"):
+        return [complete(Score, entry) for entry in read_json(path, "scores", list)]
 
 
-def _score_identity(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: entry.get(key) for key in SCORE_KEYS}
+def _score_identity(entry: Score) -> dict[str, Any]:
+    return {key: each for key, each in complete(Score, entry).items() if key in SCORE_KEYS}

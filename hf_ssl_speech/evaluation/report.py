@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from hf_ssl_speech.evaluation.comparison import EvaluationSet, ModelScores
 from hf_ssl_speech.recognition.metrics import show_edits
-from hf_ssl_speech.records import table
+from hf_ssl_speech.records import Score, table
 
 REPORT_FILE, PICTURE_FILE = "report.md", "scores.png"
 WORST_SHOWN, GROUPS_DRAWN = 5, 20
@@ -27,7 +27,7 @@ loading the model and decoding audio files are not in it."""
 
 def comparison_report(
     scores: Sequence[ModelScores],
-    entries: Sequence[dict[str, Any]],
+    entries: Sequence[Score],
     differences: Sequence[tuple[float, float, float]],
     evaluation_set: EvaluationSet,
     bootstrap: int,
@@ -67,14 +67,14 @@ def _describe_data(evaluation_set: EvaluationSet) -> str:
     )
 
 
-def model_labels(entries: Sequence[dict[str, Any]]) -> list[str]:
+def model_labels(entries: Sequence[Score]) -> list[str]:
     """Short names of the models: a folder's last part where that tells them apart, and Hub ids as they are."""
     names = [entry["model"] for entry in entries]
     short = [Path(name).resolve().name if Path(name).is_dir() else name for name in names]
     return short if len(set(short)) == len(set(names)) else names
 
 
-def scores_table(entries: Sequence[dict[str, Any]], differences: Sequence[tuple[float, float, float]]) -> str:
+def scores_table(entries: Sequence[Score], differences: Sequence[tuple[float, float, float]]) -> str:
     """A row for each model."""
     head = ["model", "decoder", "WER %", "to the first", "CER %", "sub / del / ins %", "real-time factor", "parameters"]
     rows = []
@@ -96,7 +96,7 @@ def scores_table(entries: Sequence[dict[str, Any]], differences: Sequence[tuple[
     return _aligned(head, rows)
 
 
-def groups_table(entries: Sequence[dict[str, Any]], column: str) -> str:
+def groups_table(entries: Sequence[Score], column: str) -> str:
     """A row for each group of a column, those with most errors of the first model first; a column for each model."""
     models = [entry["groups"][column] for entry in entries]
     rows = [
@@ -119,7 +119,7 @@ def worst_utterances(scores: ModelScores, evaluation_set: EvaluationSet) -> str:
     return "\n\n".join(blocks) or "No row has an error."
 
 
-def draw_scores(entries: Sequence[dict[str, Any]], path: str | os.PathLike):
+def draw_scores(entries: Sequence[Score], path: str | os.PathLike):
     """Draws the word error rates of all models with their intervals, over all rows and for each group.
 
     Args:
@@ -169,7 +169,7 @@ def _label_bars(axis: Axes, title: str, names: Sequence[str]):
     axis.grid(axis="x", alpha=0.3)
 
 
-def write_report(report: str, entries: Sequence[dict[str, Any]], folder: str | os.PathLike):
+def write_report(report: str, entries: Sequence[Score], folder: str | os.PathLike):
     """Writes `report.md` and its picture into a folder."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     draw_scores(entries, Path(folder, PICTURE_FILE))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_ssl_speech.hub.wording import code, plain
-from hf_ssl_speech.recipes.iterations_report import LAYERS_PICTURE, QUALITY, UNITS_PICTURE
-from hf_ssl_speech.records import table
+from hf_ssl_speech.recipes.iterations_report import LAYERS_PICTURE, QUALITY, UNITS_PICTURE, last_value
+from hf_ssl_speech.records import Rate, Record, Score, SplitFacts, UnitFacts, table
 from hf_ssl_speech.training.record_keeper import PICTURE_FILE
 
 GROUPS_SHOWN = 10
@@ -34,11 +34,7 @@ MEASURES = (
 # Facts of transcripts: what a record calls them, and what the card does.
 TEXT = (
     ("words", "words"),
-    ("characters", "characters"),
     ("vocabulary", "vocabulary"),
-    ("rare_characters", "characters left out as too rare"),
-    ("unknown_characters", "characters outside the vocabulary"),
-    ("skipped", "utterances left out for their text"),
     ("normalization", "normalised with"),
 )
 CITATIONS = {
@@ -67,71 +63,72 @@ def shown(value: Any, form: str = "", unit: str = "") -> str:
     return NOT_MEASURED if value is None else f"{value:{form}}{unit}"
 
 
-def hours(facts: Mapping[str, Any] | None) -> str:
+def hours(amount: float | None) -> str:
     """How much audio, in words."""
-    found = (facts or {}).get("hours")
-    return f"hours: {NOT_MEASURED}" if found is None else f"{found:.2f} hours"
+    return f"hours: {NOT_MEASURED}" if amount is None else f"{amount:.2f} hours"
 
 
-def splits(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The data of a run, by split, and of the pretraining it started from."""
-    earlier = ((record.get("start") or {}).get("record") or {}).get("data") or {}
-    fingerprints = (record.get("identity") or {}).get("data") or {}
-    found = record.get("data") or {
-        split: {"fingerprint": fingerprints[split]} for split in ("train", "validation") if split in fingerprints
-    }
-    return found | ({"train, pretraining": earlier["train"]} if "train" in earlier else {})
+def told(text: str | None) -> str:
+    """A text that was recorded, as code, or that it was not."""
+    return NOT_RECORDED if text is None else code(text)
 
 
-def data_table(record: Mapping[str, Any]) -> str:
-    """A row for each split: where from, how much, what was left out."""
-    rows = []
-    for split, facts in splits(record).items():
-        source = facts.get("source")
-        left_out = (facts.get("skipped") or {}).get("num_skipped")
+def sources(facts: SplitFacts) -> list[str]:
+    """Where the rows of a split come from."""
+    source = facts["source"]
+    return [source] if isinstance(source, str) else source or []
+
+
+def data_table(record: Record) -> str:
+    """A row for each split, and for the data of the pretraining before: where from, how much, what was left out."""
+    splits, earlier, rows = dict(record["data"]), record["start"]["record"], []
+    if earlier:
+        splits["train, pretraining"] = earlier["data"]["train"]
+    for split, facts in splits.items():
         rows.append(
             [
                 plain(split),
-                ", ".join(map(code, [source] if isinstance(source, str) else source or [])) or NOT_RECORDED,
-                shown(facts.get("rows"), ","),
-                shown(facts.get("hours"), ".2f"),
-                shown(left_out, ","),
-                code(facts["fingerprint"]) if len(facts.get("fingerprint", "")) == 16 else NOT_RECORDED,
+                ", ".join(map(code, sources(facts))) or NOT_RECORDED,
+                shown(facts["rows"], ","),
+                shown(facts["hours"], ".2f"),
+                shown(facts["skipped"]["num_skipped"], ","),
             ]
         )
-    rows = rows or [["train", NOT_RECORDED, *[NOT_MEASURED] * 3, NOT_RECORDED]]
-    return table(["split", "source", "utterances", "hours", "left out", "fingerprint"], rows)
+    return table(["split", "source", "utterances", "hours", "left out"], rows)
 
 
-def effort_table(record: Mapping[str, Any]) -> str:
+def effort_table(record: Record) -> str:
     """Updates, audio seen and effective batch of a training."""
-    recipe, processes = record.get("recipe") or {}, (record.get("machine") or {}).get("processes")
-    average, seen = record.get("seconds_per_update"), record.get("hours_seen")
-    in_train = (splits(record).get("train") or {}).get("hours")
-    batch = f"{shown(average, '.1f', ' s of audio on average')}"
+    recipe, processes, train = record["recipe"], record["machine"]["processes"], record["data"]["train"]
+    seen = record["hours_seen"]
+    batch = shown(record["seconds_per_update"], ".1f", " s of audio on average")
     if processes and "batch_seconds" in recipe:
         parts = f"{recipe['batch_seconds']:g} s x {recipe['gradient_accumulation_steps']} accumulated x {processes}"
         batch += f", at most {parts} process{'es' * (processes > 1)}"
-    repeats = f", {seen / in_train:.1f} times the data" if seen is not None and in_train else ""
+    repeats = f", {seen / train['hours']:.1f} times the data" if seen is not None and train["hours"] else ""
+    predicted = [f"{units['num_units']} units of {units['features']}" for units in train["units"]["sets"]]
     rows = [
-        ["updates", shown(record.get("updates"), ",")],
+        *(["predicts", plain(units)] for units in predicted),
+        ["updates", shown(record["updates"], ",")],
         ["audio seen", shown(seen, ".2f", " hours") + repeats],
         ["effective batch", batch],
         ["precision", _precision(recipe)],
         ["seed", f"{recipe['seed']}" if "seed" in recipe else NOT_RECORDED],
-        ["command", code(record["command"]) if "command" in record else NOT_RECORDED],
+        ["command", told(record["command"])],
     ]
-    for units in (splits(record).get("train") or {}).get("units", {}).get("sets", []):
-        rows.insert(0, ["predicts", plain(f"{units['num_units']} units of {units['features']}")])
+    if record["identity"].get("lora"):
+        rows.insert(0, ["learnt by LoRA adapters, merged into the weights", _settings(record["identity"]["lora"])])
+    if recipe.get("head_learning_rate") is not None:
+        rows.insert(1, ["peak learning rate of the head", f"{recipe['head_learning_rate']:g}"])
     return table(["", ""], rows)
 
 
-def measures_table(record: Mapping[str, Any]) -> str:
+def measures_table(record: Record) -> str:
     """Figures of a training's curves: of the model that was kept on validation data, and the last ones of training."""
-    curves, kept, rows = record.get("curves") or [], record.get("kept_update"), []
+    curves, kept, rows = record["curves"], record["kept_update"], []
     evaluated = [point for point in curves if kept is None or point["step"] <= kept]
     for name, label, form in MEASURES:
-        validation, training = _last(evaluated, f"eval_{name}"), _last(curves, name)
+        validation, training = last_value(evaluated, f"eval_{name}"), last_value(curves, name)
         if validation is not None or training is not None:
             rows.append([label, shown(validation, form), shown(training, form)])
     updates = [point["step"] for point in evaluated if any(name.startswith("eval_") for name in point)][-1:]
@@ -139,112 +136,102 @@ def measures_table(record: Mapping[str, Any]) -> str:
     return table(["", validated, "training, last"], rows or [["accuracy", NOT_MEASURED, NOT_MEASURED]])
 
 
-def scores_table(scores: Sequence[Mapping[str, Any]]) -> str:
+def scores_table(scores: Sequence[Score]) -> str:
     """A row for each evaluation of a CTC model."""
     rows = []
     for score in scores:
-        data, split = score["data"], score["data"].get("split")
-        source = data["source"] if isinstance(data["source"], str) else ", ".join(data["source"])
+        data, split = score["data"], score["data"]["split"]
         rows.append(
             [
-                code(source) + (f", {plain(split)}" if split else ""),
-                shown(data.get("rows"), ","),
-                shown(data.get("hours"), ".2f"),
-                _rate(score.get("wer")),
-                _rate(score.get("cer")),
-                _settings(score.get("decoder")),
-                shown(score.get("real_time_factor"), ".3g"),
+                code(", ".join(sources(data))) + (f", {plain(split)}" if split else ""),
+                shown(data["rows"], ","),
+                shown(data["hours"], ".2f"),
+                _rate(score["wer"]),
+                _rate(score["cer"]),
+                _settings(score["decoder"]),
+                shown(score["real_time_factor"], ".3g"),
             ]
         )
     head = ["data", "utterances", "hours", "WER, %", "CER, %", "decoder", "real-time factor"]
     return table(head, rows or [[NOT_MEASURED] * len(head)])
 
 
-def evaluations(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+def evaluations(scores: Sequence[Score]) -> list[str]:
     """How exactly each row of `scores_table` was measured."""
-    found = []
-    for number, score in enumerate(scores, 1):
-        confidence = (score.get("wer") or {}).get("confidence")
-        found.append(
-            f"Row {number}: text normalised with {_settings(score.get('normalization'))}; intervals of "
-            f"{shown(confidence, '.0%')} by bootstrap over utterances; data fingerprint "
-            f"{code(score['data'].get('fingerprint', NOT_RECORDED))}; on {plain(score.get('device', NOT_RECORDED))}, "
-            f"{plain(score.get('date', NOT_RECORDED))}, {_settings(score.get('versions'))}; command "
-            f"{code(score.get('command', NOT_RECORDED))}."
-        )
-    return found
+    return [
+        f"Row {number}: text normalised with {_settings(score['normalization'])}; intervals of "
+        f"{shown(score['wer']['confidence'], '.0%')} by bootstrap over utterances; data fingerprint "
+        f"{told(score['data']['fingerprint'])}; on {plain(score['device'] or NOT_RECORDED)}, "
+        f"{plain(score['date'] or NOT_RECORDED)}, {_settings(score['versions'])}; command {told(score['command'])}."
+        for number, score in enumerate(scores, 1)
+    ]
 
 
-def breakdown_table(scores: Sequence[Mapping[str, Any]]) -> str:
+def breakdown_table(scores: Sequence[Score]) -> str:
     """Word error rates of groups of utterances, the worst of each column first; empty if none were measured."""
     rows = []
     for number, score in enumerate(scores, 1):
-        for column, groups in (score.get("groups") or {}).items():
+        for column, groups in score["groups"].items():
             measured = {name: rate for name, rate in groups.items() if rate["wer"] is not None}
             worst = sorted(measured, key=lambda name: -measured[name]["wer"])[:GROUPS_SHOWN]
             more = f" ({len(groups)} in all)" if len(groups) > len(worst) else ""
             for name in worst:
                 rate = measured[name]
-                cells = [_rate({**rate, "value": rate["wer"]}), shown(rate.get("reference_length"), ",")]
+                cells = [_rate({**rate, "value": rate["wer"]}), shown(rate["reference_length"], ",")]
                 rows.append([f"{number}", plain(column) + more, plain(name), *cells])
     return table(["row", "by", "group", "WER, %", "words"], rows) if rows else ""
 
 
-def text_table(record: Mapping[str, Any]) -> str:
+def text_table(record: Record) -> str:
     """Facts of the transcripts that a CTC model learnt from."""
-    text = record.get("text") or {}
+    text = record["text"]
     rows = [[label, _plain(text[name]) if text.get(name) else "none"] for name, label in TEXT if name in text]
     return table(["transcripts", ""], rows or [["words", NOT_MEASURED]])
 
 
-def unit_effort_table(facts: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+def unit_effort_table(facts: UnitFacts, record: Record) -> str:
     """How a unit set was fitted."""
     rows = [
-        ["utterances", shown(facts.get("utterances"), ",")],
-        ["frames", shown(facts.get("frames"), ",")],
-        ["share of the utterances", shown(facts.get("share"), ".0%")],
-        ["passes over the data", shown(facts.get("iterations"), ",")],
-        ["inertia (mean squared distance)", shown(facts.get("inertia"), ",.4g")],
-        ["seed", f"{facts['seed']}" if "seed" in facts else NOT_RECORDED],
-        ["command", code(record["command"]) if "command" in record else NOT_RECORDED],
+        ["utterances", shown(facts["utterances"], ",")],
+        ["frames", shown(facts["frames"], ",")],
+        ["share of the utterances", shown(facts["share"], ".0%")],
+        ["inertia (mean squared distance)", shown(facts["inertia"], ",.4g")],
+        ["seed", NOT_RECORDED if facts["seed"] is None else f"{facts['seed']}"],
+        ["command", told(record["command"])],
     ]
     return table(["", ""], rows)
 
 
-def unit_departures(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def unit_departures(facts: UnitFacts) -> list[tuple[str, str, str]]:
     """Where a unit set departs from those of HuBERT BASE: MFCC for iteration 1, layer 6 for iteration 2."""
     hidden = facts["features"]["kind"] == "hidden"
     published = {"layer": 6, "number of units": 500} if hidden else {"number of units": 100}
     here = {"layer": facts["features"]["layer"], "number of units": facts["num_units"]}
     found = [(name, f"{here[name]}", f"{value}") for name, value in published.items() if here[name] != value]
-    if facts.get("share") not in (None, 0.1):
+    if facts["share"] not in (None, 0.1):
         found.append(("share of the utterances", f"{facts['share']:.0%}", "10%"))
     return found
 
 
-def quality_table(record: Mapping[str, Any]) -> str:
+def quality_table(record: Record) -> str:
     """How well units follow phones, and how they are used."""
-    quality = record.get("quality") or {}
+    quality = record["quality"]
     rows = [[label, format(quality[name], form)] for name, label, form in QUALITY if name in quality]
     return table(["", ""], rows or [[label, NOT_MEASURED] for name, label, _ in QUALITY if name != "agreement"])
 
 
-def compute_table(record: Mapping[str, Any]) -> str:
-    """On what, for how long, with which versions."""
-    machine, versions = record.get("machine") or {}, record.get("versions")
-    processes = machine.get("processes", record.get("processes"))
-    seconds = record.get("train_seconds", record.get("seconds"))
-    rows = [
-        ["device", plain(machine.get("device", NOT_RECORDED))],
-        ["processes", f"{processes}" if processes else NOT_RECORDED],
-        ["time", _time(seconds)],
-        ["device hours", NOT_MEASURED if seconds is None or not processes else f"{seconds * processes / 3600:.2f}"],
-        ["versions", _settings(versions or (record.get("units") or {}).get("versions"))],
-    ]
-    if (record.get("start") or {}).get("source"):
-        earlier = (record["start"].get("record") or {}).get("train_seconds")
-        rows.insert(3, ["time of the pretraining before it", _time(earlier)])
-    return table(["", ""], rows)
+def compute(record: Record) -> str:
+    """On what, for how long, with which versions, in sentences."""
+    machine, seconds, start = record["machine"], record["seconds"], record["start"]
+    processes = machine["processes"]
+    on = f"{plain(machine['device'] or 'A device that was ' + NOT_RECORDED)}"
+    on += f", {processes:,} process{'es' * (processes > 1)}" if processes else ""
+    device_hours = f", {seconds * processes / 3600:.2f} device hours" if seconds is not None and processes else ""
+    told = f"{on}. Time: {_time(seconds)}{device_hours}. Versions: {_settings(record['versions'])}."
+    if start["source"]:
+        earlier = start["record"] and start["record"]["seconds"]
+        told += f" Time of the pretraining before it: {_time(earlier)}."
+    return told
 
 
 def pictures(folder: Path) -> list[tuple[str, str]]:
@@ -252,18 +239,16 @@ def pictures(folder: Path) -> list[tuple[str, str]]:
     return [(name, caption) for name, caption in PICTURES.items() if (folder / name).exists()]
 
 
-def limits(
-    kind: str, record: Mapping[str, Any], languages: Sequence[str], scores: Sequence[Mapping[str, Any]]
-) -> list[str]:
+def limits(kind: str, record: Record, languages: Sequence[str], scores: Sequence[Score]) -> list[str]:
     """What the model is not to be trusted with, as far as the records tell."""
     spoken = f"{', '.join(languages)} only" if languages else "languages that are not stated"
-    groups = "see the breakdown of the evaluation" if any(score.get("groups") for score in scores) else NOT_MEASURED
+    groups = "see the breakdown of the evaluation" if any(score["groups"] for score in scores) else NOT_MEASURED
     found = [
         f"Trained on {spoken}; other languages, accents, rooms and microphones: {NOT_MEASURED}.",
         f"Whether it serves all groups of speakers alike: {groups}.",
         "One run with one seed: how much another seed would change is not measured.",
     ]
-    amount = (splits(record).get("train") or {}).get("hours")
+    amount = record["data"]["train"]["hours"]
     if amount is not None and amount < 100:
         taught = "transcribed speech" if kind == "ctc" else "audio"
         found.insert(0, f"Only {amount:.2f} hours of {taught} taught it: it is a demonstration, not a general model.")
@@ -274,21 +259,12 @@ def limits(
     return found
 
 
-def citations(papers: Sequence[str]) -> list[str]:
-    """BibTeX of the papers of these model types."""
-    return [CITATIONS[paper] for paper in papers]
-
-
 def _time(seconds: float | None) -> str:
     return NOT_MEASURED if seconds is None else f"{seconds / 3600:.2f} hours ({seconds:,.0f} s)"
 
 
-def _last(curves: Sequence[Mapping[str, float]], name: str) -> float | None:
-    return next((point[name] for point in reversed(curves) if name in point), None)
-
-
-def _rate(rate: Mapping[str, float] | None) -> str:
-    if rate is None or rate["value"] is None:
+def _rate(rate: Rate) -> str:
+    if rate["value"] is None:
         return NOT_MEASURED
     return f"{100 * rate['value']:.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
 

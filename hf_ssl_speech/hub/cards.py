@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
 from hf_ssl_speech.hub.card_sections import (
+    CITATIONS,
     breakdown_table,
-    citations,
-    compute_table,
+    compute,
     data_table,
     effort_table,
     evaluations,
@@ -25,22 +26,23 @@ from hf_ssl_speech.hub.card_sections import (
     pictures,
     quality_table,
     scores_table,
-    splits,
     text_table,
     unit_departures,
     unit_effort_table,
 )
+from hf_ssl_speech.hub.licences import LICENCES
 from hf_ssl_speech.hub.wording import for_others, plain, quoted
+from hf_ssl_speech.models.classes import config_class_of
+from hf_ssl_speech.models.installing import install_command
 from hf_ssl_speech.recipes.iterations_report import UNITS_GLOSSARY
-from hf_ssl_speech.records import naming_the_file, read_json, read_record
-from hf_ssl_speech.training.paper_settings import PAPERS, compare_with_paper
+from hf_ssl_speech.records import Record, Score, UnitFacts, as_record, complete, naming_the_file, read_json, read_record
+from hf_ssl_speech.training.paper_settings import compare_with_paper
 from hf_ssl_speech.units.kmeans_units import FACTS_FILE
 
 CARD_FILE = "README.md"
 # In the wheel the templates lie in the package, in a checkout beside it.
 PACKAGE = Path(__file__).parents[1]
 TEMPLATES = [PACKAGE / "model_cards", PACKAGE.parent / "model_cards"]
-STOCK_TYPES = {"wav2vec2": "ssl-wav2vec2", "hubert": "ssl-hubert"}
 NOT_STATED = "not stated"
 MEASURES_GLOSSARY = {
     "ssl-wav2vec2": "Accuracy: how often, of the true hidden frame and the negatives, the model picks the true one; "
@@ -78,20 +80,21 @@ def create_model_card(
     languages = [language] if isinstance(language, str) else list(language or ())
     licences = dict(datasets) if isinstance(datasets, Mapping) else dict.fromkeys(datasets)
     check_metadata(license, languages)
-    config, record, scores = map(for_others, (config, read_record(folder) or {}, read_scores(folder)))
+    config, record, scores = map(for_others, (config, read_record(folder) or as_record({}), read_scores(folder)))
     name = (repo_id or str(folder.resolve())).split("/")[-1]
     context = CONTEXTS[kind](folder, config, record, scores)
     context |= {
         "title": name,
         "repo_id": repo_id or name,
+        "install": install_command(),
         "license": license or NOT_STATED,
         "language": ", ".join(languages) or NOT_STATED,
         "licences": {data: licence or NOT_STATED for data, licence in licences.items()},
         "data_table": data_table(record),
         "pictures": pictures(folder),
         "limits": limits(kind, record, languages, scores),
-        "compute_table": compute_table(record),
-        "citations": citations(context["papers"]),
+        "compute": compute(record),
+        "citations": [CITATIONS[paper] for paper in context["papers"]],
     }
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -123,7 +126,7 @@ def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
     config = read_json(path, what)
     with naming_the_file(path, what):
         architecture = str((config.get("architectures") or [""])[0])
-        is_known = STOCK_TYPES.get(config.get("model_type"), config.get("model_type")) in PAPERS
+        is_known = config_class_of(config.get("model_type")) is not None
     if is_known and architecture.endswith("ForCTC"):
         return "ctc", config
     if is_known and architecture.endswith(("ForPreTraining", "Model")):
@@ -139,31 +142,40 @@ def check_metadata(license: str | None, languages: Sequence[str]):
     strange = [code for code in languages if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", code)]
     if strange:
         raise ValueError(f"{', '.join(strange)}: the Hub takes languages as ISO 639 codes such as en, de or yue.")
-    if license is not None and not re.fullmatch(r"[a-z0-9.\-]+", license):
-        raise ValueError(f"{license!r}: the Hub takes licences such as apache-2.0, cc-by-4.0, or other.")
+    if license is not None and license not in LICENCES:
+        close = difflib.get_close_matches(license.lower(), LICENCES, n=3)
+        raise ValueError(
+            f"{license!r}: the Hub takes licences such as apache-2.0, cc-by-4.0, or other."
+            + (f" Did you mean {' or '.join(close)}?" if close else "")
+        )
 
 
 # What each kind of card tells of its own ---------------------------------------------------------------------------
 
 
-def model_context(folder: Path, config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+def model_context(folder: Path, config: dict[str, Any], record: Record) -> dict[str, Any]:
     """What cards of encoders and of CTC models share."""
-    stock = config["model_type"] in STOCK_TYPES
-    model_type = STOCK_TYPES.get(config["model_type"], config["model_type"])
+    config_class = config_class_of(config["model_type"])
+    model_type = config_class.model_type
     comparison = compare_with_paper(record)
-    status, updates = record.get("status", "complete"), record.get("updates", 0)
+    source = record["start"]["source"]
+    named = source if is_hub_id(source) else "an encoder that is not on the Hub"
+    start = f", starting from {named}" if source else ", from scratch" if record["task"] else ""
+    status, updates, parameters = record["status"] or "complete", record["updates"] or 0, record["parameters"]
     return {
         "model_type": model_type,
-        "paper": PAPERS[model_type],
+        "paper": config_class.method,
         "papers": [model_type],
-        "stock": stock,
-        "parameters": f"{record['parameters'] / 1e6:.1f} M" if "parameters" in record else "an uncounted number of",
+        "stock": config["model_type"] == config_class.stock_model_type,
+        "group_norm": config.get("feat_extract_norm", "group") == "group",
+        "parameters": f"{parameters / 1e6:.1f} M" if parameters else "an uncounted number of",
         "width": config["hidden_size"],
-        "hours": hours(splits(record).get("train")),
+        "hours": hours(record["data"]["train"]["hours"]),
+        "start": start,
         "unfinished": "" if status == "complete" else f"The run was {status} at update {updates:,}.",
         "effort_table": effort_table(record),
         "comparison": comparison,
-        "no_comparison": "no such run was published" if record.get("identity") else "the recipe was not recorded",
+        "no_comparison": "no such run was published" if record["identity"] else "the recipe was not recorded",
         "measures_table": measures_table(record),
     }
 
@@ -176,13 +188,7 @@ def pretraining_context(folder, config, record, scores) -> dict[str, Any]:
 
 def ctc_context(folder, config, record, scores) -> dict[str, Any]:
     """What the card of a CTC model tells."""
-    start = record.get("start") or {}
-    source = start.get("source")
-    told = "" if source or "start" not in record else ", from scratch"
-    if source:
-        told = f", starting from {source if is_hub_id(source) else 'an encoder that is not on the Hub'}"
     return model_context(folder, config, record) | {
-        "start": told,
         "vocabulary": config["vocab_size"],
         "scores_table": scores_table(scores),
         "breakdown_table": breakdown_table(scores),
@@ -193,6 +199,7 @@ def ctc_context(folder, config, record, scores) -> dict[str, Any]:
 
 def unit_context(folder, facts, record, scores) -> dict[str, Any]:
     """What the card of a unit set tells."""
+    facts = complete(UnitFacts, facts)
     features = facts["features"]
     per_second = (16_000 - features["window_samples"]) // features["hop_samples"] + 1
     hidden = features["kind"] == "hidden"
@@ -203,7 +210,7 @@ def unit_context(folder, facts, record, scores) -> dict[str, Any]:
         "encoder": features["encoder"] if hidden else None,
         "hop": f"{features['hop_samples'] / 16:g}",
         "per_second": per_second,
-        "hours": hours(facts),
+        "hours": hours(facts["hours"]),
         "effort_table": unit_effort_table(facts, record),
         "departures": unit_departures(facts),
         "quality_table": quality_table(record),
@@ -220,15 +227,15 @@ CONTEXTS = {"pretraining": pretraining_context, "ctc": ctc_context, "units": uni
 def card_data(
     kind: str,
     context: dict[str, Any],
-    record: dict[str, Any],
-    scores: Sequence[Mapping[str, Any]],
+    record: Record,
+    scores: Sequence[Score],
     *,
     license: str | None,
     languages: list[str],
     datasets: Mapping[str, str | None],
 ) -> ModelCardData:
     """The metadata on top of a card. Only what is an id on the Hub is named as a data set or as the model's base."""
-    start, results = (record.get("start") or {}).get("source"), eval_results(scores) or None
+    start, results = record["start"]["source"], eval_results(scores) or None
     tags = ["speech", "hf_ssl_speech", *(each.removeprefix("ssl-") for each in context["papers"])]
     tags += {"pretraining": ["self-supervised"], "ctc": ["ctc"], "units": ["k-means", "speech-units"]}[kind]
     return ModelCardData(
@@ -245,7 +252,7 @@ def card_data(
     )
 
 
-def eval_results(scores: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
+def eval_results(scores: Sequence[Score]) -> list[EvalResult]:
     """Word and character error rates in percent, with interval and conditions, in the Hub's form."""
     found = []
     for score in scores:
@@ -258,7 +265,7 @@ def eval_results(scores: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
                     task_name="Automatic Speech Recognition",
                     dataset_type=source if is_hub_id(source) else re.sub(r"[^\w.-]+", "-", source).strip("-"),
                     dataset_name=source,
-                    dataset_split=score["data"].get("split"),
+                    dataset_split=score["data"]["split"],
                     metric_type=metric,
                     metric_name=f"{metric.upper()} (%)",
                     metric_value=round(100 * rate["value"], 2),
@@ -274,7 +281,7 @@ def eval_results(scores: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
     return found
 
 
-def benchmark_results(scores: Sequence[Mapping[str, Any]], benchmarks: Mapping[str, str]) -> dict[str, list[dict]]:
+def benchmark_results(scores: Sequence[Score], benchmarks: Mapping[str, str]) -> dict[str, list[dict]]:
     """Word error rates in the form that puts them on the leaderboards of benchmark data sets.
 
     Args:
@@ -295,14 +302,14 @@ def benchmark_results(scores: Sequence[Mapping[str, Any]], benchmarks: Mapping[s
                 dataset_id=dataset,
                 task_id=task,
                 value=round(100 * score["wer"]["value"], 2),
-                date=score.get("date"),
+                date=score["date"],
                 notes=f"WER in percent, {score['decoder']['kind']} decoding",
             )
             found[f"{dataset.split('/')[-1]}-{number}.yaml"] = eval_result_entries_to_yaml([entry])
     return found
 
 
-def _source(score: Mapping[str, Any]) -> str:
+def _source(score: Score) -> str:
     source = score["data"]["source"]
     return source if isinstance(source, str) else " ".join(source)
 

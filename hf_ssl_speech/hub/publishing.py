@@ -15,15 +15,16 @@ from typing import Any
 import yaml
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from transformers import AutoModel, AutoModelForCTC, AutoModelForPreTraining
 
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
 from hf_ssl_speech.hub.cards import CARD_FILE, benchmark_results, create_model_card, find_kind, is_hub_id
-from hf_ssl_speech.hub.exchange import to_transformers
+from hf_ssl_speech.hub.exchange import load_model, to_transformers
 from hf_ssl_speech.hub.wording import for_others
 from hf_ssl_speech.models.configuration import AUTO_MODULE
 from hf_ssl_speech.recognition.decoding import DECODER_FILE
+from hf_ssl_speech.recognition.transcription import load_processor
 from hf_ssl_speech.records import RECORD_FILE, read_json, read_record, write_json
+from hf_ssl_speech.training.trainer import feature_extractor_for
 from hf_ssl_speech.units.kmeans_units import CENTROIDS_FILE, KMeansUnits
 
 # Files that others need. Checkpoints, optimizer states and anything pickled stay here.
@@ -35,7 +36,6 @@ NEEDED = {
     "ctc": [WEIGHTS, FEATURE_EXTRACTOR, ("vocab.json",), ("tokenizer_config.json",)],
     "units": [(CENTROIDS_FILE,)],
 }
-AUTO_CLASSES = {"ForCTC": AutoModelForCTC, "ForPreTraining": AutoModelForPreTraining, "Model": AutoModel}
 RESULTS_FOLDER = ".eval_results"
 RECORDS = {RECORD_FILE: dict, SCORES_FILE: list}
 # Cards with one of these were written by a program, and are made anew.
@@ -45,7 +45,7 @@ ACCESS_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 HTTP_ERROR = HfHubHTTPError.__bases__[0]
 
 
-class PushFailed(RuntimeError):
+class PushFailed(OSError):
     """The Hub could not be reached or refused. The message says why and what to do; nothing here was lost."""
 
 
@@ -117,6 +117,28 @@ def push_to_hub(
     return Pushed(str(repository), str(commit.commit_url), tuple(sorted(files)))
 
 
+def export_stock(folder: str | os.PathLike, target: str | os.PathLike, **card: Any) -> Path:
+    """Writes a complete folder in transformers' own form: model, processor, records and card. It needs no package.
+
+    Args:
+        folder: What a run left, an encoder or a CTC model.
+        target: A new folder, or an empty one.
+        card: More arguments of `create_model_card`: `license`, `language`, `datasets`, `repo_id`.
+    Returns:
+        The target.
+    Raises:
+        ValueError: If files are missing, the run is not over, it holds units, or the target holds something.
+    """
+    target = Path(target)
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"{target} holds something already: give a new folder.")
+    with prepared(Path(folder), stock=True, encoder=None) as source:
+        if not is_hand_written(source / CARD_FILE):
+            create_model_card(source, **{"repo_id": target.name, **card}).save(source / CARD_FILE)
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    return target
+
+
 @contextlib.contextmanager
 def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
     """What is pushed of a folder, once it is found complete: its files, with records as they may leave this machine.
@@ -148,7 +170,7 @@ def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
             elif path.name != CARD_FILE or is_hand_written(path):
                 shutil.copy(path, target)
         if stock:
-            export(folder, facts, target)
+            save_stock(folder, facts, target)
         elif another_form:
             units = KMeansUnits.from_pretrained(folder)
             units.features = replace(units.features, encoder=encoder)
@@ -156,11 +178,16 @@ def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
         yield target
 
 
-def export(folder: Path, config: dict[str, Any], target: Path):
-    """Writes a model in transformers' own form."""
-    architecture = config["architectures"][0]
-    auto = next(auto for suffix, auto in AUTO_CLASSES.items() if architecture.endswith(suffix))
-    to_transformers(auto.from_pretrained(folder)).save_pretrained(target)
+def save_stock(folder: Path, config: dict[str, Any], target: Path):
+    """Writes a model in transformers' own form, with what prepares its input in files that version 4 reads too."""
+    stock = to_transformers(load_model(folder))
+    stock.save_pretrained(target)
+    if config["architectures"][0].endswith("ForCTC"):
+        load_processor(folder).save_pretrained(target)
+    feature_extractor_for(stock.config, str(folder)).save_pretrained(target)
+    # The one holds the feature extractor where transformers 4 can't read it; the other would ask for this package.
+    for name in ("processor_config.json", f"{AUTO_MODULE}.py"):
+        (target / name).unlink(missing_ok=True)
 
 
 def check_folder(folder: Path, kind: str):
@@ -168,11 +195,11 @@ def check_folder(folder: Path, kind: str):
     missing = [" or ".join(names) for names in NEEDED[kind] if not any((folder / name).exists() for name in names)]
     if missing:
         raise ValueError(f"{folder} is not complete: it lacks {', '.join(missing)}. Was the run finished and saved?")
-    record = read_record(folder) or {}
-    if record.get("status") in ("running", "failed"):
+    record = read_record(folder)
+    if record and record["status"] in ("running", "failed"):
         raise ValueError(
-            f"The run in {folder} is {record['status']}, at update {record.get('updates', 0):,}"
-            + (f" ({record['cause']})" if "cause" in record else "")
+            f"The run in {folder} is {record['status']}, at update {record['updates'] or 0:,}"
+            + (f" ({record['cause']})" if record["cause"] else "")
             + ". Start it again and let it come to its end before it is published."
         )
 

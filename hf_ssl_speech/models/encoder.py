@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 from transformers.utils import ModelOutput, can_return_tuple
 
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
@@ -18,6 +21,11 @@ from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import initialize
 from hf_ssl_speech.models.sizes import OtherSizes, check_sizes
 from hf_ssl_speech.models.transformer import Transformer
+
+logger = logging.getLogger(__name__)
+
+# Of a minute of audio at unit variance no sample is larger: its square is at most their number.
+LOUDEST = 1_000
 
 
 @dataclass
@@ -52,6 +60,7 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _no_split_modules = ["TransformerLayer", "PositionalConv"]
+    is_told = False  # whether `set_update` was called, or its absence warned of
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -64,7 +73,9 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         """Loads ours, or a stock wav2vec 2.0 or HuBERT checkpoint, as transformers does.
 
         Raises:
-            ValueError: If the weights are damaged or of another shape than the configuration says.
+            ValueError: If the weights are damaged.
+            OtherSizes: If they are of another shape than the configuration says; it is a ValueError and, as in
+                transformers, a RuntimeError.
         """
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -76,7 +87,7 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         except (OtherSizes, RuntimeError) as error:
             if not isinstance(error, OtherSizes) and "mismatch" not in str(error):
                 raise
-            raise ValueError(
+            raise OtherSizes(
                 f"The weights in {pretrained_model_name_or_path} have other shapes than {cls.__name__}'s config: "
                 f"load them with their own `config.json`, or choose the preset they were made with. {error}"
             ) from error
@@ -89,13 +100,37 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
             check_sizes(model, cls.base_model_prefix, files)
         return super()._load_pretrained_model(model, state_dict, files, *rest)
 
+    @overload
+    def num_frames(self, num_samples: int) -> int: ...
+
+    @overload
+    def num_frames(self, num_samples: Tensor) -> Tensor: ...
+
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
         """Frames the conv encoder makes of so many samples."""
         return num_frames(num_samples, self.config.conv_layers)
 
+    def _get_feat_extract_output_lengths(self, input_lengths: int | Tensor) -> int | Tensor:
+        """`num_frames` under the name that code for stock models asks for."""
+        return self.num_frames(input_lengths)
+
+    def _get_feature_vector_attention_mask(self, feature_vector_length: int, attention_mask: Tensor) -> Tensor:
+        """True on real frames, `(batch, frames)`, under the name that code for stock models asks for."""
+        return frame_mask(self.num_frames(attention_mask.sum(-1)), feature_vector_length)
+
     def freeze_feature_encoder(self):
         """Stops the training of the conv encoder, as in fine-tuning."""
         self.base_model.feature_extractor.requires_grad_(False)
+
+    def freeze_base_model(self):
+        """Stops the training of the whole encoder, so that only a head learns."""
+        self.base_model.requires_grad_(False)
+
+    def get_input_embeddings(self) -> None:
+        """None: waveforms are not looked up. PEFT asks when it saves adapters beside a head of another size."""
+
+    def get_output_embeddings(self) -> None:
+        """None: a CTC head is no embedding of what goes in."""
 
     def set_update(self, update: int):
         """Tells the model which optimizer update comes next: schedules inside the model are functions of it.
@@ -104,6 +139,41 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         every forward pass.
         """
         self.base_model.encoder.update = update
+        self.is_told = True
+
+    def lost_schedules(self) -> list[str]:
+        """What does not happen if `set_update` is never called, in words."""
+        return ["layer drop takes other layers in each process and micro-batch"] if self.config.layerdrop else []
+
+    def warn_if_never_told(self):
+        """Says once that a model is trained without `set_update`, and what does not happen then."""
+        if torch.compiler.is_compiling() or self.is_told or not self.training:
+            return
+        self.is_told = True
+        if lost := self.lost_schedules():
+            logger.warning(
+                f"{type(self).__name__} is trained without `set_update`, so {' and '.join(lost)}. Call "
+                "`model.set_update(update)` before every update, or train with this package's trainers."
+            )
+
+
+def check_scale(waveforms: Tensor):
+    """Refuses samples that were integers and not scaled, as some microphones' libraries and pipelines hand them on.
+
+    Args:
+        waveforms: `(batch, samples)`, in [-1, 1], or of zero mean and unit variance.
+    Raises:
+        ValueError: If they are no floats, or far beyond the scale of either.
+    """
+    if waveforms.is_cuda and torch.cuda.is_current_stream_capturing():
+        return  # a look at the values would end the capture
+    loudest = waveforms.detach().abs().max() if waveforms.numel() else 0
+    if waveforms.is_floating_point() and not loudest > LOUDEST:  # NaN are not judged
+        return
+    raise ValueError(
+        f"The audio holds values up to {float(loudest):,.0f} ({waveforms.dtype}): integers that were not "
+        "scaled. Give floats in [-1, 1]: divide int16 samples by 32,768 before the feature extractor or the pipeline."
+    )
 
 
 class SSLSpeechModel(SSLSpeechPreTrainedModel):
@@ -140,8 +210,8 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
             mask_feature_indices: True on channels to be set to zero in all frames, `(batch, hidden)` bool.
             output_hidden_states, output_attentions: As everywhere in transformers, and so is `return_dict`.
         Raises:
-            ValueError: If the audio is shorter than one frame, masks do not fit the frames, or attentions are asked of
-                an implementation that does not compute them.
+            ValueError: If the audio is shorter than one frame or, in eval mode, holds integers that were not scaled, if
+                masks do not fit the frames, or if attentions are asked of an implementation that does not compute them.
         """
         if output_attentions is None:
             output_attentions = self.config.output_attentions
@@ -153,6 +223,8 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
                 "asks for: load the model with `attn_implementation='eager'`."
             )
 
+        if not (self.training or torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            check_scale(input_values)
         lengths = None if attention_mask is None else attention_mask.sum(-1)
         features = self.feature_extractor(input_values, lengths)  # (batch, frames, channels)
         mask = None if lengths is None else frame_mask(self.num_frames(lengths), features.shape[1])
@@ -164,6 +236,29 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
             hidden, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
         return SSLSpeechModelOutput(hidden, normalised, features, mask, hidden_states, attentions)
+
+    def draw_masks(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Frames and channels to hide in fine-tuning (SpecAugment), as the config's `mask_*` say, drawn by NumPy.
+
+        For training with batches that bring no masks. Audio and channels no longer than a span stay whole.
+
+        Returns:
+            `mask_time_indices` `(batch, frames)` and `mask_feature_indices` `(batch, hidden)`.
+        """
+        config, batch = self.config, len(input_values)
+        frames = self.num_frames(input_values.shape[-1])
+        real = None if attention_mask is None else self._get_feature_vector_attention_mask(frames, attention_mask)
+
+        def draw(size: int, mask: Tensor | None, prefix: str) -> Tensor:
+            share, length = getattr(config, f"{prefix}_prob"), getattr(config, f"{prefix}_length")
+            if not (config.apply_spec_augment and share and size > length):
+                return torch.zeros(batch, size, dtype=torch.bool, device=input_values.device)
+            spans = _compute_mask_indices(
+                (batch, size), share, length, mask, min_masks=getattr(config, f"{prefix}_min_masks")
+            )
+            return torch.from_numpy(spans).to(input_values.device)
+
+        return draw(frames, real, "mask_time"), draw(config.hidden_size, None, "mask_feature")
 
     def hide(self, hidden: Tensor, frames: Tensor | None, channels: Tensor | None) -> Tensor:
         """Replaces masked frames by the mask embedding and masked channels by zero (SpecAugment in fine-tuning)."""

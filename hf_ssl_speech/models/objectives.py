@@ -47,14 +47,14 @@ def contrastive_loss(logits: Tensor, valid: Tensor) -> Tensor:
     return ((logits.logsumexp(-1) - logits[..., 0]) * valid).sum()
 
 
-def picks_the_true_unit(logits: Tensor) -> Tensor:
+def picks_the_true_frame(logits: Tensor) -> Tensor:
     """Whether the first logit beats all others, `(batch, masked)` bool; False where no negative is left to beat."""
     hardest = logits[..., 1:].amax(-1)
     return (logits[..., 0] > hardest) & hardest.isfinite()
 
 
-def chance_of_the_true_unit(logits: Tensor) -> Tensor:
-    """How often a guess among the true unit and the negatives left is right, `(batch, masked)`; 0 if none is left."""
+def chance_of_the_true_frame(logits: Tensor) -> Tensor:
+    """How often a guess among the true frame and the negatives left is right, `(batch, masked)`; 0 if none is left."""
     candidates = logits.isfinite().sum(-1)
     return (candidates > 1) / candidates
 

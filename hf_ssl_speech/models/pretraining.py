@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,9 @@ class SSLPreTrainingOutput(ModelOutput):
 class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
     """What both objectives share: labels carry the mask, losses are sums over the frames they predict."""
 
+    accepts_loss_kwargs = True  # Trainer gives num_items_in_batch
+    objective_inputs: ClassVar[tuple[str, ...]] = ()
+
     @can_return_tuple
     def forward(
         self,
@@ -68,7 +72,12 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
             objective_inputs: wav2vec 2.0: `sampled_negative_indices`, `gumbel_seeds`.
         Raises:
             ValueError: If the labels do not fit the frames that the audio makes.
+            TypeError: If the objective knows no such input.
         """
+        unknown = sorted(objective_inputs.keys() - set(self.objective_inputs))
+        if unknown:
+            raise TypeError(f"{type(self).__name__}.forward() got an unexpected keyword argument {unknown[0]!r}")
+        self.warn_if_never_told()
         outputs = self.base_model(
             input_values,
             attention_mask,
@@ -135,6 +144,7 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
 
     config_class = SSLWav2Vec2Config
     base_model_prefix = "wav2vec2"
+    objective_inputs = ("sampled_negative_indices", "gumbel_seeds")
 
     def __init__(self, config: SSLWav2Vec2Config):
         super().__init__(config)
@@ -187,14 +197,14 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
             "contrastive": contrastive,
             "diversity": diversity,
             "penalty": penalty,
-            "correct": (objectives.picks_the_true_unit(logits) & valid).sum(),
-            "chance": (objectives.chance_of_the_true_unit(logits) * valid).sum(),
+            "correct": (objectives.picks_the_true_frame(logits) & valid).sum(),
+            "chance": (objectives.chance_of_the_true_frame(logits) * valid).sum(),
             "soft_codes": soft_codes,
             "hard_codes": hard_codes,
         }
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """Loss and accuracy of picking the true unit, and how many codebook entries each group uses."""
+        """Loss and accuracy of picking the true frame, and how many codebook entries each group uses."""
         masked = statistics["masked"].clamp(min=1)
         metrics = super().metrics(statistics)
         metrics["contrastive_loss"] = float(statistics["contrastive"] / masked)
@@ -205,6 +215,10 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
             for group, entries in enumerate(objectives.perplexity(statistics[f"{kind}_codes"] / masked), start=1):
                 metrics[f"{kind}_perplexity_{group}"] = float(entries)
         return metrics
+
+    def lost_schedules(self) -> list[str]:
+        """The Gumbel temperature too."""
+        return [*super().lost_schedules(), f"the Gumbel temperature stays {self.config.gumbel_temperature_start:g}"]
 
     def set_update(self, update: int):
         """Sets the Gumbel temperature of an update, `max(start * decay ** update, end)`, and seeds layer drop."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import soundfile
 from matplotlib.ticker import MaxNLocator
 
-from hf_ssl_speech.records import read_record, table
+from hf_ssl_speech.records import Record, read_record, table
 from hf_ssl_speech.units.pictures import draw_units
 
 REPORT_FILE, EXAMPLE_FILE = "report.md", "example.flac"
@@ -70,7 +69,7 @@ def write_report(folder: str | os.PathLike) -> Path:
     return path
 
 
-def introduction(models: dict[int, dict[str, Any]]) -> str:
+def introduction(models: dict[int, Record]) -> str:
     """How to read the tables, and how much audio there is."""
     text = "Each row of the tables is a stage of the iterations, named as its folder."
     if models:
@@ -79,13 +78,14 @@ def introduction(models: dict[int, dict[str, Any]]) -> str:
     return text
 
 
-def read_stages(folder: Path, kind: str) -> dict[int, dict[str, Any]]:
+def read_stages(folder: Path, kind: str) -> dict[int, Record]:
     """The records of the complete stages of a kind, by iteration."""
     found = {int(path.name.split("-")[0]): read_record(path) for path in folder.glob(f"*-{kind}")}
-    return {number: found[number] for number in sorted(found) if (found[number] or {}).get("status") == "complete"}
+    complete = {number: record for number, record in found.items() if record and record["status"] == "complete"}
+    return dict(sorted(complete.items()))
 
 
-def units_table(stages: dict[int, dict[str, Any]]) -> str:
+def units_table(stages: dict[int, Record]) -> str:
     """A row for each unit set."""
     columns = [figure for figure in QUALITY if any(figure[0] in stage["quality"] for stage in stages.values())]
     rows = []
@@ -100,11 +100,14 @@ def units_table(stages: dict[int, dict[str, Any]]) -> str:
     return table(["stage", "units", "made from", *names, "hours fitted on"], rows)
 
 
-def models_table(stages: dict[int, dict[str, Any]]) -> str:
+def models_table(stages: dict[int, Record]) -> str:
     """A row for each model: accuracies of the last evaluation, or of the last training log."""
     rows = []
     for number, stage in stages.items():
-        measured = [last_value(stage["curves"], name) for name in ("masked_accuracy", "unmasked_accuracy", "loss")]
+        measured = [
+            last_value(stage["curves"], f"eval_{name}", name)
+            for name in ("masked_accuracy", "unmasked_accuracy", "loss")
+        ]
         rows.append(
             [f"{number}-model", f"{number - 1}-units"]
             + ["" if value is None else f"{value:.3f}" for value in measured]
@@ -114,7 +117,7 @@ def models_table(stages: dict[int, dict[str, Any]]) -> str:
     return table(head, rows)
 
 
-def layers_table(iteration: int, stage: dict[str, Any]) -> str:
+def layers_table(iteration: int, stage: Record) -> str:
     """A row for each layer of an iteration's model."""
     columns = [figure for figure in QUALITY if figure[0] in stage["layers"][0]]
     rows = [
@@ -128,9 +131,7 @@ def layers_table(iteration: int, stage: dict[str, Any]) -> str:
     return f"{title}\n\n" + table(["layer", *(name for _, name, _ in columns)], rows)
 
 
-def times_table(
-    units: dict[int, dict[str, Any]], models: dict[int, dict[str, Any]], layers: dict[int, dict[str, Any]]
-) -> str:
+def times_table(units: dict[int, Record], models: dict[int, Record], layers: dict[int, Record]) -> str:
     """A row for each stage in the order of work, and one for all."""
     kinds = {"model": models, "layers": layers, "units": units}
     rows, total = [], 0.0
@@ -138,29 +139,26 @@ def times_table(
         for kind, stages in kinds.items():
             if number in stages:
                 stage = stages[number]
-                seconds = stage["train_seconds" if kind == "model" else "seconds"]
+                seconds = stage["seconds"]
                 total += seconds
                 rows.append([f"{number}-{kind}", WORK[kind], f"{seconds / 60:.1f}", machine(stage)])
     return table(["stage", "work", "minutes", "machine"], [*rows, ["all", "", f"{total / 60:.1f}", ""]])
 
 
-def machine(stage: dict[str, Any]) -> str:
+def machine(stage: Record) -> str:
     """What a stage ran on."""
     facts = stage["machine"]
     counts = [(facts["processes"], "process", "processes"), (facts["threads"], "thread", "threads")]
     return ", ".join([facts["device"], *(f"{count} {one if count == 1 else many}" for count, one, many in counts)])
 
 
-def last_value(curves: Sequence[dict[str, float]], name: str) -> float | None:
-    """The last value of a metric, in evaluation if there was one."""
-    for key in (f"eval_{name}", name):
-        values = [point[key] for point in curves if key in point]
-        if values:
-            return values[-1]
-    return None
+def last_value(curves: Sequence[dict[str, float]], *names: str) -> float | None:
+    """The last value of the first of these figures that was logged."""
+    logged = ([point[name] for point in curves if name in point] for name in names)
+    return next((values[-1] for values in logged if values), None)
 
 
-def draw_example(stages: dict[int, dict[str, Any]], folder: Path):
+def draw_example(stages: dict[int, Record], folder: Path):
     """Draws the example utterance with the units of every set under each other."""
     waveform, _ = soundfile.read(folder / EXAMPLE_FILE, dtype="int16")
     example = stages[min(stages)]["example"]
@@ -169,7 +167,7 @@ def draw_example(stages: dict[int, dict[str, Any]], folder: Path):
     draw_units(row, units, example["phones"], folder / UNITS_PICTURE)
 
 
-def draw_layers(layers: dict[int, dict[str, Any]], units: dict[int, dict[str, Any]], path: Path):
+def draw_layers(layers: dict[int, Record], units: dict[int, Record], path: Path):
     """Draws what each layer's units are worth, a line for each iteration, against the first unit set."""
     shown = [figure for figure in QUALITY if figure[0] in ("pnmi", "agreement")]
     shown = [(key, name) for key, name, _ in shown if all(key in stage["layers"][0] for stage in layers.values())]
@@ -179,7 +177,7 @@ def draw_layers(layers: dict[int, dict[str, Any]], units: dict[int, dict[str, An
             numbers = [layer["layer"] for layer in stage["layers"]]
             values = [layer[key] for layer in stage["layers"]]
             axis.plot(numbers, values, "o-", label=f"{number}-model" if number else "teacher")
-        first = units.get(0, {}).get("quality", {}).get(key)
+        first = units[0]["quality"].get(key) if 0 in units else None
         if first is not None:
             axis.axhline(first, color="0.5", ls="--", label="0-units")
         axis.set(title=f"{name} of the units made of each layer", xlabel="layer")
@@ -190,7 +188,7 @@ def draw_layers(layers: dict[int, dict[str, Any]], units: dict[int, dict[str, An
     plt.close(figure)
 
 
-def draw_curves(stages: dict[int, dict[str, Any]], path: Path):
+def draw_curves(stages: dict[int, Record], path: Path):
     """Draws loss and accuracies of all iterations over updates: training thin, evaluation with dots."""
     names = ("masked_loss", "masked_accuracy", "unmasked_accuracy")
     names = [name for name in names if any(name in point for stage in stages.values() for point in stage["curves"])]

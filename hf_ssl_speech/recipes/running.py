@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from transformers import TrainerCallback
 from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import AlreadyComplete, UnhealthyRun
 from hf_ssl_speech.training.checks import (
     check_batches,
     check_disk,
@@ -26,11 +26,12 @@ from hf_ssl_speech.training.checks import (
 from hf_ssl_speech.training.dry_step import check_memory
 from hf_ssl_speech.training.findings import Finding, of_all_ranks, of_level, table
 from hf_ssl_speech.training.lock import hold
+from hf_ssl_speech.training.outcomes import AlreadyComplete, Interrupted, LostProcess, UnhealthyRun
 from hf_ssl_speech.training.overfit import check_overfit
 from hf_ssl_speech.training.paper_settings import published_seconds_per_update
-from hf_ssl_speech.training.preflight import find_checkpoint
 from hf_ssl_speech.training.record_keeper import RecordKeeper
-from hf_ssl_speech.training.stopping import Interrupted, LostProcess, RollCall, StopOnSignal
+from hf_ssl_speech.training.resume import find_checkpoint
+from hf_ssl_speech.training.stopping import RollCall, StopOnSignal
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
@@ -129,20 +130,23 @@ def train_and_record(
         Interrupted: If SIGTERM has stopped the run; a checkpoint is saved.
         LostProcess: If one of the run's processes died or does not answer.
         UnhealthyRun: If going on would only spoil the run.
+
+    Whatever ends the training, the record says so: `complete`, `stopped`, or `failed` with the cause.
     """
-    stop, roll_call = StopOnSignal(), RollCall(trainer.args.ddp_timeout)
-    trainer.add_callback(roll_call)
-    trainer.add_callback(stop)
-    trainer.add_callback(SaveModel(trainer, stop))
     keeper = RecordKeeper(trainer, identity, facts, more)
-    trainer.add_callback(keeper)
+    stop, roll_call = StopOnSignal(), RollCall(trainer.args.ddp_timeout, partial(record_failure, keeper))
+    for callback in (roll_call, stop, SaveModel(trainer, stop), keeper):
+        trainer.add_callback(callback)
     if checkpoint:
         logger.info(f"Going on from {checkpoint}")
     try:
         with roll_call.naming_the_lost():
             trainer.train(resume_from_checkpoint=checkpoint)
-    except (UnhealthyRun, LostProcess) as cause:
-        keeper.keep("failed", str(cause))
+    except KeyboardInterrupt:
+        keeper.keep("stopped", "interrupted from the keyboard")
+        raise
+    except Exception as error:
+        record_failure(keeper, error)
         raise
     if stop.stopping:
         raise Interrupted(
@@ -151,6 +155,13 @@ def train_and_record(
         )
     logger.info(left_out(facts, trainer.skipped_rows))
     logger.info(f"The model, run.json and training.png are in {trainer.args.output_dir}")
+
+
+def record_failure(keeper: RecordKeeper, error: Exception):
+    """Leaves in the record that the run failed, and why."""
+    tells_all = isinstance(error, UnhealthyRun | LostProcess)
+    cause = str(error) if tells_all else f"{type(error).__name__}: {error}"
+    keeper.keep("failed", cause, getattr(error, "missing", ()))
 
 
 def left_out(facts: dict[str, dict[str, Any]], skipped_rows: dict[str, str]) -> str:

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream, split_facts, stream_facts
+from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, split_facts, stream_facts
 from hf_ssl_speech.data.sources import available_splits, load_speech
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
 
@@ -44,6 +44,7 @@ def load_split(
     keep: Sequence[str] = (),
     need: Sequence[str] = (),
     beside: Split | None = None,
+    text_column: str = "text",
 ) -> Split:
     """Loads and prepares `train` or `validation`; rows that can't be used are named, counted and left out.
 
@@ -54,10 +55,12 @@ def load_split(
         keep: Columns to keep if the data has them.
         need: Columns that must be there, as those of `data_args.unit_columns` must.
         beside: The training rows that these validation rows are compared with: shared ones are counted and warned of.
+        text_column: What the data calls the column that is `text` among the rows; see `load_speech`.
     Returns:
         The rows and the facts; an empty `Split` for a validation part that nobody asked for.
     Raises:
-        ValueError: If nothing can be loaded, or it is not clear which split of the validation data is meant.
+        ValueError: If nothing can be loaded, more than `data_args.max_skipped_share` of the rows can't be used, or it
+            is not clear which split of the validation data is meant.
     """
     source = getattr(data_args, f"{split}_data")
     if not source:
@@ -70,14 +73,16 @@ def load_split(
             name=data_args.dataset_config,
             streaming=streaming,
             audio_column=data_args.audio_column,
+            text_column=text_column,
         )
         kept = [*need, *(data_args.unit_columns or ()), *(column for column in keep if column in dataset.column_names)]
         # What is kept tells of whole rows: of a piece, nobody knows the transcript or the phones.
         limits = {"min_seconds": args.min_seconds, "max_seconds": None if kept else args.max_seconds}
+        limits |= {"channel": data_args.audio_channel}
         if streaming:
             # Only the order of the shards: rows are shuffled after they are decoded, in the buffer that batches them.
             dataset = dataset.shuffle(seed=args.seed, buffer_size=1)
-            return Split(prepare_stream(dataset, keep=kept, **limits), stream_facts(source))
+            return Split(prepare_stream(dataset, keep=kept, mark_unusable=True, **limits), stream_facts(source))
         dataset, report = prepare_speech(
             dataset,
             **limits,
@@ -85,6 +90,7 @@ def load_split(
             num_proc=data_args.prepare_workers,
             keep=kept,
         )
+    check_skipped(report, split, data_args.max_skipped_share, args.min_seconds)
     facts = split_facts(source, dataset, report)
     logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
     if not need and isinstance(args, SpeechTrainingArguments):
@@ -92,6 +98,29 @@ def load_split(
     if beside is not None and isinstance(beside.rows, Dataset):
         facts["shared_with_training"] = count_shared(beside.rows, dataset)
     return Split(dataset, facts)
+
+
+def check_skipped(report: SkipReport, part: str, max_share: float, min_seconds: float, hint: str = ""):
+    """Ends a run over data of which too much can't be used, whatever the run is.
+
+    Args:
+        part: `train` or `validation`, for the message.
+        max_share: The setting `max_skipped_share`.
+        min_seconds: The setting of that name.
+        hint: A sentence that tells more of the cause.
+    Raises:
+        ValueError: If a larger share of the rows is left out.
+    """
+    if report.num_skipped <= max_share * report.total:
+        return
+    short = sum(len(names) for reason, names in report.skipped.items() if reason.startswith("too short"))
+    way_out = "mend the data or the settings"
+    if 2 * short > report.num_skipped:
+        way_out = f"lower min_seconds={min_seconds:g}"
+    raise ValueError(
+        f"{report.num_skipped / report.total:.1%} of the {part} rows can't be used, more than "
+        f"max_skipped_share={max_share:.1%}: {report}. {hint}{way_out.capitalize()}, or raise max_skipped_share."
+    )
 
 
 def _tell_cropping(dataset: Dataset, part: str, max_seconds: float, facts: dict[str, Any]):

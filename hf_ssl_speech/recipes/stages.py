@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from hf_ssl_speech.records import read_record
-from hf_ssl_speech.training.preflight import differences
+from hf_ssl_speech.training.resume import differences
 
 
 def is_complete(folder: str | os.PathLike, identity: dict[str, Any]) -> bool:
@@ -21,7 +21,7 @@ def is_complete(folder: str | os.PathLike, identity: dict[str, Any]) -> bool:
     record = read_record(folder)
     if record is None:
         return False
-    if "identity" not in record:
+    if not record["identity"]:
         raise ValueError(
             f"The record in {folder} does not tell with what settings its result was made. Use another output_dir, or "
             "delete that folder."

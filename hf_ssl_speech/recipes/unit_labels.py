@@ -6,20 +6,16 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow
-import pyarrow.compute
-import torch
 from datasets import Dataset, IterableDataset
 
+from hf_ssl_speech.data.collators import HubertPretrainingCollator
+from hf_ssl_speech.data.features import ROWS_AT_ONCE, rows_of
 from hf_ssl_speech.models.configuration import SSLHubertConfig
-from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.recipes.splits import Split
+from hf_ssl_speech.recipes.starting_points import find_objective, is_stock, stock_config
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
-
-ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class UnitLabels:
                 tells how many units the columns have.
         """
         sets, columns = data_args.units, data_args.unit_columns
-        if model_args.objective != "hubert":
+        if find_objective(model_args) != "hubert":
             if sets or columns:
                 raise ValueError("wav2vec 2.0 learns without units: leave them out, or set `objective: hubert`.")
             return None
@@ -56,7 +52,8 @@ class UnitLabels:
             )
         if sets:
             return cls.from_sets(sets)
-        if "num_units" not in model_args.config and not model_args.model_name_or_path:
+        start = model_args.model_name_or_path
+        if "num_units" not in model_args.config and (not start or is_stock(stock_config(start))):
             raise ValueError(
                 f"How many units have the columns {', '.join(columns)}? Say it in the model's config: "
                 "--config '{\"num_units\": [100]}', one number for each column."
@@ -126,38 +123,9 @@ class UnitLabels:
                     f"frame every {config.inputs_to_logits_ratio} from {config.window_samples}. Fit units at the "
                     "model's rate: of MFCC take every second frame."
                 )
-        if len(config.num_units) != len(self.columns):
-            raise ValueError(
-                f"config.num_units names {len(config.num_units)} unit sets, but there are {len(self.columns)} "
-                f"({', '.join(self.columns)}): give one number for each."
-            )
+        collator = HubertPretrainingCollator(config, unit_columns=self.columns, normalize=False)
         if isinstance(dataset, Dataset):
-            columns = dataset.select_columns(["name", "num_samples", *self.columns]).with_format("arrow")
-            for batch in columns.iter(ROWS_AT_ONCE):
-                lengths = torch.from_numpy(batch["num_samples"].to_numpy().copy())
-                frames = num_frames(lengths, config.conv_layers).numpy()
-                for column, number in zip(self.columns, config.num_units):
-                    check_column(batch, column, frames, number)
-
-
-def check_column(rows: pyarrow.Table, column: str, frames: np.ndarray, num_units: int):
-    """Raises a ValueError, naming the row, if its units are not one for each frame, or are not below `num_units`."""
-    units = rows[column]
-    if not pyarrow.types.is_integer(getattr(units.type, "value_type", pyarrow.null())):
-        raise ValueError(f"The column {column!r} holds {units.type}; expected a list of integers, one for each frame.")
-    lengths = pyarrow.compute.fill_null(pyarrow.compute.list_value_length(units), 0).to_numpy()
-    wrong = np.flatnonzero(lengths != frames)
-    if wrong.size:
-        row = wrong[0]
-        raise ValueError(
-            f"Row {rows['name'][row]} has {lengths[row]} units in {column!r}, but its audio makes {frames[row]} "
-            "frames: make the units at the model's rate. Units from MFCC come every 10 ms: keep every second one."
-        )
-    flat = pyarrow.compute.list_flatten(units).to_numpy()
-    beyond = (flat < 0) | (flat >= num_units)
-    if beyond.any():
-        row = np.repeat(np.arange(len(lengths)), lengths)[beyond.argmax()]
-        raise ValueError(
-            f"Row {rows['name'][row]} has the unit {flat[beyond.argmax()]} in {column!r}, but the model predicts "
-            f"{num_units}: 0 to {num_units - 1}. Set num_units in `config` to the size of the unit set."
-        )
+            rows = dataset.select_columns(["name", "num_samples", *self.columns]).with_format("numpy")
+            for batch in rows.iter(ROWS_AT_ONCE):
+                for row in rows_of(batch):
+                    collator.units(row)

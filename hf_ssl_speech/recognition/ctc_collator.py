@@ -42,7 +42,7 @@ class CTCCollator(SpeechCollator):
             )
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        skipped: list[tuple[str, str]] = []
+        skipped = self.skipped_before(rows)
         waveforms, labels = zip(*(self.utterance(row, skipped) for row in rows))
         batch = {
             **self.pad_waveforms(waveforms),

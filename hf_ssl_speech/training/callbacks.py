@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from hf_ssl_speech.training.trainer import SpeechTrainer
 
 
-class UnhealthyRun(RuntimeError):
-    """A run was stopped because going on would only spoil it. The message names the cause and the way out."""
-
-
-class AlreadyComplete(ValueError):
-    """What was asked for is there already, finished with the same settings: nothing is left to do."""
-
-
 def other_recipe(checkpoint: str | None) -> str:
     """How to go on from a checkpoint's weights with another recipe, in a sentence; of None, how to start again."""
     if checkpoint is None:
@@ -31,6 +23,14 @@ def other_recipe(checkpoint: str | None) -> str:
     return (
         f"To go on from its weights with another recipe, start a new run: --model_name_or_path {checkpoint} "
         "--output_dir ANOTHER_FOLDER, with the settings that change."
+    )
+
+
+def only_weights(checkpoint: str) -> str:
+    """Why a checkpoint without optimizer and schedule can't be resumed, and the way out."""
+    return (
+        f"{checkpoint} holds the weights without optimizer and schedule, as save_only_model leaves it: no run can be "
+        f"continued from it. {other_recipe(checkpoint)}"
     )
 
 
@@ -51,7 +51,7 @@ class Schedules(TrainerCallback):
 
 
 class Tally(TrainerCallback, ExportableState):
-    """What has been counted so far, kept in every checkpoint: audio seen, losses, and all since the last log.
+    """What has been counted so far, kept in every checkpoint: audio, rows left out, losses, and all since the last log.
 
     So a run that goes on logs what it would have logged without the interruption.
 
@@ -72,7 +72,7 @@ class Tally(TrainerCallback, ExportableState):
     def state(self) -> dict:
         """What a checkpoint keeps."""
         trainer = self.trainer
-        attributes = {"samples_seen": self.samples_seen}
+        attributes = {"samples_seen": self.samples_seen, "skipped_rows": trainer.skipped_rows}
         if trainer.loss_since_log is not None:
             attributes |= {
                 "loss_sum": trainer.loss_sum,
@@ -86,6 +86,7 @@ class Tally(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):
         saved, trainer = saved_attributes(self, state), self.trainer
         self.samples_seen = saved.get("samples_seen", self.samples_seen)
+        trainer.skipped_rows.update(saved.get("skipped_rows", {}))
         if state.global_step and "loss_sum" in saved:
             self.earlier_loss_sum = saved["loss_sum"]
             trainer._tr_loss += saved["loss_since_log"]
@@ -122,7 +123,15 @@ def saved_attributes(callback: TrainerCallback, state: TrainerState) -> dict:
 class ProgressLine(ProgressCallback):
     """The usual progress bar, with one short line per log instead of a dictionary."""
 
-    HIDDEN = ("epoch", "learning_rate", "total_flos", "hours_seen", "audio_seconds_per_second", "masked_share")
+    HIDDEN = (
+        "epoch",
+        "learning_rate",
+        "head_learning_rate",
+        "total_flos",
+        "hours_seen",
+        "audio_seconds_per_second",
+        "masked_share",
+    )
     HIDDEN_ENDS = ("_runtime", "_per_second", "eval_masked_share", "eval_variety", "eval_changed")
 
     def on_log(self, args, state, control, logs=None, **kwargs):

@@ -7,6 +7,7 @@ import os
 import zlib
 from pathlib import Path
 
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import sort_checkpoints
 
 from hf_ssl_speech.records import read_json, write_json
@@ -68,10 +69,23 @@ def damage(checkpoint: str | os.PathLike) -> str | None:
     return None
 
 
-def newest_whole(folder: str | os.PathLike) -> str | None:
-    """The newest whole checkpoint in a run's folder, None if there is none; those passed over are named in the log."""
+def holds_weights_alone(checkpoint: str | os.PathLike) -> bool:
+    """Whether a checkpoint lacks what a run needs beside the weights to go on: optimizer and schedule."""
+    folder = Path(checkpoint)
+    # Sharded optimizers are folders of their own, such as `optimizer_0`.
+    return not (folder / SCHEDULER_NAME).exists() or not any(folder.glob("optimizer*"))
+
+
+def newest_whole(folder: str | os.PathLike, *, to_resume: bool = False) -> str | None:
+    """The newest whole checkpoint in a run's folder, None if there is none; those passed over are named in the log.
+
+    Args:
+        to_resume: Whether optimizer and schedule must be there too.
+    """
     for checkpoint in reversed(sort_checkpoints(str(folder))):
         problem = damage(checkpoint)
+        if problem is None and to_resume and holds_weights_alone(checkpoint):
+            problem = "it holds the weights without optimizer and schedule"
         if problem is None:
             return checkpoint
         logger.warning("Passed over %s: %s.", checkpoint, problem)

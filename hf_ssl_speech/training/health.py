@@ -33,7 +33,8 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import UnhealthyRun, other_recipe
+from hf_ssl_speech.training.callbacks import other_recipe
+from hf_ssl_speech.training.outcomes import UnhealthyRun
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ WRONG = 0.5
 PLATEAU_FALL = 0.02
 PLATEAU_LOSS = 0.5
 SKIPS = 20
+
+NUMBERS = ("loss", "grad_norm")
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,8 @@ class HealthCheck(TrainerCallback):
             self.check_plateau(args, state, PLATEAU_LOSS * math.log(model.config.vocab_size))
 
     def check_numbers(self, args: SpeechTrainingArguments, state: TrainerState, logs: dict[str, Any]):
-        """Stops a run whose loss or gradient is no number."""
-        finite = {name: math.isfinite(logs[name]) for name in ("loss", "grad_norm") if name in logs}
+        """Stops a run whose loss, in training or in evaluation, or gradient is no number."""
+        finite = {name: math.isfinite(value) for name, value in logs.items() if name in NUMBERS or is_eval_loss(name)}
         if args.fp16 and "grad_norm" in finite:
             self.skipped_logs = 0 if finite["grad_norm"] else self.skipped_logs + 1
             finite["grad_norm"] = self.skipped_logs < SKIPS
@@ -194,6 +197,11 @@ class HealthCheck(TrainerCallback):
                 f"{state.global_step} it fell by less than {PLATEAU_FALL:.0%}, and little of the transcripts is learnt "
                 "yet. Raise learning_rate or max_steps, or start from a better encoder."
             )
+
+
+def is_eval_loss(name: str) -> bool:
+    """Whether a logged value is the loss of an evaluation, of whichever validation set."""
+    return name.startswith("eval_") and name.endswith("loss")
 
 
 def updates_of_grace(state: TrainerState) -> int:

@@ -10,12 +10,15 @@ from typing import TextIO
 from hf_ssl_speech.data.processes import failing_together, rank_and_size
 from hf_ssl_speech.records import now
 
-LOCK_FILE = "run.lock"
+LOCK_FILE = ".run.lock"  # hidden: what looks for data in the folder does not meet it
 _held: dict[Path, TextIO] = {}
 
 
 def hold(folder: str | os.PathLike):
     """Keeps a folder for this run until its process ends, in whatever way; all processes of a run call this.
+
+    Whatever works for minutes before a folder holds its result calls this first: trainings, and the scripts that make
+    units, speech, scores, decoders and alignments. The folder is made if it is not there.
 
     Raises:
         ValueError: In all of them, if another run has the folder; it is named.

@@ -7,12 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
-
-CONFIGS: dict[str, type[SSLSpeechConfig]] = {
-    config.model_type: config for config in (SSLWav2Vec2Config, SSLHubertConfig)
-}
-PAPERS = {"ssl-wav2vec2": "wav2vec 2.0", "ssl-hubert": "HuBERT"}
+from hf_ssl_speech.models.classes import config_class_of
+from hf_ssl_speech.records import Record, as_record
 
 # What is compared, in the order it is told, and what it is called.
 SETTINGS = {
@@ -183,12 +179,13 @@ def compare_with_paper(record: Mapping[str, Any]) -> Comparison | None:
     Returns:
         None if the record does not tell the model's configuration, or if no such run was published.
     """
+    record = as_record(record)
     name, published = _nearest_published(record)
     if published is None:
         return None
     run = {
         **record["identity"]["config"],
-        **(record.get("recipe") or {}),
+        **record["recipe"],
         "seconds_per_update": _seconds_per_update(record),
     }
     departures, as_published = [], []
@@ -210,28 +207,28 @@ def published_seconds_per_update(record: Mapping[str, Any]) -> tuple[str, float]
     Returns:
         None if nothing was published for models of this width.
     """
+    record = as_record(record)
     name, published = _nearest_published(record)
     if published is None or record["identity"]["config"]["hidden_size"] != published["hidden_size"]:
         return None
     return name, published["seconds_per_update"]
 
 
-def _nearest_published(record: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
+def _nearest_published(record: Record) -> tuple[str, dict[str, Any] | None]:
     """Name and settings of the published run that a recorded one is nearest to; no settings if there is none."""
-    identity = record.get("identity") or {}
-    config, model_type = identity.get("config"), identity.get("model_type")
-    if not config or model_type not in CONFIGS:
+    config, model_type = (record["identity"].get(name) for name in ("config", "model_type"))
+    if not config or config_class_of(model_type) is None:
         return "", None
-    size = "large" if config["hidden_size"] >= CONFIGS[model_type].preset("large").hidden_size else "base"
-    if record.get("task") == "ctc":
+    size = "large" if config["hidden_size"] >= config_class_of(model_type).preset("large").hidden_size else "base"
+    if record["task"] == "ctc":
         return _published_ctc(model_type, size, record)
     return _published_pretraining(model_type, size, config)
 
 
 def _published_pretraining(model_type: str, size: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    fields = CONFIGS[model_type].preset(size).to_dict()
+    fields = config_class_of(model_type).preset(size).to_dict()
     del fields["final_dropout"]  # of heads for fine-tuning
-    name = f"{PAPERS[model_type]} {size.upper()}"
+    name = f"{config_class_of(model_type).method} {size.upper()}"
     if model_type == "ssl-wav2vec2":
         return name, fields | _PRETRAINING | _WAV2VEC2[size]
     run = "large" if size == "large" else f"base, iteration {2 if list(config['num_units']) == [500] else 1}"
@@ -239,23 +236,22 @@ def _published_pretraining(model_type: str, size: str, config: Mapping[str, Any]
     return name + run.removeprefix(size), fields | _PRETRAINING | batch | _HUBERT[run]
 
 
-def _published_ctc(model_type: str, size: str, record: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
-    hours = ((record.get("data") or {}).get("train") or {}).get("hours")
-    rows = _CTC.get((model_type, size))
+def _published_ctc(model_type: str, size: str, record: Record) -> tuple[str, dict[str, Any] | None]:
+    hours, rows = record["data"]["train"]["hours"], _CTC.get((model_type, size))
     if not rows or not hours:
         return "", None
     nearest = min(rows, key=lambda each: abs(math.log(each / hours)))
     label = "10 minutes" if nearest < 1 else f"{nearest} hour{'s' * (nearest > 1)}"
-    architecture = CONFIGS[model_type].preset(size)
+    architecture = config_class_of(model_type).preset(size)
     sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "feat_extract_norm")
     fields = {name: getattr(architecture, name) for name in sizes}
-    name = f"{PAPERS[model_type]} {size.upper()} fine-tuned on {label}"
+    name = f"{config_class_of(model_type).method} {size.upper()} fine-tuned on {label}"
     return name, fields | _CTC_SHARED | _CTC_OF_OBJECTIVE[model_type] | dict(zip(_CTC_NAMES, rows[nearest]))
 
 
-def _seconds_per_update(record: Mapping[str, Any]) -> float | None:
+def _seconds_per_update(record: Record) -> float | None:
     """The most audio that an update can hold, over all processes."""
-    recipe, processes = record.get("recipe") or {}, (record.get("machine") or {}).get("processes")
+    recipe, processes = record["recipe"], record["machine"]["processes"]
     seconds, accumulation = recipe.get("batch_seconds"), recipe.get("gradient_accumulation_steps")
     return seconds * accumulation * processes if seconds and accumulation and processes else None
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
-from hf_ssl_speech.records import command_line, machine, now, read_record, versions, write_record
+from hf_ssl_speech.records import Record, as_record, new_record, now, read_record, write_record
 from hf_ssl_speech.training.recipe import settings_of
+from hf_ssl_speech.training.resume import differences, recorded_identity
 
 if TYPE_CHECKING:
     from hf_ssl_speech.training.trainer import SpeechTrainer
@@ -27,7 +31,7 @@ class RecordKeeper(TrainerCallback):
 
     Args:
         trainer: Whose run it is.
-        identity: What makes this run this run (see `preflight.run_identity`).
+        identity: What makes this run this run (see `resume.run_identity`).
         data: Facts of each split: source, rows, hours, fingerprint, skipped rows.
         more: What else the record says.
     """
@@ -45,35 +49,35 @@ class RecordKeeper(TrainerCallback):
         self.more = more or {}
         self.start = time.time()
         self.has_warned = False
-        previous = read_record(trainer.args.output_dir) or {}
-        self.earlier_seconds = previous.get("train_seconds", 0.0)
-        self.first_start = previous.get("started", now())
+        self.pen = threading.Lock()  # a watch that has lost a loader worker writes from a thread of its own
+        previous = read_record(trainer.args.output_dir) or as_record({})
+        if not previous["identity"] or differences(recorded_identity(previous, identity), identity):
+            previous = as_record({})  # of another run, whose place this one takes
+        self.earlier_seconds = previous["seconds"] or 0.0
+        self.first_start = previous["started"] or now()
 
-    def record(self, status: str) -> dict[str, Any]:
+    def record(self, status: str) -> Record:
         """All that is known of the run now."""
         trainer, args, state = self.trainer, self.trainer.args, self.trainer.state
         hours = trainer.tally.hours_seen
-        return {
-            "format": 1,
-            "status": status,
-            "command": command_line(),
-            "started": self.first_start,
-            "updated": now(),
-            "train_seconds": self.earlier_seconds + time.time() - self.start,
-            "versions": versions("torch", "transformers", "datasets", "accelerate", "hf_ssl_speech"),
-            "machine": machine(args.device, args.world_size),
-            "identity": self.identity,
-            "parameters": trainer.model.num_parameters(),
-            "data": self.data,
-            "recipe": settings_of(args),
-            "updates": state.global_step,
-            "kept_update": self.kept_update,
-            "hours_seen": hours,
-            "seconds_per_update": hours * 3600 / max(state.global_step, 1),
-            "skipped_while_training": trainer.skipped_rows,
-            "curves": state.log_history,
+        return new_record(
+            status,
+            self.identity,
+            seconds=self.earlier_seconds + time.time() - self.start,
+            device=args.device,
+            processes=args.world_size,
+            started=self.first_start,
+            parameters=trainer.model.num_parameters(),
+            data=self.data,
+            recipe=settings_of(args),
+            updates=state.global_step,
+            kept_update=self.kept_update,
+            hours_seen=hours,
+            seconds_per_update=hours * 3600 / max(state.global_step, 1),
+            skipped_while_training=trainer.skipped_rows,
+            curves=state.log_history,
             **self.more,
-        }
+        )
 
     @property
     def kept_update(self) -> int:
@@ -81,29 +85,37 @@ class RecordKeeper(TrainerCallback):
         state, best = self.trainer.state, self.trainer.state.best_model_checkpoint
         return int(best.rsplit("-", 1)[1]) if best and self.trainer.args.load_best_model_at_end else state.global_step
 
-    def keep(self, status: str, cause: str | None = None):
-        """Writes record and picture, on the main process; `cause` is why the run failed.
+    def keep(self, status: str, cause: str | None = None, missing: Sequence[int] = ()):
+        """Writes record and picture, on the first process that is left.
 
         Where they can't be written, as on a full disk, that is no reason to lose a training: a warning tells it once,
         and the next record holds all that this one would have.
+
+        Args:
+            status: `running`, `complete`, `stopped` or `failed`.
+            cause: Why the run failed.
+            missing: Ranks of processes that are gone.
         """
         try:
-            self.write(status, cause)
+            self.write(status, cause, missing)
         except OSError as error:
             if not self.has_warned:
                 logger.warning(f"The run's record can't be written ({error}). The training goes on without it.")
             self.has_warned = True
 
-    def write(self, status: str, cause: str | None = None):
+    def write(self, status: str, cause: str | None = None, missing: Sequence[int] = ()):
         """`keep` where the record must be there.
 
         Raises:
             OSError: If record or picture can't be written.
         """
-        if self.trainer.is_world_process_zero():
-            record = self.record(status) | ({"cause": cause} if cause else {})
-            write_record(record, self.trainer.args.output_dir)
-            draw_training(record, Path(self.trainer.args.output_dir, PICTURE_FILE))
+        args = self.trainer.args
+        gone = set(missing) - {args.process_index}
+        if args.process_index == min(set(range(args.world_size)) - gone):
+            with self.pen:
+                record = self.record(status) | ({"cause": cause} if cause else {})
+                write_record(record, args.output_dir)
+                draw_training(record, Path(args.output_dir, PICTURE_FILE))
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.write("running")
@@ -119,6 +131,28 @@ class RecordKeeper(TrainerCallback):
         self.write("complete" if self.trainer.is_complete else "stopped")
 
 
+@contextmanager
+def recorded(
+    trainer: SpeechTrainer, identity: dict[str, Any], data: dict[str, Any], more: dict[str, Any]
+) -> Iterator[None]:
+    """Keeps a record of the training inside, unless somebody else does, as the recipes do; arguments as for the class.
+
+    What ends the training is told as the cause.
+    """
+    if any(isinstance(callback, RecordKeeper) for callback in trainer.callback_handler.callbacks):
+        yield
+        return
+    keeper = RecordKeeper(trainer, identity, data, more)
+    trainer.add_callback(keeper)
+    try:
+        yield
+    except Exception as cause:
+        keeper.keep("failed", str(cause))
+        raise
+    finally:
+        trainer.remove_callback(keeper)
+
+
 PANELS = {
     "Error rate": ("wer", "cer"),
     "Loss": ("loss", "contrastive_loss", "masked_loss", "unmasked_loss"),
@@ -127,7 +161,7 @@ PANELS = {
         f"{kind}_perplexity_{group}" for kind in ("soft", "hard") for group in (1, 2)
     ),
     "Gradient norm": ("grad_norm",),
-    "Learning rate": ("learning_rate",),
+    "Learning rate": ("learning_rate", "head_learning_rate"),
     "Audio seconds per second": ("audio_seconds_per_second",),
 }
 
@@ -139,7 +173,7 @@ def panels_of(curves: list[dict[str, Any]]) -> dict[str, list[str]]:
     return {title: names for title, names in panels.items() if names}
 
 
-def draw_training(record: dict[str, Any], path: str | os.PathLike):
+def draw_training(record: Record, path: str | os.PathLike):
     """Draws the curves of a record over updates: training thin, evaluation with dots."""
     curves = record["curves"]
     panels = panels_of(curves)

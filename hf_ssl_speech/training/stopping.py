@@ -9,7 +9,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import psutil
@@ -18,19 +19,10 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 
 from hf_ssl_speech.data.processes import in_several_processes, rank_and_size
+from hf_ssl_speech.training.outcomes import LostProcess
 
 ANSWER_SECONDS = 3.0
 GOES_ON = "Started again, the run goes on from its last checkpoint."
-
-
-class Interrupted(RuntimeError):
-    """A run was asked to stop, and has saved a checkpoint. The message says where it goes on."""
-
-    exit_code = 128 + signal.SIGTERM
-
-
-class LostProcess(RuntimeError):
-    """A process of the run, or a loader worker, died or does not answer. The message names it."""
 
 
 class StopOnSignal(TrainerCallback):
@@ -117,10 +109,12 @@ class RollCall(TrainerCallback):
     Args:
         timeout: Seconds that each of them may take, the exchange included. A run of one process may take longer if
             none of its workers is stopped.
+        on_loss: Is told of the loss before the watch ends this process.
     """
 
-    def __init__(self, timeout: float):
+    def __init__(self, timeout: float, on_loss: Callable[[LostProcess], None]):
         self.timeout = timeout
+        self.on_loss = on_loss
         self.addresses = [(socket.gethostname(), os.getpid())] * rank_and_size()[1]
         if in_several_processes():
             dist.all_gather_object(self.addresses, self.addresses[0])
@@ -157,6 +151,10 @@ class RollCall(TrainerCallback):
             self.start_watch()
             return
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        try:
+            self.on_loss(error)
+        except Exception:  # the process ends all the same
+            traceback.print_exc()
         os._exit(1)
 
     def no_batches(self, cause: str) -> LostProcess:
@@ -170,7 +168,8 @@ class RollCall(TrainerCallback):
         here, _ = self.addresses[rank_and_size()[0]]
         end_stopped([self.addresses[rank][1] for rank in missing if self.addresses[rank][0] == here])
         who = " and ".join(named) or "A process"
-        return LostProcess(f"{who} did not answer within {self.timeout:g} s, or has died. {GOES_ON} {message}".strip())
+        said = f"{who} did not answer within {self.timeout:g} s, or has died. {GOES_ON} {message}".strip()
+        return LostProcess(said, missing)
 
     @contextlib.contextmanager
     def naming_the_lost(self) -> Iterator[None]:

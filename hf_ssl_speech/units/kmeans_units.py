@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,19 +20,22 @@ from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.feature_description import FeatureDescription
-from hf_ssl_speech.data.features import FeatureSource, FeatureStream, SpeechFeatures, open_features, weights_hash
+from hf_ssl_speech.data.features import FeatureSource, FeatureStream, SpeechFeatures, open_features
 from hf_ssl_speech.data.processes import in_several_processes
 from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 from hf_ssl_speech.units.kmeans import fit_kmeans
 from hf_ssl_speech.units.nearest import assign
 
+logger = logging.getLogger(__name__)
+
 CENTROIDS_FILE, FACTS_FILE = "kmeans.safetensors", "kmeans.json"
 FORMAT = 1
+# Fewer frames a unit than this leave centroids to chance (faiss warns below 39).
+FRAMES_A_UNIT = 30
 # HuBERT takes a tenth of 960 hours. Of less, more is needed: up to this many hours, all.
 PUBLISHED_SHARE, ENOUGH_HOURS = 0.1, 20.0
 
@@ -92,7 +96,8 @@ class KMeansUnits:
             The units, the same in every process. Their `facts` tell `seed`, `share`, `inertia` (mean squared distance
             of a frame to its centroid), `iterations`, `frames`, `utterances`, `hours` and `versions`.
         Raises:
-            ValueError: If the share is not one, or the data makes too few frames.
+            ValueError: If the share is not one, or the data makes fewer frames than units. A warning tells of fewer
+                than 30 frames a unit.
         """
         if share is None:
             share = _default_share(dataset)
@@ -101,6 +106,12 @@ class KMeansUnits:
         stream = FeatureStream(_choose(dataset, share, seed), source)
         found = fit_kmeans(stream, num_units, seed=seed, **kmeans)
         frames = int(found.counts.sum())
+        if frames < FRAMES_A_UNIT * num_units:
+            logger.warning(
+                f"{num_units} units were fitted to {frames:,} frames, {frames / num_units:.1f} for each: with fewer "
+                f"than {FRAMES_A_UNIT} they follow single frames rather than sounds. Take more audio (`share`, or more "
+                "data), or fewer units."
+            )
         facts = {
             "seed": seed,
             "share": share,
@@ -153,15 +164,6 @@ class KMeansUnits:
             raise ValueError(
                 f"These units were fitted on {self.features}, but {description} came: {'; '.join(differences)}. Take "
                 "the features that `units.open_features()` computes, or fit other units."
-            )
-
-    def check_encoder(self, model: PreTrainedModel):
-        """Raises a ValueError if the units were not made with this encoder's weights."""
-        found = weights_hash(model)
-        if found != self.features.weights_hash:
-            raise ValueError(
-                f"These units were made with other weights than this {type(model).__name__} has: with {self.features}, "
-                f"hash {self.features.weights_hash}, not {found}. Load that encoder, or fit units on this one."
             )
 
     def save_pretrained(self, folder: str | os.PathLike):

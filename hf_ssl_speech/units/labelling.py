@@ -74,11 +74,16 @@ def add_units(
 
 def _label_stream(dataset: IterableDataset, units: KMeansUnits, source: SpeechFeatures, column: str) -> IterableDataset:
     def label(batch: Mapping[str, Sequence]) -> dict[str, list[np.ndarray]]:
-        return {column: units.predict_rows(rows_of(batch), source)}
+        rows = rows_of(batch)
+        found = iter(units.predict_rows([row for row in rows if not row.get("problem")], source))
+        return {column: [np.zeros(0, np.int32) if row.get("problem") else next(found) for row in rows]}
+
+    def is_told(row: Mapping[str, Sequence]) -> bool:
+        return len(row[column]) > 0 or bool(row.get("problem"))  # what is marked goes on, to be reported
 
     features = dataset.features and Features(dataset.features | {column: UNITS})
     labelled = dataset.map(label, batched=True, batch_size=ROWS_AT_ONCE, features=features)
-    return labelled.filter(len, input_columns=column)
+    return labelled.filter(is_told)
 
 
 def _labels(dataset: Dataset, units: KMeansUnits, source: SpeechFeatures, column: str, num_proc: int | None) -> Dataset:

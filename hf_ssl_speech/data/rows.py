@@ -1,0 +1,100 @@
+"""What rows of encoded audio tell of themselves: their names, their parts, and when their files changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow.compute
+from datasets import Audio, Dataset, IterableDataset, concatenate_datasets
+
+from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
+from hf_ssl_speech.data.pieces import PIECE_ID
+
+TOLD = ("id", "audio", "segment_start", "segment_end")  # the columns that are read here
+
+
+def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """The same with its audio left encoded, so that nothing asks for torchcodec."""
+    if isinstance((dataset.features or {}).get("audio"), Audio):
+        return dataset.cast_column("audio", Audio(decode=False))
+    return dataset
+
+
+def has_parts(dataset: Dataset, channel: int | None) -> bool:
+    """Whether rows are a part of their audio: a segment, or one of its channels."""
+    return channel is not None or "segment_start" in dataset.column_names
+
+
+def last_changes(dataset: Dataset) -> str:
+    """A hash of the sizes and times of the files that rows name: what is in the cache of others is not theirs."""
+    audio = dataset.data.column("audio")
+    if pyarrow.types.is_struct(audio.type):
+        fields = [audio.type.field(place).name for place in range(audio.type.num_fields)]
+        if "path" not in fields:
+            return ""
+        paths = pyarrow.compute.struct_field(audio, "path")
+        if "bytes" in fields:
+            embedded = pyarrow.compute.is_valid(pyarrow.compute.struct_field(audio, "bytes"))
+            paths = pyarrow.compute.if_else(embedded, pyarrow.scalar(None, paths.type), paths)
+    elif pyarrow.types.is_string(audio.type) or pyarrow.types.is_large_string(audio.type):
+        paths = audio
+    else:
+        return ""
+    if dataset._indices is not None:
+        paths = paths.take(dataset._indices.column(0))
+    digest = hashlib.sha256()
+    for path in paths.to_pylist():
+        if path is None:
+            continue
+        try:
+            state = os.stat(path)
+            digest.update(f"{path} {state.st_size} {state.st_mtime_ns}".encode(errors="surrogateescape"))
+        except (OSError, ValueError):  # a NUL in it, an address, or nothing there
+            digest.update(f"{path} missing".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def with_distinct_names(measured: Dataset) -> Dataset:
+    """Names that several rows have get the row's number, so that whoever counts or looks up names meets one row."""
+    names, met = measured["name"][:], Counter(measured["name"])
+    if len(met) == len(names):
+        return measured
+    numbers = np.array(measured["sample_id"]) % PIECE_ID
+    distinct = [f"{name} (row {number})" if met[name] > 1 else name for name, number in zip(names, numbers)]
+    return concatenate_datasets([Dataset.from_dict({"name": distinct}), measured.remove_columns("name")], axis=1)
+
+
+def part_of(row: dict[str, Any]) -> tuple[int, int | None]:
+    """First and last sample, at 16 kHz, of the part of its audio that a row is; (0, None) for all of it."""
+    start, end = row.get("segment_start"), row.get("segment_end")
+    return round((start or 0) * SAMPLE_RATE), None if end is None else round(end * SAMPLE_RATE)
+
+
+def check_part(num_samples: int, start: int, stop: int | None):
+    """Refuses a part of which an audio of so many samples has nothing, or half a second less than is told."""
+    if num_samples <= start or (stop is not None and num_samples < stop - SAMPLE_RATE // 2):
+        raise BadAudio("cut short: its segment ends after the audio")
+
+
+def row_name(row: dict[str, Any]) -> str:
+    """A row's `id`, else the path of its audio, fit for one line of a log; empty if it has neither."""
+    audio = row["audio"]
+    name = row.get("id")
+    if name is None or name == "":  # 0 is an id
+        name = (audio.get("path") if isinstance(audio, dict) else None) or ""
+    name = str(name)
+    return name if name.isprintable() else repr(name)  # a name with a newline would forge a line of the log
+
+
+def columns_of(rows: list[dict[str, Any]]) -> dict[str, list]:
+    """Rows as columns."""
+    return {column: [row[column] for row in rows] for column in rows[0]}
+
+
+def each_row(rows: dict[str, list]) -> list[dict[str, Any]]:
+    """Columns as rows."""
+    return [dict(zip(rows, values)) for values in zip(*rows.values())]

@@ -1,0 +1,173 @@
+"""Tables that name audio files: CSV, TSV and manifests of JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from datasets import Dataset
+
+from hf_ssl_speech.data.columns import usual_audio_name
+
+TABLE_SUFFIXES = {".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".manifest"}
+JSON_SUFFIXES = TABLE_SUFFIXES - {".csv", ".tsv"}
+# A field of a TSV is what stands between two tabs, unless a program put it into quotes that it doubled inside.
+QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+csv.field_size_limit(2**31 - 1)
+
+
+def load_table(path: str) -> Dataset:
+    """The rows of a table, with the columns it has.
+
+    Columns of a CSV or TSV are text, as written: `0012` stays what it is. A row of a manifest that has an `offset`
+    and a `duration`, in seconds, is that part of its audio. Rows without an `id` are called by the path that is written
+    there of their audio.
+
+    Args:
+        path: A .csv, .tsv or .jsonl file (.json and .manifest hold JSON lines, too, or one list).
+    Raises:
+        ValueError: If it can't be read; the line is named.
+    """
+    columns = read_table(path)
+    audio_column = usual_audio_name(columns)
+    if audio_column:
+        columns = {"id": [name and without_suffix(str(name)) for name in columns[audio_column]]} | columns
+    return listed(with_segments(columns))
+
+
+def with_segments(columns: dict[str, list]) -> dict[str, list]:
+    """The columns of a manifest with the part of its audio that each row is, if it says so."""
+    if "offset" in columns and "duration" in columns:
+        starts = [0.0 if start is None else float(start) for start in columns["offset"]]
+        columns["segment_start"] = starts
+        columns["segment_end"] = [
+            None if seconds is None else start + float(seconds) for start, seconds in zip(starts, columns["duration"])
+        ]
+    return columns
+
+
+def without_suffix(name: str) -> str:
+    """A file's name or path, with forward slashes and without what tells its format."""
+    return Path(name).with_suffix("").as_posix() if Path(name).name else name
+
+
+def listed(columns: Mapping[str, Sequence]) -> Dataset:
+    """A dataset on disk, as `datasets` needs it to cache what is made of its rows."""
+    arrays = {name: _as_array(values) for name, values in columns.items()}
+    columns = {name: array.to_pylist() for name, array in arrays.items()}
+    return Dataset.from_generator(_rows, Dataset(pyarrow.table(arrays)).features, gen_kwargs={"columns": columns})
+
+
+def _rows(columns: dict[str, list]) -> Iterator[dict[str, Any]]:
+    for values in zip(*columns.values()):
+        yield dict(zip(columns, values))
+
+
+def _as_array(values: Sequence) -> pyarrow.Array:
+    """Of the type that all values have; where they have several, or are mappings, as JSON."""
+    try:
+        array = pyarrow.array(values)
+        if not pyarrow.types.is_struct(array.type):
+            return array if not pyarrow.types.is_null(array.type) else array.cast(pyarrow.string())
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
+        pass
+    return pyarrow.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pyarrow.string())
+
+
+def read_table(path: str) -> dict[str, list]:
+    """The columns of a table as they are written.
+
+    Raises:
+        ValueError: If it can't be read; the line is named.
+    """
+    text = _read_text(path)
+    suffix = Path(path).suffix.lower()
+    if suffix in JSON_SUFFIXES:
+        rows = list(_json_rows(text, path))
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return {name: [row.get(name) for row in rows] for name in names}
+    header, rows = table_header(path), []
+    for number, fields in _lines(text, suffix, header.delimiter, path):
+        if number == 1:
+            continue
+        if len(fields) != len(header):
+            raise ValueError(
+                f"Line {number:,} of {path} has {len(fields)} fields, but the first line names {len(header)} columns."
+            )
+        rows.append(fields)
+    return {name: [row[place] for row in rows] for place, name in enumerate(header)}
+
+
+class Header(list):
+    """The names of a table's columns, and the delimiter between them."""
+
+    delimiter = ","
+
+
+def table_header(path: str) -> Header:
+    """The columns that the first line, or first row, of a table names; none if it is no table."""
+    suffix = Path(path).suffix.lower()
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        first = file.readline(2**20)
+    header = Header()
+    if suffix in JSON_SUFFIXES:
+        try:
+            row = json.loads(first)
+        except json.JSONDecodeError:
+            row = next(_json_rows(_read_text(path), path), {}) if first.lstrip().startswith("[") else {}
+        header.extend(row if isinstance(row, dict) else (row[0] if isinstance(row, list) and row else {}))
+        return header
+    header.delimiter = "\t" if suffix == ".tsv" else max(",;\t|", key=first.count)
+    header.extend(name.strip().strip('"') for name in first.rstrip("\r\n").split(header.delimiter))
+    return header
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not written in UTF-8 (byte {error.start:,}): convert it, with iconv.") from error
+
+
+def _json_rows(text: str, path: str) -> Iterator[dict[str, Any]]:
+    try:
+        if text.lstrip().startswith("["):
+            rows = json.loads(text)
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError(f"{path} holds a list of something else than rows (JSON objects).")
+            yield from rows
+            return
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"Line {number:,} of {path} is no JSON object: {line[:80]!r}.")
+                yield row
+    except json.JSONDecodeError as error:
+        number = error.lineno if text.lstrip().startswith("[") else number
+        raise ValueError(f"Line {number:,} of {path} is no JSON: {error.msg}.") from error
+
+
+def _lines(text: str, suffix: str, delimiter: str, path: str) -> Iterator[tuple[int, list[str]]]:
+    if suffix == ".tsv":
+        for number, line in enumerate(text.split("\n"), 1):
+            fields = line.removesuffix("\r").split("\t")
+            if fields != [""]:
+                whole = [QUOTED.fullmatch(field) for field in fields]
+                yield number, [m[1].replace('""', '"') if m else field for m, field in zip(whole, fields)]
+        return
+    # Without newlines of its own, `splitlines(True)` would cut at characters that a transcript may hold.
+    reader = csv.reader((line + "\n" for line in text.split("\n")), delimiter=delimiter, strict=True)
+    started = 1
+    try:
+        for fields in reader:
+            if fields:
+                yield started, fields
+            started = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"Line {started:,} of {path} is no CSV: {error}.") from error

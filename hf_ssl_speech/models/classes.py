@@ -1,0 +1,44 @@
+"""Which class serves which objective and task, here and in transformers: the one home of these tables."""
+
+from __future__ import annotations
+
+import transformers
+from transformers import PreTrainedModel
+
+from hf_ssl_speech.models import encoder, heads, pretraining
+from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
+
+# By what `SpeechModelArguments.objective` calls them.
+CONFIGS: dict[str, type[SSLSpeechConfig]] = {
+    each.stock_model_type: each for each in (SSLWav2Vec2Config, SSLHubertConfig)
+}
+CLASSES: dict[str, type[SSLSpeechPreTrainedModel]] = {
+    each.__name__: each
+    for each in (
+        encoder.SSLWav2Vec2Model,
+        pretraining.SSLWav2Vec2ForPreTraining,
+        heads.SSLWav2Vec2ForCTC,
+        heads.SSLWav2Vec2ForSequenceClassification,
+        encoder.SSLHubertModel,
+        pretraining.SSLHubertForPreTraining,
+        heads.SSLHubertForCTC,
+        heads.SSLHubertForSequenceClassification,
+    )
+}
+# Our classes are named after stock's, which has none for the pretraining of HuBERT.
+STOCK_CLASSES: dict[type[SSLSpeechPreTrainedModel], type[PreTrainedModel]] = {
+    ours: getattr(transformers, name.removeprefix("SSL"))
+    for name, ours in CLASSES.items()
+    if hasattr(transformers, name.removeprefix("SSL"))
+}
+
+
+def config_class_of(model_type: str | None) -> type[SSLSpeechConfig] | None:
+    """The configuration class of a model type, ours (`ssl-hubert`) or stock (`hubert`); None for other models."""
+    return next((each for each in CONFIGS.values() if model_type in (each.model_type, each.stock_model_type)), None)
+
+
+def model_class(config_class: type[SSLSpeechConfig], auto: str) -> type[SSLSpeechPreTrainedModel]:
+    """Our class that an Auto class such as `AutoModelForCTC` gives for a configuration class."""
+    return CLASSES[config_class.auto_classes()[auto]]

@@ -1,0 +1,169 @@
+"""Which run an output folder holds, and whether this start may go on with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import SchedulerType, get_last_checkpoint, sort_checkpoints
+
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.records import RECORD_FILE, Record, read_json, read_record
+from hf_ssl_speech.training.arguments import SpeechTrainingArguments
+from hf_ssl_speech.training.callbacks import only_weights, other_recipe
+from hf_ssl_speech.training.checkpoints import damage, holds_weights_alone, newest_whole
+from hf_ssl_speech.training.outcomes import AlreadyComplete
+from hf_ssl_speech.training.recipe import MUST_AGREE, settings_of
+from hf_ssl_speech.training.schedules import keeps_rates
+
+
+def run_identity(
+    config: SSLSpeechConfig, fingerprints: dict[str, str], args: SpeechTrainingArguments
+) -> dict[str, Any]:
+    """What must agree for a run to be continued: model, data and recipe; devices and logging may change."""
+    ours = {field.name for field in fields(config)} - {field.name for field in fields(PreTrainedConfig)}
+    architecture = {name: getattr(config, name) for name in sorted(ours)}
+    recipe = settings_of(args, MUST_AGREE)
+    recipe["seconds_per_update"] = round(args.batch_seconds * args.batches_per_update, 1)
+    return {
+        "model_type": config.model_type,
+        "config": {name: list(value) if isinstance(value, tuple) else value for name, value in architecture.items()},
+        "data": fingerprints,
+        "recipe": recipe,
+    }
+
+
+def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """In words, where a recorded identity and the one of this start disagree."""
+    theirs, ours = flat(theirs), flat(json.loads(json.dumps(ours, default=str)))
+    return [
+        f"{name}: {theirs.get(name)!r} there, {ours.get(name)!r} here"
+        for name in sorted({*theirs, *ours})
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    entries: dict[str, Any] = {}
+    for name, value in nested.items():
+        entries |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return entries
+
+
+def recorded_identity(record: Record, ours: dict[str, Any]) -> dict[str, Any]:
+    """The identity in a record; settings that its version did not compare yet are taken from elsewhere in the record.
+
+    Where the record does not hold a setting at all, that of `ours` is taken: nothing is known against it.
+    """
+    theirs, recipe = record["identity"], ours.get("recipe", {})
+    also_recorded = {name: value for name, value in record["recipe"].items() if name in recipe}
+    known = {"start": ours["start"], **theirs} if "start" in ours else theirs  # pretraining did not record it once
+    return {**known, "recipe": {**recipe, **also_recorded, **theirs.get("recipe", {})}}
+
+
+def disagreement(
+    record: dict[str, Any], identity: dict[str, Any], args: SpeechTrainingArguments, checkpoint: str | None
+) -> str:
+    """In words, why a run can't go on from a checkpoint with these settings; empty if it can.
+
+    `max_steps` may be larger than recorded, where the schedule gives the updates that are done the very learning rates
+    that they had: then the run ends as if it had been asked for the larger number at once.
+
+    Args:
+        checkpoint: None if there is none that a longer run could go on from.
+    """
+    theirs = recorded_identity(record, identity)
+    before, updates = recorded_length(record), updates_of(checkpoint) if checkpoint else 0
+    is_longer = 0 < before < args.max_steps
+    if is_longer and checkpoint and keeps_rates(args, (before, args.max_steps), updates):
+        theirs["recipe"]["max_steps"] = args.max_steps
+        is_longer = False
+    different = "; ".join(differences(theirs, identity))
+    if is_longer and checkpoint:
+        schedule = SchedulerType(args.lr_scheduler_type).value
+        different += (
+            f". A longer max_steps goes on where the learning rates stay what they were, but with lr_scheduler_type="
+            f"{schedule} a run of {args.max_steps:,} updates has others in its first {updates:,} than one of {before:,}"
+        )
+    elif is_longer:
+        different += ". A longer max_steps goes on from the newest whole checkpoint of its own folder"
+    return different
+
+
+def recorded_length(record: dict[str, Any]) -> int:
+    """The `max_steps` that a run was asked for; 0 where its record does not tell."""
+    return record["identity"].get("recipe", {}).get("max_steps", 0)
+
+
+def updates_of(checkpoint: str) -> int:
+    """Updates that a whole checkpoint has behind it."""
+    return read_json(Path(checkpoint, TRAINER_STATE_NAME), "the state of a training")["global_step"]
+
+
+def check_origin(checkpoint: str, identity: dict[str, Any], args: SpeechTrainingArguments):
+    """Raises a ValueError if a checkpoint is not of this run: the record beside it tells."""
+    output = Path(args.output_dir).resolve()
+    newest = [Path(each).resolve() for each in sort_checkpoints(args.output_dir)[-1:]]
+    for folder in dict.fromkeys([Path(checkpoint).resolve().parent, output]):
+        record = read_record(folder)
+        if record is None and folder == Path(checkpoint).resolve().parent:
+            raise ValueError(
+                f"No {RECORD_FILE} lies beside {checkpoint}, so nothing tells whether it is of this run: put that of "
+                f"its run there. {other_recipe(checkpoint)}"
+            )
+        # Newer checkpoints beside it, of the shorter run, would pass for those of the longer one.
+        is_newest = folder != output or newest in ([], [Path(checkpoint).resolve()])
+        different = disagreement(record, identity, args, checkpoint if is_newest else None) if record else ""
+        if different:
+            raise ValueError(
+                f"{checkpoint} cannot be resumed: {folder / RECORD_FILE} is of another run ({different}). "
+                f"{other_recipe(checkpoint)}"
+            )
+
+
+def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> str | None:
+    """The checkpoint to go on from, None for a new run.
+
+    A folder that holds the beginning of this very run, or all of a shorter one that is its beginning, is continued from
+    its newest whole checkpoint; give `resume_from_checkpoint` to name one.
+
+    Raises:
+        ValueError: If the output folder holds something else, another run (what differs is named) or this one,
+            complete (AlreadyComplete); if its checkpoints hold weights alone; or if the checkpoint named is damaged or
+            of another run.
+    """
+    record = read_record(args.output_dir)
+    if args.resume_from_checkpoint:
+        problem = damage(args.resume_from_checkpoint)
+        if problem:
+            raise ValueError(f"{args.resume_from_checkpoint} is no whole checkpoint: {problem}.")
+        if holds_weights_alone(args.resume_from_checkpoint):
+            raise ValueError(only_weights(args.resume_from_checkpoint))
+        check_origin(args.resume_from_checkpoint, identity, args)
+        return args.resume_from_checkpoint
+    if record is None and get_last_checkpoint(args.output_dir) is None:
+        return None
+    if record is None or not record["identity"] or record["status"] is None:
+        raise ValueError(f"{args.output_dir} holds something else than a training run: use another output_dir.")
+    checkpoint = newest_whole(args.output_dir, to_resume=True)
+    different = disagreement(record, identity, args, checkpoint)
+    if different:
+        raise ValueError(
+            f"{Path(args.output_dir, RECORD_FILE)} is of another run ({different}). Use another output_dir, "
+            f"or delete that folder if you no longer need it. {other_recipe(get_last_checkpoint(args.output_dir))}"
+        )
+    if record["status"] == "complete" and not 0 < recorded_length(record) < args.max_steps:
+        raise AlreadyComplete(
+            f"The run in {args.output_dir} is complete ({record['updates']:,} updates). To train longer, start it with "
+            "a larger max_steps, which goes on where the learning rates stay what they were, or start a new one: "
+            f"--model_name_or_path {args.output_dir} --output_dir ANOTHER_FOLDER."
+        )
+    weights = None if checkpoint else newest_whole(args.output_dir)
+    if weights:
+        raise ValueError(only_weights(weights))
+    return checkpoint
