@@ -29,7 +29,8 @@ SMALL = (
         hidden_size=32, num_hidden_layers=2, intermediate_size=64, conv_dim=[16] * 7, num_conv_pos_embeddings=16,
         codevector_dim=16, proj_codevector_dim=16, num_negatives=5, num_codevectors_per_group=8,
     )),
-    "--preset", "tiny", "--max_skipped_share", "0.1", "--batch_seconds", "4", "--max_seconds", "2", "--min_seconds", "1", "--warmup_steps", "1",
+    "--preset", "tiny", "--max_skipped_share", "0.1",
+    "--batch_seconds", "4", "--max_seconds", "2", "--min_seconds", "1", "--warmup_steps", "1",
     "--logging_steps", "1", "--use_cpu", "--dataloader_num_workers", "0", "--cache_audio", "--disable_tqdm", "true",
 )  # fmt: skip
 
