@@ -37,7 +37,7 @@ from hf_ssl_speech.training.arguments import (
 )
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
 from hf_ssl_speech.training.lora import add_lora, merge_lora
-from hf_ssl_speech.training.trainer import SpeechPreTrainer
+from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
 from hf_ssl_speech.units.quality import UnitQuality

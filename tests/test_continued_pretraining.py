@@ -15,6 +15,7 @@ from hf_ssl_speech import (
     create_model_card,
     prepare_speech,
 )
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.preparing import split_facts
 from hf_ssl_speech.recipes.pretraining import make_model, pretrain
 from hf_ssl_speech.recipes.splits import Split
@@ -22,7 +23,6 @@ from hf_ssl_speech.recipes.starting_points import find_objective
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments
-from hf_ssl_speech.training.trainer import feature_extractor_for
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hf_ssl_speech import records
+from hf_ssl_speech import files
 from hf_ssl_speech.commands.ending import tidy_errors
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTextArguments
@@ -62,12 +62,12 @@ def test_text_settings_come_from_yaml_too(tmp_path):
 
 def test_a_cache_that_can_not_be_written_is_named_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(records, "HF_HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setattr(files, "HF_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(SystemExit) as ended, tidy_errors():
         raise FileNotFoundError(2, "No such file or directory", "/somewhere")
     message = str(ended.value).strip()
     assert message.startswith(f"FileNotFoundError: HF_HOME is {tmp_path}/file/home, which can't be written (")
     assert "\n" not in message
-    monkeypatch.setattr(records, "HF_HOME", str(tmp_path))
+    monkeypatch.setattr(files, "HF_HOME", str(tmp_path))
     with pytest.raises(SystemExit, match="/somewhere"), tidy_errors():
         raise FileNotFoundError(2, "No such file or directory", "/somewhere")

@@ -24,6 +24,7 @@ from hf_ssl_speech import (
 )
 from hf_ssl_speech.commands.ending import tidy_errors
 from hf_ssl_speech.commands.parsing import parse_arguments
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.preparing import split_facts
 from hf_ssl_speech.recipes.pretraining import make_model, pretrain
 from hf_ssl_speech.recipes.splits import Split
@@ -32,7 +33,6 @@ from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.outcomes import UnhealthyRun
 from hf_ssl_speech.training.record_keeper import RecordKeeper
 from hf_ssl_speech.training.resume import differences, find_checkpoint, recorded_identity, run_identity
-from hf_ssl_speech.training.trainer import feature_extractor_for
 
 SETTINGS = dict(
     batch_seconds=8, max_seconds=4, min_seconds=1, max_steps=2, learning_rate=1e-3, warmup_steps=0, logging_steps=1,

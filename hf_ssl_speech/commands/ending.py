@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 
+from hf_ssl_speech.files import unwritable_cache
 from hf_ssl_speech.training.outcomes import AlreadyComplete, Interrupted, LostProcess, UnhealthyRun
 
 
@@ -34,7 +35,7 @@ def tidy_errors(*more: type[Exception]):
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         end_process(1)  # the process group can't be left in order any more
     except (ValueError, OSError, ImportError, UnhealthyRun, *more) as error:
-        cause = cause_in_the_cache() if isinstance(error, OSError) else None
+        cause = unwritable_cache() if isinstance(error, OSError) else None
         raise SystemExit(f"\n{type(error).__name__}: {cause or error}") from error
     except Exception as error:
         if not is_a_refused_config(error):
@@ -46,13 +47,6 @@ def tidy_errors(*more: type[Exception]):
         end_process(exit_code)
     if exit_code:
         raise SystemExit(exit_code)
-
-
-def cause_in_the_cache() -> str | None:
-    """What is wrong with the folder of caches, if that is why a file could not be opened."""
-    from hf_ssl_speech.records import unwritable_cache  # with torch, which only an error has to wait for
-
-    return unwritable_cache()
 
 
 def is_a_refused_config(error: Exception) -> bool:

@@ -16,6 +16,7 @@ from hf_ssl_speech.commands.command_parser import Sentences
 from hf_ssl_speech.commands.help import help_text
 from hf_ssl_speech.commands.launching import LAUNCH_OPTIONS
 from hf_ssl_speech.commands.named_configs import config
+from hf_ssl_speech.files import naming_the_file, read_yaml
 
 
 def parse_arguments(
@@ -37,8 +38,6 @@ def parse_arguments(
     parser = _DataclassParser(kinds, about, launched)
     tokens = list(argv)
     if tokens and not tokens[0].startswith("-"):
-        from hf_ssl_speech.records import naming_the_file, read_yaml  # with torch, which the help need not wait for
-
         path = config(tokens.pop(0))
         with naming_the_file(path, "settings of this command"):
             settings = [token for name, value in read_yaml(path).items() for token in as_tokens(name, value)]

@@ -22,10 +22,10 @@ def main(argv: list[str]):
     )
     from transformers import set_seed
 
+    from hf_ssl_speech.data.feature_extractor import feature_extractor_for
     from hf_ssl_speech.recipes.pretraining import make_model, pretrain
     from hf_ssl_speech.recipes.splits import load_split
     from hf_ssl_speech.recipes.unit_labels import UnitLabels
-    from hf_ssl_speech.training.trainer import feature_extractor_for
 
     log_on_the_first_process(args.process_index)
     set_seed(args.seed)

@@ -34,7 +34,7 @@ from hf_ssl_speech.data.columns import with_audio, with_text
 from hf_ssl_speech.data.corpora import Splits, common_voice_splits, kaldi_splits, ljspeech_splits
 from hf_ssl_speech.data.folders import AUDIO_SUFFIXES, audio_splits, list_audio, load_tables, table_splits
 from hf_ssl_speech.data.tables import TABLE_SUFFIXES
-from hf_ssl_speech.records import naming_the_file
+from hf_ssl_speech.files import naming_the_file
 
 logger = logging.getLogger(__name__)
 

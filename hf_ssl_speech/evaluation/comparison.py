@@ -18,6 +18,7 @@ from torch import Tensor
 from hf_ssl_speech.data.preparing import prepare_speech, split_facts
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.evaluation.recognizers import Recognizer
+from hf_ssl_speech.files import naming_the_file, read_json, write_json
 from hf_ssl_speech.recognition.decoding import Decoder
 from hf_ssl_speech.recognition.doubts import warn_of_doubts
 from hf_ssl_speech.recognition.metrics import (
@@ -30,17 +31,7 @@ from hf_ssl_speech.recognition.metrics import (
 )
 from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import read_texts
-from hf_ssl_speech.records import (
-    Score,
-    command_line,
-    complete,
-    device_name,
-    naming_the_file,
-    now,
-    read_json,
-    versions,
-    write_json,
-)
+from hf_ssl_speech.records import Score, command_line, complete, device_name, now, versions
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
+from hf_ssl_speech.files import naming_the_file, read_json
 from hf_ssl_speech.hub.card_sections import (
     CITATIONS,
     breakdown_table,
@@ -35,7 +36,7 @@ from hf_ssl_speech.hub.wording import for_others, plain, quoted
 from hf_ssl_speech.models.classes import config_class_of
 from hf_ssl_speech.models.installing import install_command
 from hf_ssl_speech.recipes.iterations_report import UNITS_GLOSSARY
-from hf_ssl_speech.records import Record, Score, UnitFacts, as_record, complete, naming_the_file, read_json, read_record
+from hf_ssl_speech.records import Record, Score, UnitFacts, as_record, complete, read_record
 from hf_ssl_speech.training.paper_settings import compare_with_paper
 from hf_ssl_speech.units.kmeans_units import FACTS_FILE
 

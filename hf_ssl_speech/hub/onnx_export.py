@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.hub.exchange import from_transformers, load_model
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.recognition.transcription import load_processor
-from hf_ssl_speech.training.trainer import feature_extractor_for
 
 NEEDED = ("onnx", "onnxscript")
 

@@ -16,15 +16,16 @@ import yaml
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
+from hf_ssl_speech.files import read_json, write_json
 from hf_ssl_speech.hub.cards import CARD_FILE, benchmark_results, create_model_card, find_kind, is_hub_id
 from hf_ssl_speech.hub.exchange import load_model, to_transformers
 from hf_ssl_speech.hub.wording import for_others
 from hf_ssl_speech.models.configuration import AUTO_MODULE
 from hf_ssl_speech.recognition.decoding import DECODER_FILE
 from hf_ssl_speech.recognition.transcription import load_processor
-from hf_ssl_speech.records import RECORD_FILE, read_json, read_record, write_json
-from hf_ssl_speech.training.trainer import feature_extractor_for
+from hf_ssl_speech.records import RECORD_FILE, read_record
 from hf_ssl_speech.units.kmeans_units import CENTROIDS_FILE, KMeansUnits
 
 # Files that others need. Checkpoints, optimizer states and anything pickled stay here.

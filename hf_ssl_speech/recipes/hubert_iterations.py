@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from transformers import set_seed
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.features import FeatureSource, HiddenFeatures, MfccFeatures, SpeechFeatures
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.configuration import SSLHubertConfig
@@ -31,8 +32,8 @@ from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.records import Record, new_record, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.lock import hold
+from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
-from hf_ssl_speech.training.trainer import SpeechPreTrainer, feature_extractor_for
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.layers import Remembered, compare_layers, disturb, first_hours, measure_units
 

@@ -26,8 +26,8 @@ from hf_ssl_speech.recipes.starting_points import (
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.findings import Finding, of_level
+from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
-from hf_ssl_speech.training.trainer import SpeechPreTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from hf_ssl_speech.files import as_dataclass, naming_the_file, read_json, write_json
 from hf_ssl_speech.models.objectives import frames_needed
 from hf_ssl_speech.recognition.language_model import as_kenlm_reads, read_words, spellable_words
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
-from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 
 DECODER_FILE = "decoder.json"
 # No token but the wanted one: a log probability that a beam never recovers from.

@@ -12,8 +12,8 @@ from pathlib import Path
 import regex
 from transformers.utils import cached_file
 
+from hf_ssl_speech.files import as_dataclass, naming_the_file, read_json, write_json
 from hf_ssl_speech.recognition import scripts
-from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 
 NORMALIZATION_FILE = "text_normalization.json"
 

@@ -19,12 +19,12 @@ from transformers import AutoConfig, AutoModelForCTC, PreTrainedModel, Wav2Vec2P
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.batching import inference_batches
 from hf_ssl_speech.data.preparing import row_waveform
+from hf_ssl_speech.files import naming_the_file
 from hf_ssl_speech.models.frames import ConvLayer, num_frames
 from hf_ssl_speech.recognition.decoding import Decoder, GreedyDecoder
 from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import fitting_normalization
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
-from hf_ssl_speech.records import naming_the_file
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from transformers import PreTrainedConfig
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SchedulerType, get_last_checkpoint, sort_checkpoints
 
+from hf_ssl_speech.files import read_json
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
-from hf_ssl_speech.records import RECORD_FILE, Record, read_json, read_record
+from hf_ssl_speech.records import RECORD_FILE, Record, read_record
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.callbacks import only_weights, other_recipe
 from hf_ssl_speech.training.checkpoints import damage, holds_weights_alone, newest_whole

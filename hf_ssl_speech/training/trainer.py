@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import logging
 import math
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,6 @@ from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import (
-    AutoFeatureExtractor,
-    PreTrainedConfig,
     ProgressCallback,
     Trainer,
     Wav2Vec2FeatureExtractor,
@@ -33,14 +28,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, ro
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
-from hf_ssl_speech.data.collators import SpeechCollator, pretraining_collator
+from hf_ssl_speech.data.collators import SpeechCollator
 from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
-from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
-from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, SpeechTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, only_weights, other_recipe
 from hf_ssl_speech.training.checkpoints import holds_weights_alone, newest_whole, write_manifest
-from hf_ssl_speech.training.given_data import GivenData, Ready, facts_of, ready_for_pretraining
+from hf_ssl_speech.training.given_data import GivenData, Ready, facts_of
 from hf_ssl_speech.training.health import HealthCheck
 from hf_ssl_speech.training.outcomes import UnhealthyRun
 from hf_ssl_speech.training.record_keeper import recorded
@@ -50,26 +44,6 @@ from hf_ssl_speech.training.stopping import ServeWhileTraining
 from hf_ssl_speech.training.trainer_settings import refuse_arguments
 
 logger = logging.getLogger(__name__)
-
-
-def feature_extractor_for(config: PreTrainedConfig, start: str | None = None) -> Wav2Vec2FeatureExtractor:
-    """The feature extractor a model is trained and saved with: that of the checkpoint it starts from, if it has one.
-
-    Of the others, as of new models, those with layer norm get normalised waveforms.
-
-    Raises:
-        ValueError: If the checkpoint was trained at another sampling rate than 16 kHz.
-    """
-    if start:
-        with contextlib.suppress(OSError):
-            found = AutoFeatureExtractor.from_pretrained(start)
-            if found.sampling_rate != SAMPLE_RATE:
-                raise ValueError(
-                    f"{start} was trained at {found.sampling_rate:,} Hz, but audio is read at {SAMPLE_RATE:,} Hz here: "
-                    "start from a checkpoint of that rate."
-                )
-            return found
-    return Wav2Vec2FeatureExtractor(do_normalize=config.feat_extract_norm == "layer", return_attention_mask=True)
 
 
 class SpeechTrainer(Trainer):
@@ -408,57 +382,6 @@ class SpeechTrainer(Trainer):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """What an evaluation's added-up statistics tell."""
         return self.model.metrics(statistics)
-
-
-class SpeechPreTrainer(SpeechTrainer):
-    """The trainer of both objectives.
-
-    Args:
-        model: `SSLWav2Vec2ForPreTraining` or `SSLHubertForPreTraining`.
-        args: Settings of the run.
-        train_dataset: A `datasets` dataset with audio of any kind, prepared on the way as `prepare_speech` (or, if
-            streamed, `prepare_stream`) does: rows that can't be used are left out, named and counted. Rows that these
-            functions gave are taken as they are. HuBERT's have the columns that `add_units` makes.
-        eval_dataset: The same, or several by name; their masks never change.
-        processing_class: The feature extractor; by default the one that fits the config.
-        collator_settings: More arguments for the objective's collator, such as `unit_columns`.
-    """
-
-    args: SpeechPreTrainingArguments
-
-    def __init__(
-        self,
-        model: SSLSpeechForPreTraining,
-        args: SpeechPreTrainingArguments,
-        train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
-        processing_class: Wav2Vec2FeatureExtractor | None = None,
-        collator_settings: dict[str, Any] | None = None,
-        **kwargs,
-    ):
-        processing_class = processing_class or feature_extractor_for(model.config)
-        settings = {
-            "normalize": processing_class.do_normalize,
-            "max_seconds": args.max_seconds,
-            "seed": args.order_seed,
-            **(collator_settings or {}),
-        }
-        args = copy.copy(args)  # the caller's stay as they are
-        if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = model.config.layerdrop > 0
-        collator = pretraining_collator(model.config, **settings)
-        unit_columns = getattr(collator, "unit_columns", ())
-        super().__init__(
-            model,
-            args,
-            collator,
-            pretraining_collator(model.config, **settings, evaluation=True),
-            partial(ready_for_pretraining, args=args, unit_columns=unit_columns),
-            train_dataset,
-            eval_dataset,
-            processing_class,
-            **kwargs,
-        )
 
 
 def add_statistics(total: dict[str, Tensor], more: dict[str, Tensor]):
