@@ -141,7 +141,7 @@ def rows_with(texts) -> Dataset:
 )
 def test_transcripts_that_are_no_text_are_refused_with_column_row_and_way_out(texts, way_out):
     rows, tokenizer = rows_with(texts), make_processor(["ab"]).tokenizer
-    with pytest.raises(ValueError, match=f"Column 'text' should hold transcripts as text, but row row-1 {way_out}"):
+    with pytest.raises(ValueError, match=f"Column 'text' should hold transcripts as text, but row-1 {way_out}"):
         add_labels(rows, tokenizer, TextNormalization(), SSLWav2Vec2Config())
 
 
