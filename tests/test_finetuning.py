@@ -332,7 +332,8 @@ def test_a_stock_checkpoint_is_fine_tuned_too(finetune, make_tiny, tmp_path):
         (("--min_character_count", "99"), "no character 99 times"),
     ],
 )
-def test_bad_input_ends_the_script_in_words(arguments, message, finetune):
+def test_bad_input_ends_the_script_in_words(arguments, message, finetune, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it is asked again and again
     with pytest.raises(SystemExit, match=message):
         finetune("run", *arguments)
 

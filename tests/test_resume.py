@@ -15,10 +15,10 @@ def settings():
     return {"max_steps": 7, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 9, "batch_seconds": 4}
 
 
-@pytest.mark.parametrize(("workers", "persistent"), [(2, True), (2, False)])
-def test_workers_change_no_weight_whenever_a_run_is_interrupted(save_rows, settings, workers, persistent, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("persistent", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_workers_change_no_weight_whenever_a_run_is_interrupted(save_rows, settings, persistent, tmp_path):  # noqa: F811
     rows = save_rows(SECONDS)
-    settings |= {"dataloader_num_workers": workers, "dataloader_persistent_workers": persistent}
+    settings |= {"dataloader_num_workers": 2, "dataloader_persistent_workers": persistent}
     train(rows, str(tmp_path / "whole"), settings, RANDOM)
     for update in (4, 5, 6):  # before, at and after the end of the first epoch
         output = tmp_path / str(update)
