@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 
 from hf_ssl_speech import create_model_card
@@ -33,6 +34,10 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--benchmarks", nargs="+", default=[], metavar="DATASET=TASK", help="Leaderboards to put the error rates on."
     )
+    parser.add_argument("--revision", help="Branch to push to, made if it is not there.")
+    parser.add_argument("--commit_message", help="Of the commit.")
+    parser.add_argument("--create_pr", action="store_true", help="Open a pull request in a repository that is there.")
+    parser.add_argument("--replace_card", action="store_true", help="Replace a card that was edited on the Hub.")
     parser.add_argument("--card", action="store_true", help="Print the card and push nothing.")
     return parser.parse_args(argv)
 
@@ -43,7 +48,8 @@ def pairs(named: list[str]) -> list[tuple[str, str]]:
 
 
 def main(argv: list[str]):
-    """The card, the upload, and where it went."""
+    """The card, what goes up, the upload, and where it went."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     arguments = vars(parse_arguments(argv))
     folder, repo_id = arguments.pop("folder"), arguments.pop("repo_id")
     card = {name: arguments.pop(name) for name in ("license", "language")}
@@ -53,7 +59,9 @@ def main(argv: list[str]):
         print(create_model_card(folder, repo_id=repo_id, **card))
         return
     pushed = push_to_hub(folder, repo_id, **arguments, **card)
-    print(f"{len(pushed.files)} files: {', '.join(pushed.files)}")
+    print(f"{len(pushed.files)} files are there.")
+    if pushed.removed:
+        print(f"Left by an earlier push, and removed: {', '.join(pushed.removed)}.")
     print(f"{pushed.repository}\n{pushed.commit}")
 
 

@@ -8,7 +8,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -21,6 +21,7 @@ import yaml
 
 RECORD_FILE = "run.json"
 Settings = TypeVar("Settings")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _SECRETS = (
     re.compile(r"(\bhf_)[A-Za-z0-9]{20,}"),
     re.compile(r"(\b[a-z][\w+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)", re.IGNORECASE),
@@ -368,6 +369,12 @@ def command_line() -> str:
     return shlex.join(map(without_secrets, words))
 
 
+def as_path(source: str) -> str:
+    """A source as records tell it: what lies on this disk, but reads like an id on the Hub, by its whole path."""
+    is_here = HUB_ID.fullmatch(source) is not None and Path(source).exists()
+    return str(Path(source).resolve()) if is_here else source
+
+
 def without_secrets(text: str) -> str:
     """A text whose access tokens, and whose URLs' passwords and signatures, are replaced by dots."""
     for secret in _SECRETS:
@@ -388,9 +395,3 @@ def device_name(device: torch.device) -> str:
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells as a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -34,6 +34,7 @@ class HubStandIn:
         requests: Method and path of every request, in order.
         drop_uploads: So many LFS uploads from now on break off in the middle.
         fail_commits: So many commits from now on are answered with status 500.
+        refuse_commits: Status and message of the answer to every commit; None lets them through.
     """
 
     def __init__(self):
@@ -42,6 +43,7 @@ class HubStandIn:
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.drop_uploads = self.fail_commits = 0
+        self.refuse_commits: tuple[int, str] | None = None
         self.lock = threading.Lock()
         handler = type("Handler", (HubHandler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -205,12 +207,16 @@ class HubHandler(BaseHTTPRequestHandler):
         if self.hub.fail_commits > 0:
             self.hub.fail_commits -= 1
             raise Refused(500, "Internal error")
+        if self.hub.refuse_commits:
+            raise Refused(*self.hub.refuse_commits)
         for line in map(json.loads, content.splitlines()):
             value = line["value"]
             if line["key"] == "file":
                 repository.files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 repository.files[value["path"]] = self.hub.objects[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del repository.files[value["path"]]
         repository.commits.append(hashlib.sha1(content + repository.commits[-1].encode()).hexdigest())
         sha = repository.commits[-1]
         self.answer({"commitUrl": f"{self.hub.url}/{repo}/commit/{sha}", "commitOid": sha, "success": True})

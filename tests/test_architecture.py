@@ -12,7 +12,9 @@ PACKAGE = Path(hf_ssl_speech.__file__).parent
 FLOORS = {
     "audio": 0,
     "decoders": 0,
+    "markdown": 0,
     "records": 0,
+    "uploading": 0,
     "models": 1,
     "data": 2,
     "demo": 3,

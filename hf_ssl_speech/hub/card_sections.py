@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_ssl_speech.hub.wording import code, plain
+from hf_ssl_speech.markdown import code, plain, table
 from hf_ssl_speech.recipes.iterations_report import LAYERS_PICTURE, QUALITY, UNITS_PICTURE, last_value
-from hf_ssl_speech.records import Rate, Record, Score, SplitFacts, UnitFacts, table
+from hf_ssl_speech.records import Rate, Record, Score, SplitFacts, UnitFacts
 from hf_ssl_speech.training.record_keeper import PICTURE_FILE
 
 GROUPS_SHOWN = 10
