@@ -31,6 +31,7 @@ from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.units.abx import abx_error, import_fastabx
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
+from hf_ssl_speech.units.phones import SILENCE_HELP, check_phone_column
 from hf_ssl_speech.units.pictures import draw_phone_unit_matrix, draw_units
 from hf_ssl_speech.units.quality import UnitQuality, phones_to_frames
 
@@ -70,6 +71,7 @@ class UnitArguments:
     batch_seconds: float | None = field(
         default=None, metadata={"help": "Seconds of audio in a batch for the encoder (default: 120, and 12 on a CPU)."}
     )
+    silence: list[str] = field(default_factory=list, metadata={"help": SILENCE_HELP})
     abx: bool = field(
         default=False, metadata={"help": "Measure ABX on the validation data, which needs `phones` and `speaker`."}
     )
@@ -91,6 +93,8 @@ def main(argv):
     facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
     if args.abx:
         check_abx(validation.rows)
+    if "validation" in facts:
+        facts["validation"] |= check_phone_column(validation.rows, args.silence)
 
     # Units: every process computes the features of its share of the rows.
     if args.encoder:
@@ -135,6 +139,7 @@ def identify(source, facts, args):
         "stage": "units",
         "features": {name: getattr(features, name) for name in ("kind", "layer", "center", "weights_hash")},
         **{name: getattr(args, name) for name in ("num_units", "kmeans_share", "restarts", "seed", "abx")},
+        **({"silence": sorted(args.silence)} if args.silence else {}),
         "data": {split: found["fingerprint"] for split, found in facts.items()},
     }
 
@@ -162,6 +167,7 @@ def measure(units, source, dataset, args):
     times = {
         "hop_seconds": 1 / units.features.frames_per_second,
         "window_seconds": units.features.window_samples / SAMPLE_RATE,
+        "silence": args.silence,
     }
     predictions = list(labelled["units"])
     references = [phones_to_frames(phones, len(row), **times) for phones, row in zip(labelled["phones"], predictions)]

@@ -386,6 +386,8 @@ def test_bare_units_take_the_same_way_to_the_hub(hub, tmp_path):
     assert len(hub.repositories["me/d"].commits) == 2
     units.push_to_hub("me/e", private=True, commit_message="Units", revision="main")
     assert hub.repositories["me/e"].private
+    units.push_to_hub("me/e", revision="draft")
+    assert set(hub.repositories["me/e"].branches["draft"]) == {"kmeans.json", "kmeans.safetensors"}
     with pytest.raises(PushFailed, match="may not write to you/d"):
         units.push_to_hub("you/d")
 

@@ -3,10 +3,8 @@
 import io
 import json
 import logging
-import shutil
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -140,27 +138,6 @@ def test_damaged_newer_and_mixed_up_files_are_refused_in_words(tmp_path, mfcc_un
     (tmp_path / "kmeans.safetensors").write_bytes(weights[:-100])
     with pytest.raises(ValueError, match="damaged"):
         KMeansUnits.from_pretrained(tmp_path)
-
-
-def test_pushed_units_are_loaded_back_by_the_name_of_the_repository(tmp_path, monkeypatch, mfcc_units):
-    class LocalHub:
-        """Keeps repositories as folders."""
-
-        def __init__(self, token=None):
-            assert token == "secret"
-
-        def create_repo(self, repo_id, private, exist_ok):
-            assert private and exist_ok
-            return SimpleNamespace(repo_id=f"me/{repo_id}")
-
-        def upload_folder(self, *, repo_id, folder_path, commit_message, revision):
-            assert (commit_message, revision) == ("Upload 10 k-means units", "draft")
-            return shutil.copytree(folder_path, tmp_path / "hub" / repo_id)
-
-    monkeypatch.setattr(kmeans_units, "HfApi", LocalHub)
-    mfcc_units.push_to_hub("my-units", private=True, token="secret", revision="draft")
-    loaded = KMeansUnits.from_pretrained(tmp_path / "hub" / "me" / "my-units")
-    assert torch.equal(loaded.centroids, mfcc_units.centroids)
 
 
 def test_features_of_another_kind_rate_layer_or_width_are_refused_in_words(dataset, hidden, mfcc_units, make_tiny):

@@ -213,6 +213,11 @@ def quality_table(record: Record) -> str:
     """How well units follow phones, and how they are used."""
     quality = record["quality"]
     rows = [[label, format(quality[name], form)] for name, label, form in QUALITY if name in quality]
+    phones = record["data"].get("validation", {}).get("phones")
+    if rows and phones:
+        taken = ", ".join(code(name) if name else "the empty name" for name in phones["silence"])
+        rows.append(["taken as silence", taken or "no label"])
+        rows.append(["gaps, overlaps and phones without duration", _counts(phones, "gaps", "overlaps", "empty")])
     return table(["", ""], rows or [[label, NOT_MEASURED] for name, label, _ in QUALITY if name != "agreement"])
 
 
@@ -257,6 +262,10 @@ def limits(kind: str, record: Record, languages: Sequence[str], scores: Sequence
 
 def _time(seconds: float | None) -> str:
     return NOT_MEASURED if seconds is None else f"{seconds / 3600:.2f} hours ({seconds:,.0f} s)"
+
+
+def _counts(facts: Mapping[str, int], *names: str) -> str:
+    return ", ".join(f"{facts[name]:,}" for name in names)
 
 
 def _rate(rate: Rate) -> str:
