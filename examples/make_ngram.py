@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_ssl_speech.data.sources import load_speech
-from hf_ssl_speech.recognition.language_model import as_characters, write_ngram
+from hf_ssl_speech.recognition.language_model import as_characters, check_order, write_ngram
 from hf_ssl_speech.recognition.transcription import load_normalization, load_processor
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 
@@ -32,8 +32,11 @@ class NGramArguments:
     data: list[str] = field(default_factory=list, metadata={"help": "Speech with transcripts, see pretrain.py."})
     split: str = field(default="train", metadata={"help": "Split of the data: never the one that is scored."})
     text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
-    order: int = field(default=4, metadata={"help": "Words, or characters, of the longest n-grams."})
+    order: int = field(default=4, metadata={"help": "Words, or characters, of the longest n-grams, 2 to 6."})
     characters: bool = field(default=False, metadata={"help": "A model of characters instead of words."})
+
+    def __post_init__(self):
+        check_order(self.order)
 
 
 def main(argv):

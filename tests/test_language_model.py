@@ -1,5 +1,7 @@
 """N-gram models: whole distributions, Kneser-Ney's continuations, and the ARPA file."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -61,3 +63,15 @@ def test_a_language_model_needs_text(tmp_path):
         write_ngram(["", " "], tmp_path / "lm.arpa")
     with pytest.raises(ValueError, match="The text holds </s>"):
         write_ngram(["one </s> two"], tmp_path / "lm.arpa")
+
+
+@pytest.mark.parametrize("order", [-1, 1, 7])
+def test_n_grams_that_kenlm_can_not_read_are_refused_before_anything_is_read(order, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
+    import make_ngram
+
+    with pytest.raises(ValueError, match=f"The order is {order}; expected 2 to 6"):
+        write_ngram(["a b c"], tmp_path / "lm.arpa", order=order)
+    with pytest.raises(ValueError, match=f"The order is {order}; expected 2 to 6"):
+        make_ngram.main(["--model", "nowhere", "--output_file", str(tmp_path / "lm.arpa"), "--order", str(order)])
+    assert not list(tmp_path.iterdir())

@@ -430,3 +430,28 @@ def test_too_few_frames_for_the_units_are_told(speech_file, caplog):
     assert "for each: with fewer than 30" not in caplog.text
     KMeansUnits.fit(rows, source, frames // 29)
     assert "for each: with fewer than 30" in caplog.text
+
+
+class Broken(MfccFeatures):
+    """Gives NaN in one frame of each row but the first."""
+
+    def features(self, rows):
+        found = super().features(rows)
+        for frames in found[1:]:
+            frames[2, 0] = float("nan")
+        return found
+
+
+def test_features_that_are_no_numbers_become_no_units(dataset, mfcc_units):
+    rows = list(dataset)[:2]
+    with pytest.raises(ValueError, match=f"The features of row {rows[1]['name']} hold NaN or infinity in 1 of"):
+        mfcc_units.predict_rows(rows, Broken())
+    for value in ("nan", "inf", "-inf"):
+        with pytest.raises(ValueError, match="Features hold NaN or infinity in 1 of 2 frames"):
+            mfcc_units.predict(torch.tensor([[0.0] * 39, [float(value)] * 39]))
+
+
+def test_no_rows_have_no_units_and_units_without_facts_can_be_shown(mfcc_units):
+    assert mfcc_units.predict_rows([], MfccFeatures()) == []
+    bare = KMeansUnits(torch.zeros(4, 39), torch.zeros(4), MfccFeatures().description, {})
+    assert repr(bare) == f"KMeansUnits(4 units of {bare.features})"

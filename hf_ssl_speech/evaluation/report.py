@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_ssl_speech.evaluation.comparison import EvaluationSet, ModelScores
+from hf_ssl_speech.evaluation.comparison import Difference, EvaluationSet, ModelScores
 from hf_ssl_speech.markdown import plain, table
 from hf_ssl_speech.recognition.metrics import show_edits
 from hf_ssl_speech.records import Score
@@ -20,16 +20,16 @@ REPORT_FILE, PICTURE_FILE = "report.md", "scores.png"
 WORST_SHOWN, GROUPS_DRAWN = 5, 20
 GLOSSARY = """\
 WER, CER: substitutions, deletions and insertions over the words, or characters, of the references, all rows together. \
-In brackets the {confidence:.0%} interval over {bootstrap:,} draws of the rows. To the first: by how much the WER of a \
-model lies above that of the first, over the same draws; where the interval holds no zero, they differ. Real-time \
-factor: seconds of computing for a second of audio, from waveform to text (features, network, decoder), on {device}; \
-loading the model and decoding audio files are not in it."""
+In brackets the {confidence:.0%} interval over {bootstrap:,} draws of the rows; a single row has none. To the first: \
+by how much the WER of a model lies above that of the first, over the same draws; where the interval holds no zero, \
+they differ. Real-time factor: seconds of computing for a second of audio, from waveform to text (features, network, \
+decoder), on {device}; loading the model and decoding audio files are not in it."""
 
 
 def comparison_report(
     scores: Sequence[ModelScores],
     entries: Sequence[Score],
-    differences: Sequence[tuple[float, float, float]],
+    differences: Sequence[Difference],
     evaluation_set: EvaluationSet,
     bootstrap: int,
 ) -> str:
@@ -75,7 +75,7 @@ def model_labels(entries: Sequence[Score]) -> list[str]:
     return short if len(set(short)) == len(set(names)) else names
 
 
-def scores_table(entries: Sequence[Score], differences: Sequence[tuple[float, float, float]]) -> str:
+def scores_table(entries: Sequence[Score], differences: Sequence[Difference]) -> str:
     """A row for each model."""
     head = ["model", "decoder", "WER %", "to the first", "CER %", "sub / del / ins %", "real-time factor", "parameters"]
     rows = []
@@ -87,7 +87,7 @@ def scores_table(entries: Sequence[Score], differences: Sequence[tuple[float, fl
                 plain(label),
                 entry["decoder"]["kind"],
                 _percent(wer["value"], wer),
-                "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * each for each in difference)) if rows else "",
+                _points(*difference) if rows else "",
                 _percent(entry["cer"]["value"], entry["cer"]),
                 " / ".join(f"{kind:.1f}" for kind in kinds),
                 f"{entry['real_time_factor']:.4f}",
@@ -157,7 +157,7 @@ def _draw_bars(axis: Axes, first: float, summaries: Sequence[dict[str, Any]], co
     # Of very few draws, all can lie on one side of the rate.
     reach = np.maximum(0, [rates - low, high - rates])
     axis.errorbar(rates, places, xerr=reach, fmt="none", ecolor="0.2", capsize=2, lw=1)
-    for place, rate, right in zip(places, rates, high):
+    for place, rate, right in zip(places, rates, np.where(np.isfinite(high), high, rates)):
         if np.isfinite(rate):
             axis.annotate(f"{rate:.1f}", (right, place), (4, 0), textcoords="offset points", va="center", fontsize=7)
 
@@ -182,4 +182,11 @@ def _worst_first(groups: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _percent(rate: float | None, interval: dict[str, Any]) -> str:
-    return "" if rate is None else f"{100 * rate:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+    if rate is None or interval["low"] is None:
+        return "" if rate is None else f"{100 * rate:.1f} (one row)"
+    return f"{100 * rate:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+
+
+def _points(difference: float, low: float | None, high: float | None) -> str:
+    interval = "(one row)" if low is None else f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * difference:+.1f} {interval}"

@@ -271,6 +271,8 @@ def _counts(facts: Mapping[str, int], *names: str) -> str:
 def _rate(rate: Rate) -> str:
     if rate["value"] is None:
         return NOT_MEASURED
+    if rate["low"] is None:
+        return f"{100 * rate['value']:.2f} (one row, no interval)"
     return f"{100 * rate['value']:.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
 
 

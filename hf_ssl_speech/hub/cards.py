@@ -312,6 +312,8 @@ def eval_results(scores: Sequence[Score]) -> list[EvalResult]:
         source = _source(score)
         for metric in ("wer", "cer"):
             rate = score[metric]
+            interval = {} if rate["low"] is None else {bound: round(100 * rate[bound], 2) for bound in ("low", "high")}
+            interval |= {"confidence": rate["confidence"]} if interval else {}
             found.append(
                 EvalResult(
                     task_type="automatic-speech-recognition",
@@ -323,9 +325,7 @@ def eval_results(scores: Sequence[Score]) -> list[EvalResult]:
                     metric_name=f"{metric.upper()} (%)",
                     metric_value=round(100 * rate["value"], 2),
                     metric_args={
-                        "low": round(100 * rate["low"], 2),
-                        "high": round(100 * rate["high"], 2),
-                        "confidence": rate["confidence"],
+                        **interval,
                         "decoder": score["decoder"],
                         "normalization": score["normalization"],
                     },

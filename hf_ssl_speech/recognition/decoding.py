@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -17,6 +18,7 @@ from torch import Tensor
 from torchaudio.functional import forced_align
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from hf_ssl_speech.models.finite import check_finite
 from hf_ssl_speech.models.objectives import frames_needed
 from hf_ssl_speech.recognition.language_model import read_words, spellable_words
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
@@ -25,6 +27,7 @@ from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, writ
 DECODER_FILE = "decoder.json"
 # No token but the wanted one: a log probability that a beam never recovers from.
 IMPOSSIBLE = -1e4
+LOGITS = "The model's logits"
 
 
 class Decoder(ABC):
@@ -52,6 +55,8 @@ class Decoder(ABC):
         Args:
             logits: `(batch, frames, vocabulary)`, on any device.
             num_frames: Real frames of each row, `(batch,)`; a row without any is silent.
+        Raises:
+            ValueError: If real frames hold NaN or infinity.
         """
         log_probabilities = logits.float().log_softmax(-1).cpu()
         return [
@@ -61,7 +66,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def decode_row(self, log_probabilities: Tensor) -> Transcript:
-        """The transcript of one row, `(frames, vocabulary)` on the CPU."""
+        """The transcript of one row, `(frames, vocabulary)` on the CPU; NaN is a ValueError."""
 
 
 class GreedyDecoder(Decoder):
@@ -70,6 +75,7 @@ class GreedyDecoder(Decoder):
     settings = {"kind": "greedy"}
 
     def decode_row(self, log_probabilities):
+        check_finite(log_probabilities, LOGITS, logarithms=True)
         scores, path = log_probabilities.max(-1)
         return self.alphabet.read(path, scores.sum().item())
 
@@ -86,6 +92,8 @@ class BeamSettings:
         word_score: Added for each word.
         beam_size: Hypotheses kept from frame to frame.
         beam_threshold: A hypothesis that is so much worse than the best is dropped.
+    Raises:
+        ValueError: If no search can go like that.
     """
 
     language_model: str | None = None
@@ -94,6 +102,15 @@ class BeamSettings:
     word_score: float = 0.0
     beam_size: int = 100
     beam_threshold: float = 50.0
+
+    def __post_init__(self):
+        if self.beam_size < 1:
+            raise ValueError(f"beam_size is {self.beam_size}: a search keeps one hypothesis or more.")
+        if not self.beam_threshold > 0:
+            raise ValueError(f"beam_threshold is {self.beam_threshold}; expected more than 0, such as 50.")
+        for name in ("lm_weight", "word_score"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number.")
 
     def save(self, folder: str | os.PathLike):
         """Writes `decoder.json`; files in the same folder are named relative to it."""
@@ -168,7 +185,10 @@ class BeamDecoder(Decoder):
             if name and not Path(name).exists():
                 raise ValueError(f"There is no file {name}.")
         source = settings.words or settings.language_model
-        return read_words(source) if source else None
+        entries = read_words(source) if source else None
+        if source and not entries:
+            raise ValueError(f"{source} holds no words to choose from. Leave it out to let the search write anything.")
+        return entries
 
     def _are_tokens(self, entries: Sequence[str]) -> bool:
         """Whether they are the characters of a text, delimiters included, and not words of one character."""
@@ -216,6 +236,7 @@ class BeamDecoder(Decoder):
 
     def decode_row(self, log_probabilities):
         """The best text of the beam, with times from its alignment."""
+        check_finite(log_probabilities, LOGITS, logarithms=True)
         emissions = log_probabilities[:, self._ids]
         if self._words is not None and self.alphabet.delimiter is not None:
             # A word ends with a delimiter, which nobody says after the last one.
@@ -255,8 +276,9 @@ def align_tokens(log_probabilities: Tensor, ids: Sequence[int], blank: int) -> T
     Returns:
         The id of each frame, `(frames,)`.
     Raises:
-        ValueError: If there are too few frames: one for each token, and one more between equal ones.
+        ValueError: If there are too few frames: one for each token, and one more between equal ones. If they hold NaN.
     """
+    check_finite(log_probabilities, LOGITS, logarithms=True)
     needed = int(frames_needed(torch.tensor(ids)))
     if needed > len(log_probabilities):
         raise ValueError(

@@ -25,6 +25,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.features import FeatureSource, FeatureStream, SpeechFeatures, open_features
 from hf_ssl_speech.data.processes import in_several_processes
+from hf_ssl_speech.models.finite import check_finite
 from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 from hf_ssl_speech.units.kmeans import fit_kmeans
 from hf_ssl_speech.units.nearest import assign
@@ -134,20 +135,24 @@ class KMeansUnits:
         Returns:
             `(frames,)` int64, on the device of the features.
         Raises:
-            ValueError: If they are of another width.
+            ValueError: If they are of another width, or hold NaN or infinity.
         """
+        check_finite(features, "Features")
         return assign(features, self.centroids)[0]
 
     def predict_rows(self, rows: Sequence[Mapping[str, Any]], source: FeatureSource) -> list[np.ndarray]:
         """Units of prepared rows: `(frames,)` int32 each, none for a row whose audio turns out to be unusable.
 
         Raises:
-            ValueError: If the source computes other features than the units were fitted on.
+            ValueError: If the source computes other features than the units were fitted on, or NaN. The row is named.
         """
         self.check_features(source.description)
         if not rows:
             return []
         features = source.features(rows)
+        if not torch.stack([frames.isfinite().all() for frames in features]).all():
+            for row, frames in zip(rows, features):
+                check_finite(frames, f"The features of row {row['name']}")
         units = self.predict(torch.cat(features)).to("cpu", torch.int32)
         return [part.numpy() for part in units.split([len(frames) for frames in features])]
 
