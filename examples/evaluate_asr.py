@@ -18,7 +18,7 @@ from hf_ssl_speech.evaluation.comparison import differences, load_evaluation_set
 from hf_ssl_speech.evaluation.recognizers import is_seq2seq, load_ctc, load_seq2seq
 from hf_ssl_speech.evaluation.report import comparison_report, write_report
 from hf_ssl_speech.recognition.decoding import BeamSettings
-from hf_ssl_speech.recognition.text import TextNormalization
+from hf_ssl_speech.recognition.text import NUMBERS, TextNormalization
 from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
 from hf_ssl_speech.training.lock import hold
 
@@ -46,6 +46,10 @@ class EvaluationArguments:
     punctuation: str = field(default="remove", metadata={"help": "In all texts.", "choices": ["remove", "keep"]})
     keep_characters: str = field(default="'", metadata={"help": "Punctuation that stays."})
     unicode_form: str = field(default="NFKC", metadata={"help": "Unicode normal form of all texts."})
+    numbers: str = field(
+        default="keep",
+        metadata={"help": "English number words of all texts: as they are, or as digits.", "choices": list(NUMBERS)},
+    )
 
     decoder: str = field(
         default="greedy",
@@ -80,10 +84,13 @@ def main(argv):
 
     seq2seq = {name: is_seq2seq(name) for name in args.models}  # before any is scored: all of them are there
 
+    if args.language:
+        check_language(args.language, seq2seq)
+
     # Data: rows that can't be scored are named, counted and left out for all models.
     evaluation_set = load_evaluation_set(
         args.data,
-        TextNormalization(args.unicode_form, args.case, args.punctuation, args.keep_characters),
+        TextNormalization(args.unicode_form, args.case, args.punctuation, args.keep_characters, args.numbers),
         split=args.split,
         text_column=args.text_column,
         by=args.by,
@@ -109,6 +116,15 @@ def main(argv):
     save_scores(entries, args.output_dir)
     write_report(report, entries, args.output_dir)
     logger.info(f"report.md, scores.png and scores.json are in {args.output_dir}")
+
+
+def check_language(language, seq2seq):
+    """Says which models a language is not for, and refuses it if it is for none."""
+    deaf = [name for name in seq2seq if not seq2seq[name]]
+    if len(deaf) == len(seq2seq):
+        raise ValueError(f"--language {language} is for Whisper, but all of the models have a CTC head: leave it out.")
+    if deaf:
+        logger.warning(f"--language {language} makes no difference to {', '.join(deaf)}: a CTC head knows one way.")
 
 
 def load(name, seq2seq, args):

@@ -12,6 +12,7 @@ PACKAGE = Path(hf_ssl_speech.__file__).parent
 FLOORS = {
     "audio": 0,
     "decoders": 0,
+    "file_names": 0,
     "markdown": 0,
     "records": 0,
     "uploading": 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import unicodedata
 from collections import Counter
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers.models.whisper.english_normalizer import EnglishNumberNormalizer
 from transformers.utils import cached_file
 
 from hf_ssl_speech.audio import SAMPLE_RATE
@@ -29,6 +31,7 @@ NORMALIZATION_FILE = "text_normalization.json"
 CASES = {"lower": str.lower, "upper": str.upper, "keep": str}
 MORE_TEXT_THAN_FRAMES = "with more text than its audio has frames"
 PAD, UNKNOWN, WORD_DELIMITER = "<pad>", "<unk>", "|"
+NUMBERS = ("keep", "digits")
 JOINERS = "\u200c\u200d"  # invisible, but letters of Persian and of many Indic scripts change with them
 
 
@@ -41,6 +44,8 @@ class TextNormalization:
         case: `lower`, `upper` or `keep`.
         punctuation: `remove` turns punctuation and symbols into spaces; `keep` leaves them.
         keep_characters: Punctuation to keep nevertheless. With the apostrophe, the typographic one becomes it.
+        numbers: `keep`, or `digits`: English number words become digits, as Whisper's own scoring has it, and digits
+            lose the commas between thousands. Not for `case="keep"`.
 
     White space of any kind becomes one space, and invisible control characters go.
     """
@@ -49,16 +54,20 @@ class TextNormalization:
     case: str = "lower"
     punctuation: str = "remove"
     keep_characters: str = "'"
+    numbers: str = "keep"
 
     def __post_init__(self):
         choices = {
             "unicode_form": ("NFC", "NFD", "NFKC", "NFKD"),
             "case": tuple(CASES),
             "punctuation": ("remove", "keep"),
+            "numbers": NUMBERS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
+        if self.numbers == "digits" and self.case == "keep":
+            raise ValueError("numbers is 'digits', which reads number words in one case: choose a case.")
 
     def __call__(self, text: str) -> str:
         text = CASES[self.case](unicodedata.normalize(self.unicode_form, text))
@@ -66,7 +75,10 @@ class TextNormalization:
             text = text.replace("\u2019", "'")
         # Once more: a change of case can leave letters and their marks apart.
         text = unicodedata.normalize(self.unicode_form, text)
-        return " ".join("".join(map(self._written, text)).split())
+        if self.numbers == "digits":
+            text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
+        text = " ".join("".join(map(self._written, text)).split())
+        return CASES[self.case](EnglishNumberNormalizer()(text.lower())) if self.numbers == "digits" else text
 
     def _written(self, character: str) -> str:
         kind = unicodedata.category(character)
@@ -76,8 +88,9 @@ class TextNormalization:
         return " " if removed else character
 
     def to_dict(self) -> dict[str, str]:
-        """The settings, ready for JSON."""
-        return asdict(self)
+        """The settings, ready for JSON; numbers that are kept are not told, as in records before there was a choice."""
+        settings = asdict(self)
+        return settings if self.numbers != "keep" else {name: settings[name] for name in settings if name != "numbers"}
 
     def save_pretrained(self, folder: str | os.PathLike):
         """Writes `text_normalization.json`, beside a model's files."""
