@@ -3,12 +3,10 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(abspath $(VENV))/bin
 
-.PHONY: demo test test-slow torture lint
+.PHONY: demo test test-slow smoke torture lint
 
 demo: $(VENV)/installed
-	$(BIN)/python examples/make_speech.py runs/speech --minutes 30
-	$(BIN)/accelerate launch --num_processes 1 --num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN) \
-		examples/pretrain.py examples/configs/demo.yaml
+	$(BIN)/hf-ssl-speech demo
 
 test: $(VENV)/installed lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
@@ -16,11 +14,16 @@ test: $(VENV)/installed lint
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
+# Another interpreter, in minutes: make smoke VENV=/tmp/venv313 PYTHON=python3.13
+smoke: $(VENV)/installed
+	$(BIN)/python -m pytest tests/test_encoder.py tests/test_exchange.py tests/test_commands.py tests/test_launch.py
+
 torture: $(VENV)/installed
 	cd tests && $(BIN)/python -m torture
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -7,134 +7,15 @@ Any checkpoint that transformers knows will do: CTC models, ours or stock, and W
 `--limit 20` gives a first look. Prints word and character error rates with their intervals, speed, and the worst
 utterances; writes them to `report.md`, `scores.png` and `scores.json`, and, unless it was a first look, each local
 model's scores into its folder, for its card.
+
+The command `hf-ssl-speech evaluate` runs the same code.
 """
 
-import logging
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
-from hf_ssl_speech.evaluation.comparison import differences, load_evaluation_set, save_scores, score, score_entry
-from hf_ssl_speech.evaluation.recognizers import is_seq2seq, load_ctc, load_seq2seq
-from hf_ssl_speech.evaluation.report import comparison_report, write_report
-from hf_ssl_speech.recognition.decoding import BeamSettings
-from hf_ssl_speech.recognition.text import NUMBERS, TextNormalization
-from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
-from hf_ssl_speech.training.lock import hold
+from hf_ssl_speech.commands.main import run, start
 
-logger = logging.getLogger("evaluate_asr")
-
-
-@dataclass
-class EvaluationArguments:
-    """Which recognisers are scored, and on what."""
-
-    models: list[str] = field(metadata={"help": "Folders or Hub ids; the others are compared with the first."})
-    data: list[str] = field(
-        metadata={"help": "Hub dataset, folder of audio, folder of save_to_disk, or Parquet files (patterns too)."}
-    )
-    output_dir: str = field(metadata={"help": "Folder for report.md, scores.png and scores.json."})
-    split: str = field(default="test", metadata={"help": "Split of the data; files named one by one are `train`."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
-    audio_column: str = field(default="audio", metadata={"help": "Column with the audio."})
-    text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
-    by: list[str] = field(default_factory=list, metadata={"help": "Columns to break the scores down by."})
-    limit: int | None = field(default=None, metadata={"help": "Score only so many rows, chosen at random."})
-    prepare_workers: int | None = field(default=None, metadata={"help": "Processes that decode the audio."})
-
-    case: str = field(default="lower", metadata={"help": "Of all texts.", "choices": ["lower", "upper", "keep"]})
-    punctuation: str = field(default="remove", metadata={"help": "In all texts.", "choices": ["remove", "keep"]})
-    keep_characters: str = field(default="'", metadata={"help": "Punctuation that stays."})
-    unicode_form: str = field(default="NFKC", metadata={"help": "Unicode normal form of all texts."})
-    numbers: str = field(
-        default="keep",
-        metadata={"help": "English number words of all texts: as they are, or as digits.", "choices": list(NUMBERS)},
-    )
-
-    decoder: str = field(
-        default="greedy",
-        metadata={"help": "Of CTC models: greedy, beam, or a decoder.json that examples/tune_decoder.py wrote."},
-    )
-    language_model: str | None = field(
-        default=None, metadata={"help": "ARPA file for --decoder beam; a decoder.json names its own."}
-    )
-    language: str | None = field(default=None, metadata={"help": "What multilingual Whisper hears; else it guesses."})
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, ...; by default the best there is."})
-    batch_seconds: float = field(default=60.0, metadata={"help": "Audio that a model gets at a time, in seconds."})
-
-    bootstrap: int = field(default=1000, metadata={"help": "Draws of the rows for the intervals."})
-    confidence: float = field(default=0.95, metadata={"help": "Share of the draws that an interval holds."})
-    seed: int = field(default=0, metadata={"help": "Of the draws."})
-
-    def __post_init__(self):
-        if self.language_model and self.decoder != "beam":
-            raise ValueError(
-                f"The decoder is {self.decoder}, which takes no --language_model: give --decoder beam too."
-            )
-        self.beam = BeamSettings(self.language_model)
-        if self.decoder != "beam":
-            self.beam = None if self.decoder == "greedy" else BeamSettings.load(self.decoder)
-
-
-def main(argv):
-    """Loads the data, scores one model after the other, compares and writes."""
-    (args,) = parse_arguments(argv, EvaluationArguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    hold(args.output_dir)
-
-    seq2seq = {name: is_seq2seq(name) for name in args.models}  # before any is scored: all of them are there
-
-    if args.language:
-        check_language(args.language, seq2seq)
-
-    # Data: rows that can't be scored are named, counted and left out for all models.
-    evaluation_set = load_evaluation_set(
-        args.data,
-        TextNormalization(args.unicode_form, args.case, args.punctuation, args.keep_characters, args.numbers),
-        split=args.split,
-        text_column=args.text_column,
-        by=args.by,
-        limit=args.limit,
-        num_proc=args.prepare_workers,
-        name=args.dataset_config,
-        audio_column=args.audio_column,
-    )
-
-    # Scores: one model in memory at a time, its scores on disk before the next is loaded.
-    draws = {"bootstrap": args.bootstrap, "confidence": args.confidence, "seed": args.seed}
-    scores, entries = [], []
-    for name in args.models:
-        scores.append(score(load(name, seq2seq[name], args), evaluation_set))
-        entries.append(score_entry(scores[-1], evaluation_set, **draws))
-        if Path(name).is_dir() and not args.limit:
-            save_scores([{key: value for key, value in entries[-1].items() if key != "model"}], name)
-        logger.info(f"{name}: WER {entries[-1]['wer']['value']:.1%} in {scores[-1].seconds:.1f} s")
-
-    # Report, picture and scores.
-    report = comparison_report(scores, entries, differences(scores, **draws), evaluation_set, args.bootstrap)
-    logger.info(f"\n{report}")
-    save_scores(entries, args.output_dir)
-    write_report(report, entries, args.output_dir)
-    logger.info(f"report.md, scores.png and scores.json are in {args.output_dir}")
-
-
-def check_language(language, seq2seq):
-    """Says which models a language is not for, and refuses it if it is for none."""
-    deaf = [name for name in seq2seq if not seq2seq[name]]
-    if len(deaf) == len(seq2seq):
-        raise ValueError(f"--language {language} is for Whisper, but all of the models have a CTC head: leave it out.")
-    if deaf:
-        logger.warning(f"--language {language} makes no difference to {', '.join(deaf)}: a CTC head knows one way.")
-
-
-def load(name, seq2seq, args):
-    """A recogniser of either kind."""
-    settings = {"device": args.device, "batch_seconds": args.batch_seconds}
-    if seq2seq:
-        return load_seq2seq(name, language=args.language, **settings)
-    return load_ctc(name, beam=args.beam, **settings)
-
+main = partial(run, "evaluate")
 
 if __name__ == "__main__":
-    with tidy_errors():
-        main(sys.argv[1:])
+    start("evaluate")

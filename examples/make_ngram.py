@@ -7,64 +7,15 @@
 Text is normalised as the recogniser's transcripts are. A model of words lets a beam search write these words only; one
 of characters needs little text and lets it write anything. For more than some ten million words, KenLM's `lmplz` makes
 the same kind of file.
+
+The command `hf-ssl-speech ngram` runs the same code.
 """
 
-import logging
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
-from hf_ssl_speech.data.sources import load_speech
-from hf_ssl_speech.recognition.language_model import as_characters, check_order, write_ngram
-from hf_ssl_speech.recognition.transcription import load_normalization, load_processor
-from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
+from hf_ssl_speech.commands.main import run, start
 
-logger = logging.getLogger("make_ngram")
-
-
-@dataclass
-class NGramArguments:
-    """Which text, and how long n-grams."""
-
-    model: str = field(metadata={"help": "Folder or Hub id of the recogniser that the language model is for."})
-    output_file: str = field(metadata={"help": "ARPA file to write."})
-    text: list[str] = field(default_factory=list, metadata={"help": "Text files with a sentence in each line."})
-    data: list[str] = field(default_factory=list, metadata={"help": "Speech with transcripts, see pretrain.py."})
-    split: str = field(default="train", metadata={"help": "Split of the data: never the one that is scored."})
-    text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
-    order: int = field(default=4, metadata={"help": "Words, or characters, of the longest n-grams, 2 to 6."})
-    characters: bool = field(default=False, metadata={"help": "A model of characters instead of words."})
-
-    def __post_init__(self):
-        check_order(self.order)
-
-
-def main(argv):
-    """Reads, normalises, estimates and writes."""
-    (args,) = parse_arguments(argv, NGramArguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    normalize = load_normalization(args.model, load_processor(args.model))
-    sentences = [normalize(sentence) for sentence in read_sentences(args)]
-    if args.characters:
-        sentences = map(as_characters, sentences)
-    facts = write_ngram(sentences, args.output_file, order=args.order)
-    logger.info(", ".join(f"{count:,} {what}" for what, count in facts.items()) + f" in {args.output_file}")
-
-
-def read_sentences(args):
-    """Every line of the text files, every transcript of the data."""
-    for file in args.text:
-        if not Path(file).is_file():
-            raise ValueError(f"There is no text file {file}.")
-        with open(file, encoding="utf-8") as lines:
-            yield from lines
-    if args.data:
-        dataset = load_speech(args.data, split=args.split, text_column=args.text_column)
-        if "text" not in dataset.column_names:
-            raise ValueError(f"There is no column {args.text_column!r}; there are {dataset.column_names}.")
-        yield from filter(None, dataset["text"])
-
+main = partial(run, "ngram")
 
 if __name__ == "__main__":
-    with tidy_errors():
-        main(sys.argv[1:])
+    start("ngram")

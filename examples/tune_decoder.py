@@ -6,95 +6,15 @@
 The recogniser runs once; then every pair of weights decodes its logits. Prints the word error rate of each pair.
 `evaluate_asr.py --decoder runs/ctc/decoder.json` scores with what was found, `make_ngram.py` makes a language model,
 and `--limit 100` takes so many rows, chosen at random.
+
+The command `hf-ssl-speech tune-decoder` runs the same code.
 """
 
-import logging
-import sys
-from dataclasses import dataclass, field, replace
+from functools import partial
 
-from hf_ssl_speech.evaluation.comparison import load_evaluation_set
-from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, GreedyDecoder
-from hf_ssl_speech.recognition.metrics import count_edits
-from hf_ssl_speech.recognition.transcription import compute_logits, load_normalization, load_recognizer
-from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
-from hf_ssl_speech.training.lock import hold
+from hf_ssl_speech.commands.main import run, start
 
-logger = logging.getLogger("tune_decoder")
-
-
-@dataclass
-class TuningArguments:
-    """What is tuned, and on what."""
-
-    model: str = field(metadata={"help": "Folder or Hub id of a recogniser with a CTC head."})
-    data: list[str] = field(metadata={"help": "Validation speech with transcripts; never the test data."})
-    output_dir: str = field(metadata={"help": "Folder for decoder.json; the model's own is a good place."})
-    language_model: str | None = field(default=None, metadata={"help": "ARPA file, or KenLM's binary."})
-    words: str | None = field(default=None, metadata={"help": "File with the words of a binary language model."})
-    split: str = field(default="validation", metadata={"help": "Split of the data; files named one by one: train."})
-    text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
-    limit: int | None = field(default=None, metadata={"help": "Decode only so many rows, chosen at random."})
-    lm_weights: list[float] = field(
-        default_factory=lambda: [0.5, 1.0, 1.5, 2.0, 3.0, 4.0], metadata={"help": "Weights to try."}
-    )
-    word_scores: list[float] = field(
-        default_factory=lambda: [-2.0, -1.0, 0.0, 1.0, 2.0], metadata={"help": "Scores for each word to try."}
-    )
-    beam_size: int = field(default=100, metadata={"help": "Hypotheses kept from frame to frame."})
-    batch_seconds: float = field(default=60.0, metadata={"help": "Audio that the model gets at a time."})
-
-
-def main(argv):
-    """Runs the recogniser once, decodes with every pair of weights, keeps the best."""
-    (args,) = parse_arguments(argv, TuningArguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    hold(args.output_dir)
-    model, processor = load_recognizer(args.model)
-    parts = (processor.tokenizer, model.config)
-    settings = BeamSettings(args.language_model, args.words, beam_size=args.beam_size)
-    search = BeamDecoder(*parts, settings)  # files that don't fit are found before the model runs
-
-    # Data and logits.
-    normalization = load_normalization(args.model, processor)
-    rows = load_evaluation_set(
-        args.data, normalization, split=args.split, text_column=args.text_column, limit=args.limit
-    )
-    heard = [
-        (places, logits.cpu(), frames)
-        for places, logits, frames in compute_logits(model, processor, rows.rows, args.batch_seconds, progress=True)
-    ]
-
-    # The surface: word error rates over both weights.
-    greedy = word_error_rate(GreedyDecoder(*parts), heard, rows)
-    logger.info(f"WER without a beam search: {greedy:.2%}\nWER with it, over lm_weight (down) and word_score (right):")
-    logger.info(" " * 8 + "".join(f"{score:>8g}" for score in args.word_scores))
-    surface = {}
-    for lm_weight in args.lm_weights if args.language_model else [0.0]:
-        for word_score in args.word_scores:
-            settings = replace(settings, lm_weight=lm_weight, word_score=word_score)
-            surface[settings] = word_error_rate(search.reweighed(lm_weight, word_score), heard, rows)
-        line = [surface[replace(settings, word_score=score)] for score in args.word_scores]
-        logger.info(f"{lm_weight:>8g}" + "".join(f"{rate:>8.2%}" for rate in line))
-
-    # Of equals, what interferes least.
-    best = min(surface, key=lambda each: (surface[each], abs(each.word_score), each.lm_weight))
-    best.save(args.output_dir)
-    logger.info(
-        f"Best: WER {surface[best]:.2%} with lm_weight {best.lm_weight:g} and word_score {best.word_score:g}, "
-        f"kept in {args.output_dir}/decoder.json"
-    )
-
-
-def word_error_rate(decoder, heard, rows):
-    """Errors over words of all rows."""
-    predictions = [""] * len(rows.references)
-    for places, logits, frames in heard:
-        for place, transcript in zip(places, decoder.decode(logits, frames)):
-            predictions[place] = rows.normalization(transcript.text)
-    counts = count_edits(predictions, rows.references)
-    return counts.errors.sum() / counts.reference_length.sum()
-
+main = partial(run, "tune-decoder")
 
 if __name__ == "__main__":
-    with tidy_errors():
-        main(sys.argv[1:])
+    start("tune-decoder")

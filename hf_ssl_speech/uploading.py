@@ -25,7 +25,7 @@ ABOUT_RIGHTS = re.compile(r"\b(rights?|permissions?|tokens?|authori[sz]ed|forbid
 HTTP_ERROR = HfHubHTTPError.__bases__[0]
 
 
-class PushFailed(RuntimeError):
+class PushFailed(OSError):
     """The Hub could not be reached or refused. The message says why and what to do; nothing here was lost."""
 
 

@@ -12,7 +12,7 @@ from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec
 
 from hf_ssl_speech import KMeansUnits, SSLHubertForCTC, SSLWav2Vec2ForPreTraining
 from hf_ssl_speech.data.features import MfccFeatures
-from hf_ssl_speech.recognition.text import TextNormalization
+from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.records import write_record
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.training.recipe import settings_of

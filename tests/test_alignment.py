@@ -61,22 +61,42 @@ def test_a_path_is_the_likeliest_of_all_that_write_the_text(alphabet):
     log_probabilities = logits.log_softmax(-1)
     a, b = TOKENS.index("a"), TOKENS.index("b")
     best = -torch.inf
-    for path in torch.cartesian_prod(*[torch.tensor([0, a, b])] * 6):
+    delimiter = TOKENS.index("|")
+    for path in torch.cartesian_prod(*[torch.tensor([0, delimiter, a, b])] * 6):
         run = torch.unique_consecutive(path)
-        if run[run != 0].tolist() == [a, b, b]:
+        if "".join(TOKENS[token] for token in run if token).strip("|") == "abb":
             best = max(best, log_probabilities.gather(1, path[:, None]).sum().item())
     assert align_text("abb", logits, alphabet).score == pytest.approx(best, rel=1e-5)
 
 
 def test_what_can_not_be_aligned_is_told_in_words(alphabet):
     with pytest.raises(ValueError, match=r"'caf\u00e9', 'x': characters that the model can't write \(x \u00e9\)"):
-        align_text("a caf\u00e9 x", heard("_" * 30), alphabet)
+        align_text("caf\u00e9 x", heard("_" * 30), alphabet)
     with pytest.raises(ValueError, match="it writes lower case only"):
         align_text("ABBA", heard("_" * 30), alphabet)
     with pytest.raises(ValueError, match="7 characters need 8 frames, but the audio makes 7"):
         align_text("abba ba", heard("_" * 7), alphabet)
     with pytest.raises(ValueError, match="The text is empty"):
         align_text("  ", heard("___"), alphabet)
+
+
+def test_a_word_that_can_not_be_spelt_leaves_the_others_their_times(alphabet):
+    transcript = align_text("ab 1990 bad", heard("ab__|_gg_hh|fe_|_b_ad_"), alphabet)
+    assert transcript.text == "ab 1990 bad"
+    assert times(transcript.words) == [("ab", 0.0, 0.04), ("1990", 0.12, 0.28), ("bad", 0.34, 0.42)]
+    assert times(transcript.characters)[2] == ("1990", 0.12, 0.28)  # as a whole: nobody knows its letters
+    assert align_text("ab x1 x2 bad", heard("ab|cc|dd|bad"), alphabet).text == "ab x1 x2 bad"
+    first = align_text("1990 ab", heard("_gg_g|__ab"), alphabet)
+    assert times(first.words) == [("1990", 0.02, 0.1), ("ab", 0.16, 0.2)]
+
+
+@pytest.mark.parametrize("silence", ["_____", "|||||", "_|||_", "|__||", "||_||"])
+def test_silence_is_rested_on_whether_a_model_learnt_to_write_blanks_or_delimiters_there(alphabet, silence):
+    """Pauses before, between and after words never pull their characters along."""
+    between = silence if "|" in silence else "__|__"
+    transcript = align_text("ab bad", heard(f"{silence}a_b{between}b_a_d{silence}"), alphabet)
+    assert times(transcript.words) == [("ab", 0.1, 0.16), ("bad", 0.26, 0.36)]
+    assert transcript.score == pytest.approx(heard("a").log_softmax(-1).max().item() * 23, rel=1e-5)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ FLOORS = {
     "decoders": 0,
     "file_names": 0,
     "markdown": 0,
+    "files": 0,
     "records": 0,
     "uploading": 0,
     "models": 1,
@@ -25,6 +26,8 @@ FLOORS = {
     "evaluation": 6,
     "recipes": 7,
     "hub": 8,
+    "public": 9,
+    "commands": 9,
 }
 TOP_FLOOR = max(FLOORS.values()) + 1  # the package's own `__init__`, which no file may import
 MODEL_LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors"} | sys.stdlib_module_names

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,11 @@ from hf_ssl_speech import (
     create_model_card,
     to_transformers,
 )
+from hf_ssl_speech.commands.parsing import as_tokens, parse_arguments
 from hf_ssl_speech.markdown import code, plain, table
+from hf_ssl_speech.models import installing
 from hf_ssl_speech.models.classes import CONFIGS
 from hf_ssl_speech.records import read_record, write_record
-from hf_ssl_speech.training.arguments import as_tokens, parse_arguments
 from hf_ssl_speech.training.paper_settings import SETTINGS, compare_with_paper
 from hf_ssl_speech.training.recipe import settings_of
 from hf_ssl_speech.training.resume import run_identity
@@ -177,6 +179,15 @@ def test_a_units_card_tells_what_they_are_made_of_and_how_good_they_are(tmp_path
     assert "share of the utterances" not in [row for row, cells in rows.items() if len(cells) == 2]
 
 
+@pytest.mark.parametrize("make", [make_encoder, make_ctc, make_units])
+def test_a_card_names_an_install_command_that_exists(make, tmp_path, monkeypatch):
+    assert f"```bash\n{installing.install_command()}\n```" in create_model_card(make(tmp_path / "model")).text
+    assert "./hf_ssl_speech" in installing.install_command()  # a checkout, as long as there is nothing else
+    monkeypatch.setattr(installing, "REPOSITORY", "https://example.org/speech.git")
+    command = 'pip install "hf_ssl_speech @ git+https://example.org/speech.git"'
+    assert f"```bash\n{command}\n```" in create_model_card(tmp_path / "model").text
+
+
 def test_a_model_in_transformers_own_form_is_used_without_this_package(tmp_path, make_tiny):
     to_transformers(make_tiny(SSLHubertForCTC)).save_pretrained(tmp_path)
     code = re.findall(r"```python\n(.*?)```", create_model_card(tmp_path).text, flags=re.DOTALL)
@@ -191,7 +202,7 @@ def test_the_published_configurations_depart_in_nothing(name, tmp_path, monkeypa
     options = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
     model_args, _, args = parse_arguments([str(ROOT / f"examples/configs/{name}.yaml"), *options], *kinds)
     fields = {"num_units": [500]} if name == "hubert_large" else {}
-    config = CONFIGS[model_args.objective].preset(model_args.preset, **fields)
+    config = CONFIGS[model_args.objective or "wav2vec2"].preset(model_args.preset, **fields)
     record = {
         "identity": run_identity(config, {}, args),
         "recipe": settings_of(args),
@@ -304,13 +315,16 @@ def test_what_is_no_model_and_what_the_hub_would_refuse_is_told_in_words(tmp_pat
         create_model_card(units, language="English")
     with pytest.raises(ValueError, match=r"'Apache 2.0': the Hub takes licences such as"):
         create_model_card(units, license="Apache 2.0")
+    with pytest.raises(ValueError, match=r"'apache2': .* Did you mean apache-2\.0"):
+        create_model_card(units, license="apache2")
+    assert create_model_card(units, license="openrail++").data.license == "openrail++"
 
 
 def test_a_wheel_holds_every_folder_of_the_package():
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
     packages = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "hf_ssl_speech").rglob("__init__.py")}
-    assert packages == {".".join(folder.parts) for folder in folders} | {"hf_ssl_speech.model_cards"}
+    beside = {"hf_ssl_speech.model_cards", "hf_ssl_speech.configs", "hf_ssl_speech.configs.accelerate"}
+    assert packages == {".".join(folder.parts) for folder in folders} | beside
 
 
 def test_what_names_and_sources_hold_of_markup_is_shown_and_not_followed(tmp_path):

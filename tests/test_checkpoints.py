@@ -19,6 +19,7 @@ from transformers import (
 
 import hf_ssl_speech
 from hf_ssl_speech import SSLHubertForCTC, SSLHubertModel, SSLWav2Vec2Config
+from hf_ssl_speech.models import installing
 
 PROJECT = Path(hf_ssl_speech.__file__).parents[1]
 AUTO_CLASSES = {
@@ -75,15 +76,14 @@ def test_buffers_that_are_not_saved_come_back(tiny_wav2vec2, tmp_path):
     assert type(tiny_wav2vec2).from_pretrained(tmp_path).quantizer.temperature == 2.0
 
 
-def test_a_folder_holds_weights_config_and_a_one_line_module(tiny_hubert, tmp_path):
+def test_a_folder_holds_weights_config_and_a_module_that_imports_ours(tiny_hubert, tmp_path):
     tiny_hubert.save_pretrained(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {
         "model.safetensors",
         "config.json",
         "modeling_hf_ssl_speech.py",
     }
-    lines = (tmp_path / "modeling_hf_ssl_speech.py").read_text().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("from hf_ssl_speech import *")
+    assert "from hf_ssl_speech import *" in (tmp_path / "modeling_hf_ssl_speech.py").read_text()
     auto_map = AutoConfig.from_pretrained(tmp_path).auto_map
     assert auto_map["AutoModelForCTC"] == "modeling_hf_ssl_speech.SSLHubertForCTC"
     assert all(hasattr(hf_ssl_speech, name.split(".")[1]) for name in auto_map.values())
@@ -98,13 +98,14 @@ def test_who_never_imported_the_package_loads_with_trust_remote_code(tiny_hubert
     assert result.stdout.split() == ["SSLHubertModel", "49"]
 
 
-def test_who_has_not_installed_the_package_is_told_to(tiny_hubert, tmp_path):
+def test_who_has_not_installed_the_package_is_told_the_command(tiny_hubert, tmp_path, monkeypatch):
+    monkeypatch.setattr(installing, "REPOSITORY", "https://example.org/speech.git")
     folder, elsewhere = tmp_path / "checkpoint", tmp_path / "elsewhere"
     elsewhere.mkdir()
     tiny_hubert.save_pretrained(folder)
     result = run_python(HIDE_THE_PACKAGE + LOAD_A_STRANGERS_FOLDER, folder, elsewhere)
     assert result.returncode != 0
-    assert "pip install hf_ssl_speech" in result.stderr
+    assert 'pip install "hf_ssl_speech @ git+https://example.org/speech.git"' in result.stderr
 
 
 @pytest.mark.parametrize("load", [SSLHubertModel.from_pretrained, AutoModel.from_pretrained], ids=["ours", "auto"])

@@ -3,8 +3,11 @@
 import json
 import logging
 import re
+import sys
+from collections import namedtuple
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,14 +18,27 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
+    Wav2Vec2PhonemeCTCTokenizer,
     Wav2Vec2Processor,
     WhisperConfig,
 )
 
-from hf_ssl_speech import SSLHubertForCTC, SSLWav2Vec2Config, SSLWav2Vec2ForCTC, SSLWav2Vec2ForPreTraining
+from hf_ssl_speech import (
+    SpeechCTCTrainer,
+    SpeechCTCTrainingArguments,
+    SSLHubertForCTC,
+    SSLWav2Vec2Config,
+    SSLWav2Vec2ForCTC,
+    SSLWav2Vec2ForPreTraining,
+    TextNormalization,
+    add_labels,
+)
+from hf_ssl_speech.evaluation.recognizers import CTCRecognizer
 from hf_ssl_speech.recognition.alignment import align_text
 from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, GreedyDecoder, align_tokens
 from hf_ssl_speech.recognition.language_model import as_characters, read_words, write_ngram
+from hf_ssl_speech.recognition.text import fitting_normalization
+from hf_ssl_speech.recognition.transcript import Alphabet
 from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
@@ -116,6 +132,78 @@ def test_another_models_tokenizer_is_refused(tokenizer):
         GreedyDecoder(tokenizer, SSLWav2Vec2Config.preset("tiny", vocab_size=len(tokenizer), pad_token_id=3))
 
 
+@pytest.fixture
+def phones(tmp_path):
+    """A tokenizer of phones, some of them several characters, and what it says of a path."""
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "m", "\u026a", "t\u0283", "a\u026a"]
+    (tmp_path / "phones.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    tokenizer = Wav2Vec2PhonemeCTCTokenizer(str(tmp_path / "phones.json"), do_phonemize=False)
+    return tokenizer, SSLWav2Vec2Config.preset("tiny", vocab_size=len(tokens))
+
+
+def test_phones_stand_apart_as_stock_writes_them(phones):
+    tokenizer, config = phones
+    logits = 20.0 * torch.eye(8)[[4, 0, 5, 6, 6, 0, 7]]
+    transcript = decode_one(GreedyDecoder(tokenizer, config), logits)
+    assert transcript.text == tokenizer.decode(logits.argmax(-1)) == "m \u026a t\u0283 a\u026a"
+    assert [word.text for word in transcript.words] == transcript.text.split()
+
+
+def test_phones_are_aligned_learnt_and_left_as_they_are_written(phones):
+    tokenizer, config = phones
+    logits = 20.0 * torch.eye(8)[[4, 0, 5, 6, 6, 0, 7]]
+    words = align_text("m \u026a t\u0283 a\u026a", logits, Alphabet(tokenizer, config)).words
+    assert [(word.text, round(word.start, 3)) for word in words] == [
+        ("m", 0.0), ("\u026a", 0.04), ("t\u0283", 0.06), ("a\u026a", 0.12)
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"phones that the model can't write \(a t\)"):
+        align_text("t a", logits, Alphabet(tokenizer, config))
+    rows = Dataset.from_dict({"name": ["r"], "num_samples": [16_000], "text": ["m t\u0283 \u026a"]})
+    labelled, _, _ = add_labels(rows, tokenizer, fitting_normalization(tokenizer), config)
+    assert labelled["labels"] == [[4, 6, 5]]
+
+
+def test_the_longest_token_that_fits_spells_a_text(tmp_path):
+    tokenizer = make_tokenizer(tmp_path, ["<pad>", "<unk>", "|", "a", "c", "h", "ch", "sch"])
+    alphabet = Alphabet(tokenizer, SSLWav2Vec2Config.preset("tiny", vocab_size=8))
+    ids = alphabet.spell("scha ach")
+    assert ids == [7, 3, 2, 3, 6] and tokenizer.decode(ids) == "scha ach"
+    assert alphabet.unknown("sha") == {"s"}
+
+
+@pytest.mark.parametrize("delimiter", ["|", " ", "_", "<space>"])
+def test_whatever_token_stands_between_words_they_are_read_and_spelt(tmp_path, delimiter):
+    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, delimiter: 2, "a": 3, "b": 4}))
+    for named in {delimiter, "|" if delimiter == " " else delimiter}:
+        tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), word_delimiter_token=named)
+        config = SSLWav2Vec2Config.preset("tiny", vocab_size=5)
+        decoders = [GreedyDecoder(tokenizer, config)]
+        if find_spec("flashlight"):
+            decoders.append(BeamDecoder(tokenizer, config))
+        for decoder in decoders:
+            assert decoder.alphabet.spell("a b") == [3, 2, 4]
+            transcript = decode_one(decoder, 9.0 * torch.eye(5)[[3, 2, 4, 0]])
+            assert [word.text for word in transcript.words] == ["a", "b"]
+
+
+def test_a_head_smaller_than_its_tokenizer_is_taken_as_it_is(tmp_path):
+    tokenizer = make_tokenizer(tmp_path, ["a", "b", "|", "<unk>", "<pad>"])  # adds <s> and </s>, which no output has
+    decoder = GreedyDecoder(tokenizer, SSLWav2Vec2Config.preset("tiny", vocab_size=5, pad_token_id=4))
+    assert len(tokenizer) == 7
+    assert decode_one(decoder, 9.0 * torch.eye(5)[[0, 2, 1, 4]]).text == "a b"
+
+
+def test_training_scores_the_text_that_evaluation_scores(tokenizer, processor, config, make_tiny, tmp_path):
+    model = make_tiny(SSLWav2Vec2ForCTC, vocab_size=len(tokenizer))
+    args = SpeechCTCTrainingArguments(output_dir=str(tmp_path), use_cpu=True, eval_strategy="no", report_to="none",
+                                      load_best_model_at_end=False)  # fmt: skip
+    trainer = SpeechCTCTrainer(model, args, processing_class=processor, normalization=TextNormalization())
+    path = tokenizer.convert_tokens_to_ids(["a", "<s>", "b", "|", "</s>", "c"])
+    logits = 20.0 * torch.eye(len(tokenizer))[path]
+    evaluated = CTCRecognizer("x", model, processor, GreedyDecoder(tokenizer, model.config)).search
+    assert decode_one(trainer.decoder, logits).text == decode_one(evaluated, logits).text == "ab c"
+
+
 def make_tokenizer(folder, tokens) -> Wav2Vec2CTCTokenizer:
     file = folder / "vocab.json"
     file.write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
@@ -134,6 +222,18 @@ def test_a_script_without_spaces_is_one_word(tmp_path):
         transcript = decode_one(decoder, logits)
         assert transcript.text == "\u6771\u4eac\u90fd"
         assert len(transcript.words) == 1 and len(transcript.characters) == 3
+
+
+@pytest.mark.parametrize(
+    ("python", "word"),
+    [((3, 12), r"pip install 'hf_ssl_speech\[lm\]'"), ((3, 13), "for Python 3.11 and 3.12 but not yet for 3.13")],
+)
+def test_beam_search_without_its_library_says_what_helps_on_this_python(python, word, tokenizer, config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchaudio.models.decoder", None)
+    version = namedtuple("Version", "major minor")(*python)
+    monkeypatch.setattr("hf_ssl_speech.recognition.decoding.sys", SimpleNamespace(version_info=version))
+    with pytest.raises(ImportError, match=word):
+        BeamDecoder(tokenizer, config)
 
 
 def test_a_tokenizer_that_writes_lower_case_reads_lower_case(tmp_path):
@@ -261,13 +361,15 @@ def test_settings_of_a_beam_travel_with_their_folder(tmp_path):
         BeamSettings.load(tmp_path / "two")
 
 
-def test_an_aligned_path_writes_its_text_in_the_likeliest_way(tokenizer):
+def test_an_aligned_path_writes_its_text_in_the_likeliest_way(tokenizer, config):
     logits = spoken(tokenizer, "abba").log_softmax(-1)
     ids = tokenizer("abba").input_ids
-    path = align_tokens(logits, ids, tokenizer.pad_token_id)
-    assert torch.equal(path.long(), logits.argmax(-1))
+    alphabet = Alphabet(tokenizer, config)
+    path, score = align_tokens(logits, ids, alphabet)
+    assert torch.equal(path, logits.argmax(-1))
+    assert score == pytest.approx(logits.amax(-1).sum().item())
     with pytest.raises(ValueError, match="4 characters need 5 frames, but the audio makes 4"):
-        align_tokens(logits[:4], ids, tokenizer.pad_token_id)
+        align_tokens(logits[:4], ids, alphabet)
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training import record_keeper, stopping
 from hf_ssl_speech.training import trainer as trainer_module
-from hf_ssl_speech.training.callbacks import UnhealthyRun
 from hf_ssl_speech.training.checkpoints import newest_whole, write_manifest
 from hf_ssl_speech.training.health import HealthCheck
+from hf_ssl_speech.training.outcomes import UnhealthyRun
 from hf_ssl_speech.training.record_keeper import RecordKeeper
 
 SHORT = {**train_tiny.SETTINGS, "batch_seconds": 2, "max_seconds": 1, "min_seconds": 0.5, "max_steps": 4}

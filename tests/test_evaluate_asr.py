@@ -39,7 +39,8 @@ from hf_ssl_speech.evaluation.comparison import (
 from hf_ssl_speech.evaluation.recognizers import MULTILINGUAL_TOKENS, is_seq2seq, load_ctc, load_seq2seq
 from hf_ssl_speech.evaluation.report import draw_scores, worst_utterances
 from hf_ssl_speech.recognition.metrics import count_edits
-from hf_ssl_speech.recognition.text import TextNormalization, make_processor
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import make_processor
 from hf_ssl_speech.records import Score, complete
 
 TEXTS = ["Abba, a bad cab!", "a dab", "bad dad", "", None, "cab", "a a a b", "dada"]
@@ -399,7 +400,7 @@ def test_a_language_that_a_model_does_not_take_is_refused(whisper, make_ctc, eva
         "--language",
         "de",
     ]
-    with pytest.raises(ValueError, match="--language de is for Whisper, but all of the models have a CTC head"):
+    with pytest.raises(ValueError, match="has no adapters for languages, so none can be chosen"):
         evaluate_asr(["--models", make_ctc(HubertForCTC, "stock"), *arguments])
 
 

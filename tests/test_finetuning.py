@@ -12,22 +12,35 @@ import torch
 from datasets import Dataset, load_from_disk
 from test_exactness import largest_difference, train_in_processes
 from test_launch import finish, start
-from train_tiny_ctc import CHARACTERS, make_trainer, train
-from transformers import AutoConfig, AutoModelForCTC, AutoProcessor, Wav2Vec2Model
+from train_tiny_ctc import CHARACTERS, FINETUNING, make_trainer, train
+from transformers import (
+    AutoConfig,
+    AutoModelForCTC,
+    AutoProcessor,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    Wav2Vec2Model,
+    Wav2Vec2Processor,
+)
 
 from hf_ssl_speech import (
+    SpeechCTCTrainer,
     SpeechCTCTrainingArguments,
     SSLHubertModel,
     SSLWav2Vec2Config,
+    SSLWav2Vec2ForCTC,
     SSLWav2Vec2Model,
     TextNormalization,
     add_labels,
     make_processor,
     prepare_speech,
 )
+from hf_ssl_speech.commands.ending import tidy_errors
+from hf_ssl_speech.recipes.finetuning import Transcripts, make_recognizer
 from hf_ssl_speech.recognition.metrics import show_edits
 from hf_ssl_speech.records import read_record
-from hf_ssl_speech.training.arguments import tidy_errors
+from hf_ssl_speech.training.arguments import SpeechModelArguments
 from hf_ssl_speech.training.ctc_trainer import edit_statistics
 from hf_ssl_speech.training.record_keeper import panels_of
 
@@ -173,10 +186,24 @@ def test_settings_that_contradict_each_other_are_errors(tmp_path):
             SpeechCTCTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
 
 
+def test_fine_tuning_goes_on_from_a_head_without_outputs_for_its_tokenizers_special_tokens(make_tiny, tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "|": 2, "[UNK]": 3, "[PAD]": 4}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), unk_token="[UNK]", pad_token="[PAD]")
+    processor = Wav2Vec2Processor(Wav2Vec2FeatureExtractor(), tokenizer)
+    head = make_tiny(SSLWav2Vec2ForCTC, vocab_size=5, pad_token_id=4)
+    head.save_pretrained(tmp_path / "old")
+    transcripts = Transcripts(processor, TextNormalization(), {})
+    model = make_recognizer(SpeechModelArguments(model_name_or_path=str(tmp_path / "old")), transcripts)
+    assert (model.config.vocab_size, model.config.pad_token_id, len(tokenizer)) == (5, 4, 7)
+    assert torch.equal(model.lm_head.weight, head.lm_head.weight)
+    SpeechCTCTrainer(model, SpeechCTCTrainingArguments(output_dir=str(tmp_path / "new"), **FINETUNING, use_cpu=True),
+                     processing_class=processor, normalization=TextNormalization())  # fmt: skip
+
+
 def test_a_tokenizer_of_another_size_or_with_another_blank_is_refused_in_words(tmp_path):
-    with pytest.raises(ValueError, match="The tokenizer has 7 tokens but the head 9 outputs"):
+    with pytest.raises(ValueError, match=r"The tokenizer has 7 tokens, .* but the head has 9 outputs"):
         make_trainer(str(tmp_path), {}, {"vocab_size": 9})
-    with pytest.raises(ValueError, match="pad token, 0, but the model's pad_token_id is 1"):
+    with pytest.raises(ValueError, match=r"pad token has the id 0, but the model's blank is config\.pad_token_id = 1"):
         make_trainer(str(tmp_path), {}, {"pad_token_id": 1})
 
 
@@ -208,14 +235,16 @@ def finetune(speech, tmp_path, monkeypatch, caplog):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import finetune_ctc
 
-    recipe = finetune_ctc.finetune
+    from hf_ssl_speech.recipes import finetuning
+
+    recipe = finetuning.finetune
 
     def finetune(model, args, *rest):
         before = vars(args).copy()
         recipe(model, args, *rest)
         assert vars(args) == before, "the caller's arguments are not changed"
 
-    monkeypatch.setattr(finetune_ctc, "finetune", finetune)
+    monkeypatch.setattr(finetuning, "finetune", finetune)
 
     def run(name, *arguments) -> str:
         caplog.clear()
@@ -262,7 +291,7 @@ def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(speech,
     with pytest.raises(SystemExit, match=r"goes with transcripts written as .*'case': 'lower'.* ask for .*'upper'"):
         finetune("shouting", "--model_name_or_path", tmp_path / "run", "--case", "upper")
     make_processor(["abc"]).save_pretrained(tmp_path / "other")
-    with pytest.raises(SystemExit, match=r"The head of .*run has \d+ outputs but the tokenizer 6 tokens"):
+    with pytest.raises(SystemExit, match=r"The head of .*run goes with another vocabulary\. The tokenizer has 6"):
         finetune("third", "--model_name_or_path", tmp_path / "run", "--processor", tmp_path / "other")
 
 
@@ -306,3 +335,38 @@ def test_a_stock_checkpoint_is_fine_tuned_too(finetune, make_tiny, tmp_path):
 def test_bad_input_ends_the_script_in_words(arguments, message, finetune):
     with pytest.raises(SystemExit, match=message):
         finetune("run", *arguments)
+
+
+def test_the_head_learns_at_its_own_rate_exactly_across_a_resume(save_rows, tmp_path):
+    rows = save_rows([1.2, 1.9, 2.3, 2.4, 3.1])
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 9, "weight_decay": 0.1}
+    settings |= {"batch_seconds": 8, "learning_rate": 1e-4, "head_learning_rate": 1e-2, "tri_stage": [0, 0.5, 0.5]}
+    whole = train(rows, str(tmp_path / "whole"), settings, {"layerdrop": 0.3})
+    on = train(rows, str(tmp_path / "on"), settings, {"layerdrop": 0.3}, resume=str(tmp_path / "whole/checkpoint-2"))
+    assert largest_difference(tmp_path / "whole", tmp_path / "on") == 0.0
+    heads = [[id(weight) for weight in group["params"]] for group in on.optimizer.param_groups]
+    assert {id(weight) for weight in on.model.lm_head.parameters()} == {*heads[2], *heads[3]}
+    assert sum(map(len, heads)) == len({one for group in heads for one in group})  # each weight once
+    assert [group["weight_decay"] for group in on.optimizer.param_groups] == [0.1, 0.0, 0.1, 0.0]
+    for log in whole.state.log_history:
+        if "learning_rate" in log:
+            assert log["head_learning_rate"] == pytest.approx(100 * log["learning_rate"])
+    encoder, _, *head = [group["lr"] for group in on.optimizer.param_groups]
+    assert head == pytest.approx([100 * encoder] * 2)
+
+
+def test_a_new_vocabulary_starts_a_fresh_head_on_the_encoder_of_a_recogniser(finetune, make_tiny, tmp_path):
+    stock = make_tiny(Wav2Vec2ForCTC, vocab_size=8, layerdrop=0.0)
+    stock.save_pretrained(tmp_path / "stock")
+    make_processor(["abcde"]).save_pretrained(tmp_path / "stock")
+    start_there = ("--model_name_or_path", tmp_path / "stock", "--config", "{}", "--freeze_transformer_updates", 9)
+    with pytest.raises(SystemExit, match=r"The vocabulary is that of .*stock: set `new_vocabulary` for another"):
+        finetune("old", *start_there)
+    finetune("new", *start_there, "--new_vocabulary", "true")
+    ours, processor = AutoModelForCTC.from_pretrained(tmp_path / "new"), AutoProcessor.from_pretrained(tmp_path / "new")
+    assert ours.config.vocab_size == len(processor.tokenizer) == len(ours.lm_head.weight) > 8
+    assert "é" in processor.tokenizer.get_vocab()
+    for name, weight in stock.base_model.state_dict().items():
+        assert torch.equal(ours.base_model.state_dict()[name], weight), name
+    record = read_record(tmp_path / "new")
+    assert record["text"]["new_vocabulary"] and record["identity"]["new_vocabulary"]

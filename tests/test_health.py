@@ -28,9 +28,9 @@ from hf_ssl_speech import (
     prepare_speech,
 )
 from hf_ssl_speech.training import health
-from hf_ssl_speech.training.callbacks import UnhealthyRun
 from hf_ssl_speech.training.ctc_trainer import variety
 from hf_ssl_speech.training.health import COLLAPSED_LOGS, SKIPS, HealthCheck
+from hf_ssl_speech.training.outcomes import UnhealthyRun
 
 
 @pytest.fixture

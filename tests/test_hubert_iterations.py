@@ -24,7 +24,7 @@ from hf_ssl_speech.recipes import running
 from hf_ssl_speech.recipes.hubert_iterations import HubertIterations, HubertIterationsArguments
 from hf_ssl_speech.recipes.iterations_report import write_report
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
-from hf_ssl_speech.training.trainer import SpeechPreTrainer
+from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 
 ROOT = Path(__file__).parents[1]
 MODEL = dict(TINY, num_hidden_layers=2, mask_time_length=3)

@@ -181,6 +181,45 @@ def test_assigning_is_the_nearest_centroid_and_its_squared_distance():
     assert torch.allclose(squared_distances.double(), distances.min(1).values, rtol=1e-3, atol=0.1)
 
 
+def exact_distances(frames, centroids):
+    return torch.cdist(frames.double(), centroids.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+@pytest.mark.parametrize("place", ["everywhere", "in one channel", "two groups", "one centroid far away"])
+def test_assigning_is_exact_wherever_the_frames_lie(place):
+    generator = torch.Generator().manual_seed(0)
+    centroids = 0.5 * torch.randn(50, 64, generator=generator)
+    owners = torch.randint(50, (4_000,), generator=generator)
+    shift = torch.zeros_like(centroids)
+    if place == "everywhere":
+        shift[:] = 3_000
+    elif place == "in one channel":
+        shift[:, 0] = 3_000
+    elif place == "two groups":
+        shift[:25], shift[25:] = 2_000, -2_000
+    else:
+        shift[0] = 1e6
+    frames = centroids[owners] + shift[owners] + 0.3 * torch.randn(4_000, 64, generator=generator)
+    centroids = centroids + shift
+    labels, distances = assign(frames, centroids)
+    expected = exact_distances(frames, centroids)
+    assert torch.equal(labels, expected.argmin(1))
+    # Differences of neighbouring numbers are exact, so that only squares and their sum are rounded: 66 times 2^-24.
+    torch.testing.assert_close(distances.double(), expected.amin(1), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("seeding", ["k-means++", "k-means||"])
+def test_groups_of_clusters_far_apart_are_fitted_as_well_as_each_alone(seeding):
+    generator = torch.Generator().manual_seed(0)
+    centres = 3 * torch.randn(16, 32, generator=generator)
+    centres[8:] += 50_000  # in float32, norms of 10^10 and more know nothing of distances of 300
+    frames = centres.repeat(60, 1) + 0.1 * torch.randn(960, 32, generator=generator)
+    result = fit_kmeans(frames, 16, seeding=seeding, progress=False)
+    distances = exact_distances(frames, result.centroids)
+    assert sorted(exact_distances(centres, result.centroids).argmin(1).tolist()) == list(range(16))
+    assert result.inertia == pytest.approx(float(distances.amin(1).mean()), rel=1e-3)
+
+
 def test_assigning_keeps_float32_under_autocast():
     frames, centres = blobs(spread=20)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,11 +1,15 @@
 """N-gram models: whole distributions, Kneser-Ney's continuations, and the ARPA file."""
 
+import bz2
+import gzip
+import lzma
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
-from hf_ssl_speech.recognition.language_model import read_words, write_ngram
+from hf_ssl_speech.recognition.language_model import as_kenlm_reads, read_words, write_ngram
 
 
 def arpa(path) -> tuple[dict, dict]:
@@ -63,6 +67,62 @@ def test_a_language_model_needs_text(tmp_path):
         write_ngram(["", " "], tmp_path / "lm.arpa")
     with pytest.raises(ValueError, match="The text holds </s>"):
         write_ngram(["one </s> two"], tmp_path / "lm.arpa")
+
+
+PLAIN = (
+    "\\data\\\nngram 1=4\nngram 2=1\n\n\\1-grams:\n-1\t<unk>\n-99\t<s>\t-0.3\n-1\t</s>\n-1\tnaïve\t-0.3\n\n"
+    "\\2-grams:\n-0.5\t<s> naïve\n\n\\end\\\n"
+)
+READABLE = {
+    "plain": PLAIN.encode(),
+    "byte-order mark": PLAIN.encode("utf-8-sig"),
+    "UTF-16": PLAIN.encode("utf-16"),
+    "UTF-32": PLAIN.encode("utf-32"),
+    "carriage returns": PLAIN.replace("\n", "\r\n").encode(),
+    "gzip": gzip.compress(PLAIN.encode()),
+    "bzip2": bz2.compress(PLAIN.encode()),
+    "xz": lzma.compress(PLAIN.encode("utf-8-sig")),
+    "empty lines first": f"\n\n{PLAIN}".encode(),
+}
+
+
+@pytest.mark.parametrize("kind", READABLE)
+def test_a_language_model_is_read_however_it_is_packed_and_encoded(tmp_path, kind):
+    (tmp_path / "lm.arpa").write_bytes(READABLE[kind])
+    assert read_words(tmp_path / "lm.arpa") == ["naïve"]
+    with as_kenlm_reads(tmp_path / "lm.arpa") as path, open(path, encoding="utf-8") as file:
+        assert file.read().lstrip("\n") == PLAIN
+        if find_spec("flashlight"):
+            from flashlight.lib.text.decoder.kenlm import KenLM
+            from flashlight.lib.text.dictionary import Dictionary
+
+            KenLM(path, Dictionary(["naïve"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (PLAIN.encode("latin-1"), r"no text in UTF-8 \(byte 0xef .*iconv -f LATIN1"),
+        (PLAIN.encode("utf-16-le"), "binary, or in UTF-16 without a byte-order mark"),
+        (b"PK\x03\x04rest", "is packed with zip: unpack it first"),
+        (b"\x28\xb5\x2f\xfdrest", "is packed with Zstandard"),
+        (gzip.compress(PLAIN.encode())[:40], "is a damaged packed file"),
+        (b"mmap lm http://kheafield.com/code format version 5\n\0\xff", "in KenLM's binary format"),
+        (b"\\data\\\nngram 1=1\n\n\\1-grams:\nhello\n", "is no sound ARPA file"),
+    ],
+    ids=["Latin-1", "UTF-16 without mark", "zip", "Zstandard", "cut gzip", "KenLM's binary", "no probability"],
+)
+def test_a_language_model_that_can_not_be_read_is_said_to_be_what_it_is(tmp_path, content, what):
+    (tmp_path / "lm.arpa").write_bytes(content)
+    with pytest.raises(ValueError, match=what):
+        read_words(tmp_path / "lm.arpa")
+
+
+def test_irstlms_own_format_tells_its_words_but_kenlm_can_not_search_with_it(tmp_path):
+    (tmp_path / "lm.iarpa").write_text(f"iARPA\n\n{PLAIN}", encoding="utf-8")
+    assert read_words(tmp_path / "lm.iarpa") == ["naïve"]
+    with pytest.raises(ValueError, match=r"is in iARPA, .*compile-lm"), as_kenlm_reads(tmp_path / "lm.iarpa"):
+        pass
 
 
 @pytest.mark.parametrize("order", [-1, 1, 7])

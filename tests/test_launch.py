@@ -18,9 +18,9 @@ from hf_ssl_speech import (
     SpeechModelArguments,
     SpeechPreTrainingArguments,
 )
+from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.models.classes import CONFIGS as CONFIG_CLASSES
-from hf_ssl_speech.recipes.hubert_iterations import HubertIterationsArguments
-from hf_ssl_speech.training.arguments import parse_arguments
+from hf_ssl_speech.recipes.arguments import HubertIterationsArguments
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
@@ -29,7 +29,8 @@ SMALL = (
         hidden_size=32, num_hidden_layers=2, intermediate_size=64, conv_dim=[16] * 7, num_conv_pos_embeddings=16,
         codevector_dim=16, proj_codevector_dim=16, num_negatives=5, num_codevectors_per_group=8,
     )),
-    "--preset", "tiny", "--batch_seconds", "4", "--max_seconds", "2", "--min_seconds", "1", "--warmup_steps", "1",
+    "--preset", "tiny", "--max_skipped_share", "0.1",
+    "--batch_seconds", "4", "--max_seconds", "2", "--min_seconds", "1", "--warmup_steps", "1",
     "--logging_steps", "1", "--use_cpu", "--dataloader_num_workers", "0", "--cache_audio", "--disable_tqdm", "true",
 )  # fmt: skip
 
@@ -81,10 +82,25 @@ def test_accelerate_launch_trains_names_what_it_skipped_and_leaves_a_record_and_
     assert "SSLWav2Vec2Model 1 49 32" in finish(start([sys.executable, "-c", load]))
 
 
-def test_two_processes_on_one_host_train_one_model(audio_folder, tmp_path):
-    finish(launch("--multi_gpu", "--num_processes", "2", folder=audio_folder, output=tmp_path / "run"))
+def command_of_two_processes(folder, output, *arguments):
+    data = ("--train_data", str(folder), "--output_dir", str(output), "--max_steps", "3")
+    command = [sys.executable, "-m", "hf_ssl_speech.commands", "pretrain", *data, *SMALL]
+    return start([*command, "--num_processes", "2", *arguments])
+
+
+def test_the_command_starts_two_processes_on_one_host_that_train_one_model(audio_folder, tmp_path):
+    finish(command_of_two_processes(audio_folder, tmp_path / "run"))
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["status"], record["machine"]["processes"]) == ("complete", 2)
+    assert record["command"].startswith("hf-ssl-speech pretrain --train_data")
+
+
+def test_a_mistake_that_two_processes_meet_is_the_last_thing_that_is_said(audio_folder, tmp_path):
+    process = command_of_two_processes(audio_folder, tmp_path / "run", "--max_seconds", "20")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert output.strip().splitlines()[-1].startswith("ValueError: max_seconds is 20 but a batch holds 4 s")
+    assert "Traceback" not in output and "ChildFailedError" not in output
 
 
 def free_port() -> int:
@@ -122,7 +138,7 @@ def test_every_config_is_understood(path, tmp_path):
     )
     assert data.train_data
     assert arguments.max_steps > arguments.warmup_steps
-    config_class = CONFIG_CLASSES["hubert" if "hubert" in path.stem else model.objective]
+    config_class = CONFIG_CLASSES["hubert" if "hubert" in path.stem else model.objective or "wav2vec2"]
     config_class.preset(model.preset, **model.config)
 
 

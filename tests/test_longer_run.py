@@ -13,7 +13,7 @@ from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training import record_keeper
-from hf_ssl_speech.training.callbacks import AlreadyComplete
+from hf_ssl_speech.training.outcomes import AlreadyComplete
 from hf_ssl_speech.training.schedules import keeps_rates
 
 SETTINGS = {**train_tiny.SETTINGS, "save_strategy": "steps", "save_steps": 3}

@@ -8,9 +8,9 @@ from torture.inputs import AUDIO, FILES, IN_WORDS, RECOGNIZER, save_recognizer, 
 from transformers import PreTrainedModel
 
 from hf_ssl_speech import SpeechDataArguments
+from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.recognition.language_model import read_words
 from hf_ssl_speech.recognition.transcription import load_recognizer
-from hf_ssl_speech.training.arguments import parse_arguments
 
 MUTATIONS = int(os.environ.get("MUTATIONS", "40"))
 
@@ -42,7 +42,7 @@ def test_an_arpa_file_of_any_tool_is_read_and_what_is_none_is_named(tmp_path):
     for data in (plain, b"\xef\xbb\xbf" + plain, b"iARPA\n\n" + plain):
         path.write_bytes(data)
         assert read_words(path) == ["hello"]
-    for data, fault in ((b"\x1f\x8b" + plain, "gunzip"), (plain.replace(b"hello", b"na\xefve"), "UTF-8")):
+    for data, fault in ((b"\x1f\x8b" + plain, "damaged packed file"), (plain.replace(b"hello", b"na\xefve"), "UTF-8")):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=fault):
             read_words(path)

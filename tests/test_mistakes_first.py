@@ -6,7 +6,7 @@ import pytest
 from conftest import tiny_model
 
 from hf_ssl_speech import SSLHubertForPreTraining
-from hf_ssl_speech.training.arguments import tidy_errors
+from hf_ssl_speech.commands.ending import tidy_errors
 
 SCRIPTS = ("pretrain", "finetune_ctc", "hubert_iterations")
 COMMON = {

@@ -8,13 +8,15 @@ from transformers import AutoProcessor, Wav2Vec2Processor
 from hf_ssl_speech import SSLWav2Vec2Config, TextNormalization, add_labels, load_speech, make_processor, prepare_speech
 from hf_ssl_speech.recognition.text import (
     count_characters,
-    encode_text,
     find_case,
     rare_characters,
     spellable_characters,
 )
+from hf_ssl_speech.recognition.transcript import Alphabet
 
-CONFIG = SSLWav2Vec2Config()
+
+def config_for(tokenizer):
+    return SSLWav2Vec2Config(vocab_size=len(tokenizer))
 
 
 def rows_of(texts, seconds=2.0, column="text") -> Dataset:
@@ -65,8 +67,7 @@ def test_a_vocabulary_holds_every_character_once_and_its_blank_is_the_pad_token(
     processor.save_pretrained(tmp_path)
     for loaded in (Wav2Vec2Processor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
         assert loaded.tokenizer.get_vocab() == tokenizer.get_vocab()
-        labels = encode_text("l'été 影", loaded.tokenizer)
-        assert labels[-1] == tokenizer.word_delimiter_token_id  # every word ends with the delimiter
+        labels = Alphabet(loaded.tokenizer, SSLWav2Vec2Config(vocab_size=len(tokenizer))).spell("l'été 影")
         assert loaded.tokenizer.decode(labels) == "l'été 影"
 
 
@@ -96,7 +97,7 @@ def test_rows_that_can_not_be_learnt_from_are_named_with_the_reason():
         [2.0, 2.0, 2.0, 2.0, 2.0, 40.0, 0.05],
     )
     tokenizer = make_processor(["ab"]).tokenizer
-    labelled, report, facts = add_labels(rows, tokenizer, TextNormalization(), CONFIG, max_seconds=36)
+    labelled, report, facts = add_labels(rows, tokenizer, TextNormalization(), config_for(tokenizer), max_seconds=36)
     assert labelled["name"] == ["row-0"]
     assert labelled["labels"] == [[3, 4, 2]]
     assert report.skipped == {
@@ -109,11 +110,20 @@ def test_rows_that_can_not_be_learnt_from_are_named_with_the_reason():
     assert (facts["rows"], facts["words"], facts["characters"]) == (1, 1, 2)
 
 
+@pytest.mark.parametrize("final", [True, False])
+def test_labels_end_with_the_delimiter_or_not_as_the_setting_says_which_is_saved(tmp_path, final):
+    normalization, tokenizer = TextNormalization(final_delimiter=final), make_processor(["ab"]).tokenizer
+    labelled, _, _ = add_labels(rows_of(["ab ba"]), tokenizer, normalization, config_for(tokenizer))
+    assert labelled["labels"] == [[3, 4, 2, 4, 3] + [2] * final]
+    normalization.save_pretrained(tmp_path)
+    assert TextNormalization.from_pretrained(tmp_path).final_delimiter is final
+
+
 def test_repeats_need_a_blank_between_them():
     tokenizer = make_processor(["ab"]).tokenizer
     seven_frames = (7 * 320 + 80) / 16_000
     rows = rows_of(["ababab", "aaabab"], seven_frames)  # 7 labels; the second needs two blanks more
-    labelled, report, _ = add_labels(rows, tokenizer, TextNormalization(), CONFIG)
+    labelled, report, _ = add_labels(rows, tokenizer, TextNormalization(), config_for(tokenizer))
     assert labelled["text"] == ["ababab"]
     assert report.num_skipped == 1
 
@@ -128,7 +138,7 @@ def test_labels_leave_columns_and_format_as_they_were():
     )
     rows, _ = prepare_speech(encoded, min_seconds=1, cache=True, keep=["sentence"])
     tokenizer = make_processor(["ab"]).tokenizer
-    labelled, _, _ = add_labels(rows, tokenizer, TextNormalization(), CONFIG, text_column="sentence")
+    labelled, _, _ = add_labels(rows, tokenizer, TextNormalization(), config_for(tokenizer), text_column="sentence")
     row = labelled[1]
     assert (row["name"], row["text"], row["labels"]) == ("2", "ba", [4, 3, 2])
     assert isinstance(row["samples"], np.ndarray) and len(row["samples"]) == 32_000
@@ -137,7 +147,7 @@ def test_labels_leave_columns_and_format_as_they_were():
 def test_a_vocabulary_in_the_other_case_is_told(tmp_path):
     tokenizer = make_processor(["AB"]).tokenizer
     with pytest.raises(ValueError, match=r"No row can be learnt from.*Not in the vocabulary: a b.*the other case"):
-        add_labels(rows_of(["ab"]), tokenizer, TextNormalization(), CONFIG)
+        add_labels(rows_of(["ab"]), tokenizer, TextNormalization(), config_for(tokenizer))
 
 
 def test_twelve_languages_are_spelt_and_read_back(corpora):
@@ -145,7 +155,7 @@ def test_twelve_languages_are_spelt_and_read_back(corpora):
     normalization = TextNormalization()
     texts = [normalization(text) for text in rows["text"]]
     tokenizer = make_processor(texts).tokenizer
-    labelled, report, facts = add_labels(rows, tokenizer, normalization, CONFIG)
+    labelled, report, facts = add_labels(rows, tokenizer, normalization, config_for(tokenizer))
     assert facts["unknown_characters"] == {}
     assert len(labelled) + report.num_skipped == len(rows)
     assert len(labelled) > 0.95 * len(rows)

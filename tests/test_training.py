@@ -22,16 +22,17 @@ from hf_ssl_speech import (
     prepare_speech,
     prepare_stream,
 )
+from hf_ssl_speech.commands.ending import tidy_errors
+from hf_ssl_speech.commands.parsing import parse_arguments
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.preparing import split_facts
 from hf_ssl_speech.recipes.pretraining import make_model, pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import command_line, read_record, write_record
-from hf_ssl_speech.training.arguments import parse_arguments, tidy_errors
-from hf_ssl_speech.training.callbacks import UnhealthyRun
 from hf_ssl_speech.training.lock import hold
+from hf_ssl_speech.training.outcomes import UnhealthyRun
 from hf_ssl_speech.training.record_keeper import RecordKeeper
 from hf_ssl_speech.training.resume import differences, find_checkpoint, recorded_identity, run_identity
-from hf_ssl_speech.training.trainer import feature_extractor_for
 
 SETTINGS = dict(
     batch_seconds=8, max_seconds=4, min_seconds=1, max_steps=2, learning_rate=1e-3, warmup_steps=0, logging_steps=1,
@@ -357,7 +358,7 @@ def test_a_mistake_in_a_models_config_ends_a_script_with_its_message_alone():
 
 SCRIPT_OF_SEVERAL_PROCESSES = """
 import atexit, os, sys, threading, time, torch
-from hf_ssl_speech.training.arguments import tidy_errors
+from hf_ssl_speech.commands.ending import tidy_errors
 
 class Teardown:
     def __del__(self, write=os.write):
@@ -380,7 +381,8 @@ def test_a_process_of_several_ends_with_its_exit_functions_and_output_but_withou
     command = [sys.executable, "-c", SCRIPT_OF_SEVERAL_PROCESSES, str(tmp_path / "store"), ending]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == code, result.stderr
-    assert result.stdout.split("\n") == ["thread", "exit function", ""]
+    said = [line for line in result.stdout.split("\n") if not line.startswith("[Gloo]")]  # as torch 2.9 does
+    assert said == ["thread", "exit function", ""]
     assert ("ValueError: a mistake" in result.stderr) == (ending == "mistake")
     assert ("torn down" in result.stderr) == (ending == "mistake")
 

@@ -23,8 +23,8 @@ from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training import trainer as trainer_module
-from hf_ssl_speech.training.callbacks import UnhealthyRun
 from hf_ssl_speech.training.checkpoints import MANIFEST_FILE, damage, newest_whole
+from hf_ssl_speech.training.outcomes import UnhealthyRun
 
 SETTINGS = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "batch_seconds": 4}
 

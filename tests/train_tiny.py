@@ -14,7 +14,7 @@ from datasets import load_from_disk
 from transformers import set_seed
 
 import hf_ssl_speech
-from hf_ssl_speech.training.arguments import tidy_errors
+from hf_ssl_speech.commands.ending import tidy_errors
 
 SETTINGS = dict(
     batch_seconds=8,

@@ -264,11 +264,12 @@ def inference_batches(lengths: Sequence[int], config: PreTrainedConfig, batch_se
     """
     # Stock models let padding into the statistics of the first norm: only rows of one length go together.
     of_one_length = config.feat_extract_norm == "group" and not isinstance(config, SSLSpeechConfig)
-    lengths, batch = np.asarray(lengths), []
-    for place in np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)].tolist():
-        longest = lengths[batch[0]] if batch else 0
+    samples = np.asarray(lengths)
+    batch: list[int] = []
+    for place in np.argsort(-samples, kind="stable")[: np.count_nonzero(samples)].tolist():
+        longest = samples[batch[0]] if batch else 0
         is_full = (len(batch) + 1) * longest > batch_seconds * SAMPLE_RATE
-        if batch and (is_full or (of_one_length and lengths[place] != longest)):
+        if batch and (is_full or (of_one_length and samples[place] != longest)):
             yield batch
             batch = []
         batch.append(place)

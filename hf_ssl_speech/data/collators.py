@@ -49,6 +49,10 @@ class SpeechCollator:
         # In shared memory: persistent worker processes see a new epoch too.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A batch of rows."""
+        raise TypeError("Use the collator of an objective.")
+
     def set_epoch(self, epoch: int):
         """Masks, crops and negatives of this epoch from now on."""
         if not self.evaluation:
@@ -67,7 +71,7 @@ class SpeechCollator:
         """
         waveform = row_waveform(row)
         if self.normalize:
-            (waveform,) = Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm([waveform], attention_mask=None)
+            (waveform,) = Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm([waveform], None)  # type: ignore[arg-type]
         return waveform
 
     @staticmethod
@@ -233,4 +237,5 @@ class HubertPretrainingCollator(PretrainingCollator):
 def pretraining_collator(config: SSLSpeechConfig, **settings) -> PretrainingCollator:
     """The collator of the config's objective."""
     wav2vec2 = isinstance(config, SSLWav2Vec2Config)
-    return (Wav2Vec2PretrainingCollator if wav2vec2 else HubertPretrainingCollator)(config, **settings)
+    collator: type = Wav2Vec2PretrainingCollator if wav2vec2 else HubertPretrainingCollator
+    return collator(config, **settings)

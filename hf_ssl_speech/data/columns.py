@@ -33,12 +33,15 @@ AUDIO_STRUCT = {"bytes": Value("binary"), "path": Value("string")}
 
 
 def with_audio(dataset: AnyDataset, audio_column: str, source: str, folder: str | None = None) -> AnyDataset:
-    """Renames the audio column to `audio` and makes it `Audio(decode=False)`, or a struct like that if streamed.
+    """Renames the audio column to `audio` and leaves its audio encoded, so that nothing decodes it but this package.
 
     Args:
+        dataset: Rows with an `Audio` column, a struct of bytes and path or of array and sampling rate, paths, or bytes.
         audio_column: The column. Where it is `audio` and there is none, the usual names are tried.
         source: Where the rows come from, for messages.
         folder: What relative paths are relative to, if something is there; else the working directory.
+    Returns:
+        The rows with `audio` as an `Audio(decode=False)` column, or a struct like that if streamed; arrays stay arrays.
     Raises:
         ValueError: If there is no such column, or it holds no audio.
     """
@@ -58,31 +61,33 @@ def with_audio(dataset: AnyDataset, audio_column: str, source: str, folder: str 
     kind = dataset.features[column]
     if not _may_be_audio(kind):
         raise ValueError(
-            f"Column {column!r} of {source!r} holds {kind}; expected an Audio column, a struct of bytes and path, "
-            "paths, or encoded bytes."
+            f"Column {column!r} of {source!r} holds {kind}; expected an Audio column, a struct of bytes and path or of "
+            "array and sampling_rate, paths, or encoded bytes. To arrays alone, add their rate with "
+            "`dataset.map(lambda row: {'audio': {'array': row['audio'], 'sampling_rate': 16_000}})`."
         )
+    others: list[str] = [name for name in dataset.column_names if name not in (column, "audio")]
+    if _is_array(kind):
+        dataset = dataset.select_columns([*others, column])
+        return dataset if column == "audio" else dataset.rename_column(column, "audio")
     if isinstance(dataset, IterableDataset):
         # Streamed, even an undecoded `Audio` column asks for torchcodec once a column is renamed: a struct does not.
         if isinstance(kind, Audio):
             dataset = dataset.cast_column(column, AUDIO_STRUCT)
         features = {name: kind for name, kind in dataset.features.items() if name not in (column, "audio")}
-        others = [name for name in (column, "audio") if name in dataset.features]
         return dataset.map(
             _as_struct,
             input_columns=column,
-            remove_columns=others,
+            remove_columns=[name for name in (column, "audio") if name in dataset.features],
             features=Features(features | {"audio": AUDIO_STRUCT}),
             fn_kwargs={"folder": folder},
         )
     if column != "audio":
-        others = [name for name in dataset.column_names if name != "audio"]
-        dataset = dataset.select_columns(others).rename_column(column, "audio")
+        dataset = dataset.select_columns([*others, column]).rename_column(column, "audio")
     if folder and getattr(kind, "dtype", None) in ("string", "large_string"):
         paths = dataset.with_format(None)["audio"][:]
         found = Dataset.from_dict({"audio": [path and resolve(path, folder) for path in paths]})
         if found["audio"][:] != paths:
-            others = dataset.remove_columns("audio")
-            dataset = concatenate_datasets([others, found], axis=1) if others.column_names else found
+            dataset = concatenate_datasets([dataset.select_columns(others), found], axis=1) if others else found
     return dataset.cast_column("audio", Audio(decode=False))
 
 
@@ -104,7 +109,7 @@ def with_text(dataset: AnyDataset, text_column: str, source: str) -> AnyDataset:
                 "transcripts with `text_column`."
             )
         strings = [name for name, kind in dataset.features.items() if _is_string(kind)]
-        text_column = _first_called(TEXT_NAMES, strings) or "text"
+        text_column = usual_text_name(strings) or "text"
         _say_once(text_column, "transcripts", source)
     if text_column == "text" or text_column not in columns:
         return dataset
@@ -126,6 +131,11 @@ def find_audio_column(features: Features | dict[str, Any]) -> str | None:
 def usual_audio_name(columns: Iterable[str]) -> str | None:
     """The one of these columns that is called as columns of audio are, and most likely is one."""
     return _first_called(AUDIO_NAMES, columns)
+
+
+def usual_text_name(columns: Iterable[str]) -> str | None:
+    """The one of these columns that is called as columns of transcripts are."""
+    return _first_called(TEXT_NAMES, columns)
 
 
 def resolve(path: str, folder: str) -> str:
@@ -154,9 +164,14 @@ def _is_string(kind: Any) -> bool:
     return getattr(kind, "dtype", None) in ("string", "large_string")
 
 
+def _is_array(kind: Any) -> bool:
+    return isinstance(kind, dict) and {"array", "sampling_rate"} <= set(kind)
+
+
 def _may_be_audio(kind: Any) -> bool:
     return (
         isinstance(kind, Audio)
+        or _is_array(kind)
         or (isinstance(kind, dict) and bool({"bytes", "path"} & set(kind)))
         or getattr(kind, "dtype", None) in ("string", "large_string", "binary", "large_binary")
     )

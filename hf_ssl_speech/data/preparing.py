@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -197,7 +197,7 @@ def _measure_rows(rows: dict[str, list], indices: list[int], channel: int | None
             num_samples = count_samples(row["audio"])
             if start or stop is not None:
                 check_part(num_samples, start, stop)
-            found = {"problem": None, "num_samples": min(num_samples, stop or num_samples) - start}
+            found: dict[str, Any] = {"problem": None, "num_samples": min(num_samples, stop or num_samples) - start}
         except BadAudio as error:
             found = {"problem": str(error), "num_samples": 0}
         part = {"start": start if start or stop is not None else None, "channel": channel}
@@ -266,7 +266,7 @@ def _too_short(num_samples: int, min_seconds: float) -> str | None:
     return f"too short (under {min_seconds:.2f} s)" if num_samples < min_seconds * SAMPLE_RATE else None
 
 
-def row_waveform(row: dict[str, Any]) -> np.ndarray:
+def row_waveform(row: Mapping[str, Any]) -> np.ndarray:
     """The waveform of a prepared row, from its int16 `samples` or its encoded `audio`.
 
     Returns:
@@ -372,16 +372,22 @@ def _check_columns(there: Sequence[str], wanted: Sequence[str]):
         raise ValueError(f"The dataset has no columns {missing}; there are {list(there)}.")
 
 
-def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipReport) -> dict[str, Any]:
-    """What the record says of one split: where from, how much, what was cut and left out. Passwords are not told."""
+def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipReport | None = None) -> dict[str, Any]:
+    """What the record says of one split: where from, how much, what was cut and left out. Passwords are not told.
+
+    Without a report, as of rows that were prepared elsewhere, nothing is said of what was left out.
+    """
     samples = dataset.with_format("numpy")["num_samples"][:]
-    return {
-        "source": _shown(source),
-        "fingerprint": hashlib.sha256(samples.tobytes() + "\n".join(dataset["name"]).encode()).hexdigest()[:16],
-        "rows": len(dataset),
-        "hours": float(samples.sum()) / SAMPLE_RATE / 3600,
-        "skipped": report.to_dict(),
-    } | ({"cut": report.cut} if report.cut else {})
+    return (
+        {
+            "source": _shown(source),
+            "fingerprint": hashlib.sha256(samples.tobytes() + "\n".join(dataset["name"]).encode()).hexdigest()[:16],
+            "rows": len(dataset),
+            "hours": float(samples.sum()) / SAMPLE_RATE / 3600,
+        }
+        | ({"skipped": report.to_dict()} if report else {})
+        | ({"cut": report.cut} if report and report.cut else {})
+    )
 
 
 def stream_facts(source: Sequence[str]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from hf_ssl_speech.data.columns import with_audio, with_text
 from hf_ssl_speech.data.corpora import Splits, common_voice_splits, kaldi_splits, ljspeech_splits
 from hf_ssl_speech.data.folders import AUDIO_SUFFIXES, audio_splits, list_audio, load_tables, table_splits
 from hf_ssl_speech.data.tables import TABLE_SUFFIXES
-from hf_ssl_speech.records import naming_the_file
+from hf_ssl_speech.files import naming_the_file
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ PLAIN_PATH = re.compile(r"[\w /.,=+@()-]*")
 
 
 def load_speech(
-    source: str | Sequence[str],
+    source: str | os.PathLike | Sequence[str | os.PathLike],
     *,
     split: str = "train",
     name: str | None = None,
@@ -85,7 +85,7 @@ def load_speech(
     return concatenate_datasets([part.select_columns(shared) for part in parts]) if len(parts) > 1 else parts[0]
 
 
-def available_splits(source: str | Sequence[str], name: str | None = None) -> list[str]:
+def available_splits(source: str | os.PathLike | Sequence[str | os.PathLike], name: str | None = None) -> list[str]:
     """The splits that all of the sources have, in the order of the first one; `source` and `name` as for `load_speech`.
 
     Raises:
@@ -104,9 +104,10 @@ def _splits_of(source: str, name: str | None) -> list[str]:
         return get_dataset_split_names(source, name)
 
 
-def _each_source(source: str | Sequence[str]) -> list[str]:
-    if isinstance(source, (str, os.PathLike)):
-        source = os.fspath(source)
+def _each_source(source: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
+    if isinstance(source, os.PathLike):  # one, whatever its name holds
+        source = [source]
+    elif isinstance(source, str):
         source = [source] if os.path.exists(source) or os.path.exists(_expand(source)) else source.split()
     if not source:
         raise ValueError("No source of speech was given; expected a file, a glob, a folder or a Hub dataset's name.")
@@ -192,13 +193,14 @@ def parquet_splits(folder: Path, name: str | None, streaming: bool) -> Splits:
     """The Parquet files below a folder, by split; none if there are none."""
     if not any(folder.rglob("*.parquet")):
         return {}
+    files: dict[Any, list[str]]
     path = str(folder.resolve())  # a relative one may be the name of a builder or on the Hub
     if PLAIN_PATH.fullmatch(path):
         files = load_dataset_builder(path, name).config.data_files
     elif name:
         raise ValueError(f"No configuration is found in {path!r}, because of the characters in its name: rename it.")
     else:
-        files: dict[Any, list[str]] = {split: [] for split in SPLIT_KEYWORDS}
+        files = {split: [] for split in SPLIT_KEYWORDS}
         for file in sorted(folder.rglob("*.parquet")):
             words = set(re.split(r"[^a-z]+", str(file.relative_to(folder)).lower()))
             split = next((split for split, names in SPLIT_KEYWORDS.items() if words.intersection(names)), Split.TRAIN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor
 
 from hf_ssl_speech.data.preparing import prepare_speech, split_facts
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.evaluation.recognizers import Recognizer
+from hf_ssl_speech.files import naming_the_file, read_json, write_json
+from hf_ssl_speech.recognition.decoding import Decoder
+from hf_ssl_speech.recognition.doubts import warn_of_doubts
 from hf_ssl_speech.recognition.metrics import (
     EditCounts,
     count_edits,
@@ -25,18 +29,9 @@ from hf_ssl_speech.recognition.metrics import (
     resample_rates,
     summarize_edits,
 )
-from hf_ssl_speech.recognition.text import TextNormalization
-from hf_ssl_speech.records import (
-    Score,
-    command_line,
-    complete,
-    device_name,
-    naming_the_file,
-    now,
-    read_json,
-    versions,
-    write_json,
-)
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import read_texts
+from hf_ssl_speech.records import Score, command_line, complete, device_name, now, versions
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +87,12 @@ def load_evaluation_set(
     # Decoded beforehand: damage shows before any model is scored, and decoding counts in nobody's speed.
     kept = list(dict.fromkeys(["text", *by]))
     rows, report = prepare_speech(dataset, min_seconds=0, cache=True, num_proc=num_proc, keep=kept)
-    texts = [normalization(text) if text else None for text in rows["text"]]
-    for name, text in zip(rows["name"], texts):
+    raw = read_texts(rows, "text")
+    texts = list(map(normalization, raw))
+    for name, came, text in zip(rows["name"], raw, texts):
         if not text:
-            report.add(name, "without text" if text is None else "with nothing left of its text once normalised")
+            report.add(name, "with nothing left of its text once normalised" if came else "without text")
+    warn_of_doubts(raw, normalization)
     usable = [place for place, text in enumerate(texts) if text]
     if not usable:
         raise ValueError(f"No row can be scored: {report}. Check `text_column` and the normalisation.")
@@ -161,6 +158,24 @@ def score(recognizer: Recognizer, evaluation_set: EvaluationSet) -> ModelScores:
         seconds=seconds,
         device=describe_device(recognizer.model.device),
     )
+
+
+def word_error_rate(
+    decoder: Decoder, heard: Iterable[tuple[list[int], Tensor, Tensor]], evaluation_set: EvaluationSet
+) -> float:
+    """Errors over words of all rows, of logits that a recogniser has given.
+
+    Args:
+        decoder: What makes text of the logits.
+        heard: Places of rows in the set, their logits `(rows, frames, vocabulary)` and their frames `(rows,)`.
+        evaluation_set: The rows.
+    """
+    predictions = [""] * len(evaluation_set.references)
+    for places, logits, frames in heard:
+        for place, transcript in zip(places, decoder.decode(logits, frames)):
+            predictions[place] = evaluation_set.normalization(transcript.text)
+    counts = count_edits(predictions, evaluation_set.references)
+    return counts.errors.sum() / counts.reference_length.sum()
 
 
 def describe_device(device: torch.device) -> str:

@@ -218,15 +218,17 @@ def load_ctc(
     beam: BeamSettings | None = None,
     device: str | torch.device | None = None,
     batch_seconds: float = 60.0,
+    language: str | None = None,
 ) -> CTCRecognizer:
     """Loads a model with a CTC head, see `load_recognizer`.
 
     Args:
         beam: How to search for the text; None takes the likeliest token of each frame.
+        language: Which of its languages a model with adapters for many hears.
     Raises:
         ValueError: If there is no such model, it has no CTC head, or the language model is of another alphabet.
     """
-    model, processor = load_recognizer(name_or_path, device=device)
+    model, processor = load_recognizer(name_or_path, device=device, language=language)
     parts = (processor.tokenizer, model.config)
     search = BeamDecoder(*parts, beam) if beam else GreedyDecoder(*parts)
     return CTCRecognizer(name_or_path, model, processor, search, batch_seconds=batch_seconds)

@@ -116,6 +116,10 @@ def effort_table(record: Record) -> str:
         ["seed", f"{recipe['seed']}" if "seed" in recipe else NOT_RECORDED],
         ["command", told(record["command"])],
     ]
+    if record["identity"].get("lora"):
+        rows.insert(0, ["learnt by LoRA adapters, merged into the weights", _settings(record["identity"]["lora"])])
+    if recipe.get("head_learning_rate") is not None:
+        rows.insert(1, ["peak learning rate of the head", f"{recipe['head_learning_rate']:g}"])
     return table(["", ""], rows)
 
 

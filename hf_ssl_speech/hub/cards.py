@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import re
@@ -15,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from hf_ssl_speech.data.folders import AUDIO_SUFFIXES
 from hf_ssl_speech.data.tables import TABLE_SUFFIXES
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
+from hf_ssl_speech.files import naming_the_file, read_json
 from hf_ssl_speech.hub.card_sections import (
     CITATIONS,
     breakdown_table,
@@ -32,21 +34,13 @@ from hf_ssl_speech.hub.card_sections import (
     unit_departures,
     unit_effort_table,
 )
+from hf_ssl_speech.hub.licences import LICENCES
 from hf_ssl_speech.hub.wording import for_others
 from hf_ssl_speech.markdown import plain, quoted, table
 from hf_ssl_speech.models.classes import config_class_of
+from hf_ssl_speech.models.installing import install_command
 from hf_ssl_speech.recipes.iterations_report import UNITS_GLOSSARY
-from hf_ssl_speech.records import (
-    HUB_ID,
-    Record,
-    Score,
-    UnitFacts,
-    as_record,
-    complete,
-    naming_the_file,
-    read_json,
-    read_record,
-)
+from hf_ssl_speech.records import HUB_ID, Record, Score, UnitFacts, as_record, complete, read_record
 from hf_ssl_speech.training.paper_settings import compare_with_paper
 from hf_ssl_speech.units.kmeans_units import FACTS_FILE
 
@@ -108,6 +102,7 @@ def create_model_card(
     context |= {
         "title": name,
         "repo_id": repo_id or name,
+        "install": install_command(),
         "license": license or NOT_STATED,
         "language": ", ".join(languages) or NOT_STATED,
         "licence_rows": [[plain(data), plain(licence or NOT_STATED)] for data, licence in licences.items()],
@@ -199,8 +194,12 @@ def check_metadata(license: str | None, languages: Sequence[str]):
     strange = [code for code in languages if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", code)]
     if strange:
         raise ValueError(f"{', '.join(strange)}: the Hub takes languages as ISO 639 codes such as en, de or yue.")
-    if license is not None and not re.fullmatch(r"[a-z0-9.\-]+", license):
-        raise ValueError(f"{license!r}: the Hub takes licences such as apache-2.0, cc-by-4.0, or other.")
+    if license is not None and license not in LICENCES:
+        close = difflib.get_close_matches(license.lower(), LICENCES, n=3)
+        raise ValueError(
+            f"{license!r}: the Hub takes licences such as apache-2.0, cc-by-4.0, or other."
+            + (f" Did you mean {' or '.join(close)}?" if close else "")
+        )
 
 
 # What each kind of card tells of its own ---------------------------------------------------------------------------
@@ -211,15 +210,20 @@ def model_context(folder: Path, config: dict[str, Any], record: Record) -> dict[
     config_class = config_class_of(config["model_type"])
     model_type = config_class.model_type
     comparison = compare_with_paper(record)
+    source = record["start"]["source"]
+    named = source if is_hub_id(source) else "an encoder that is not on the Hub"
+    start = f", starting from {named}" if source else ", from scratch" if record["task"] else ""
     status, updates, parameters = record["status"] or "complete", record["updates"] or 0, record["parameters"]
     return {
         "model_type": model_type,
         "paper": config_class.method,
         "papers": [model_type],
         "stock": config["model_type"] == config_class.stock_model_type,
+        "group_norm": config.get("feat_extract_norm", "group") == "group",
         "parameters": f"{parameters / 1e6:.1f} M" if parameters else "an uncounted number of",
         "width": config["hidden_size"],
         "hours": hours(record["data"]["train"]["hours"]),
+        "start": start,
         "unfinished": "" if status == "complete" else f"The run was {status} at update {updates:,}.",
         "effort_table": effort_table(record),
         "comparison": comparison,
@@ -236,12 +240,7 @@ def pretraining_context(folder, config, record, scores) -> dict[str, Any]:
 
 def ctc_context(folder, config, record, scores) -> dict[str, Any]:
     """What the card of a CTC model tells."""
-    source = record["start"]["source"]
-    told = ", from scratch" if record["task"] and not source else ""
-    if source:
-        told = f", starting from {source if is_hub_id(source) else 'an encoder that is not on the Hub'}"
     return model_context(folder, config, record) | {
-        "start": told,
         "vocabulary": config["vocab_size"],
         "scores_table": scores_table(scores),
         "breakdown_table": breakdown_table(scores),

@@ -12,7 +12,10 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from hf_ssl_speech.models.classes import CLASSES, STOCK_CLASSES, model_class
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLSpeechPreTrainedModel, SSLWav2Vec2Model
+from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
+
+FINE_TUNING_MASKS = 0.05  # the budget of time masks that stock configurations have where nothing is said
 
 # These describe the file a configuration came from, not the model.
 _FILE_FIELDS = {"architectures", "transformers_version", "dtype"}
@@ -37,6 +40,9 @@ def to_transformers(model: SSLSpeechPreTrainedModel) -> PreTrainedModel:
     The outputs differ by zero wherever nothing is padded; with padding the group-norm models do better here (stock lets
     padding into the statistics of the first norm). Stock has no class for HuBERT pretraining: its encoder is given.
 
+    Stock masks frames by itself when it trains. A CTC model keeps the masks that it was fine-tuned with; all others get
+    stock's own for fine-tuning, 5%, instead of those of pretraining. CTC losses are averaged over rows.
+
     Raises:
         ValueError: If the model is none of ours.
     """
@@ -44,7 +50,13 @@ def to_transformers(model: SSLSpeechPreTrainedModel) -> PreTrainedModel:
         model = model.base_model
     if type(model) not in STOCK_CLASSES:
         raise ValueError(f"{type(model).__name__} has no stock counterpart: expected one of {_names(STOCK_CLASSES)}.")
-    return _convert(model, STOCK_CLASSES[type(model)])
+    stock = _convert(model, STOCK_CLASSES[type(model)])
+    stock.config.ctc_loss_reduction = "mean"  # a sum, stock's default, would make the rate depend on the batch
+    if not isinstance(model, SSLSpeechForCTC):
+        # Stock masks inside `forward` whenever it trains, and half of the frames, as in pretraining, is too much there.
+        stock.config.mask_time_prob = min(stock.config.mask_time_prob, FINE_TUNING_MASKS)
+        stock.config.mask_feature_prob = 0.0
+    return stock
 
 
 def from_transformers(model: PreTrainedModel | str | os.PathLike) -> SSLSpeechPreTrainedModel:
@@ -64,6 +76,21 @@ def from_transformers(model: PreTrainedModel | str | os.PathLike) -> SSLSpeechPr
         raise ValueError(f"{model} is a checkpoint of this package already: load it with its class or an Auto class.")
     encoder = type(config).__name__.removesuffix("Config") + "Model"
     return _our_class((config.architectures or [encoder])[0]).from_pretrained(model)
+
+
+def load_model(source: str | os.PathLike) -> PreTrainedModel:
+    """The model in a folder or on the Hub, ours, or a stock one as ours, of the class that its configuration names.
+
+    Raises:
+        ValueError: If it is of another class.
+    """
+    config = AutoConfig.from_pretrained(source)
+    if not isinstance(config, SSLSpeechConfig):
+        return from_transformers(source)
+    architecture = (config.architectures or [""])[0]
+    if architecture not in CLASSES:
+        raise ValueError(f"{source} holds {architecture or 'a model without a class'}, which is not of this package.")
+    return CLASSES[architecture].from_pretrained(source)
 
 
 def from_torchaudio(model: nn.Module, config_class: type[SSLSpeechConfig] | None = None) -> SSLSpeechPreTrainedModel:
@@ -119,16 +146,27 @@ def _shared_config(config: PreTrainedConfig, target_class: type[PreTrainedConfig
 
 
 def _load(target: PreTrainedModel, weights: dict[str, Tensor], source: nn.Module) -> PreTrainedModel:
-    """Copies weights by name; only the mask embedding may be missing (stock has none where it would never mask)."""
+    """`copy_by_name`, with device, precision and mode of the source."""
     like = next(source.parameters())
     target.to(device=like.device, dtype=like.dtype).train(source.training)
+    return copy_by_name(target, weights, type(source).__name__)
+
+
+def copy_by_name(target: PreTrainedModel, weights: dict[str, Tensor], source: str) -> PreTrainedModel:
+    """Copies weights by name; only the mask embedding may be missing (stock has none where it would never mask).
+
+    Args:
+        source: What the weights come from, for the error.
+    Raises:
+        ValueError: If either side has a weight that the other lacks.
+    """
     expected = target.state_dict()
     foreign = sorted(weights.keys() - expected.keys())
     missing = sorted(expected.keys() - weights.keys())
     strange = [name for name in foreign + missing if not name.endswith("masked_spec_embed")]
     if strange:
         raise ValueError(
-            f"{type(source).__name__} and {type(target).__name__} differ in {len(strange)} weights ({strange[0]}): "
+            f"{source} and {type(target).__name__} differ in {len(strange)} weights ({strange[0]}): "
             "adapters, WavLM's attention and batch norm in the positional conv have no counterpart in this package."
         )
     target.load_state_dict(weights, strict=False)

@@ -16,7 +16,9 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, get_token
 
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
+from hf_ssl_speech.files import read_json, write_json
 from hf_ssl_speech.hub.card_sections import PICTURES
 from hf_ssl_speech.hub.cards import (
     CARD_FILE,
@@ -28,12 +30,12 @@ from hf_ssl_speech.hub.cards import (
     is_untouched,
     merge_metadata,
 )
-from hf_ssl_speech.hub.exchange import to_transformers
+from hf_ssl_speech.hub.exchange import load_model, to_transformers
 from hf_ssl_speech.hub.wording import for_others
-from hf_ssl_speech.models.classes import CLASSES
 from hf_ssl_speech.models.configuration import AUTO_MODULE
-from hf_ssl_speech.recognition.text import NORMALIZATION_FILE
-from hf_ssl_speech.records import RECORD_FILE, read_json, read_record, write_json
+from hf_ssl_speech.recognition.normalization import NORMALIZATION_FILE
+from hf_ssl_speech.recognition.transcription import load_processor
+from hf_ssl_speech.records import RECORD_FILE, read_record
 from hf_ssl_speech.units.kmeans_units import CENTROIDS_FILE, FACTS_FILE, KMeansUnits
 from hf_ssl_speech.uploading import ACCESS_TOKEN, Pushed, PushFailed, Repository
 
@@ -201,6 +203,28 @@ def left_by_us(files: Iterable[str], kind: str) -> list[str]:
     return [file for file in files if any(fnmatch(file, name) for name in names)]
 
 
+def export_stock(folder: str | os.PathLike, target: str | os.PathLike, **card: Any) -> Path:
+    """Writes a complete folder in transformers' own form: model, processor, records and card. It needs no package.
+
+    Args:
+        folder: What a run left, an encoder or a CTC model.
+        target: A new folder, or an empty one.
+        card: More arguments of `create_model_card`: `license`, `language`, `datasets`, `repo_id`.
+    Returns:
+        The target.
+    Raises:
+        ValueError: If files are missing, the run is not over, it holds units, or the target holds something.
+    """
+    target = Path(target)
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"{target} holds something already: give a new folder.")
+    with prepared(Path(folder), stock=True, encoder=None) as source:
+        if not (source / CARD_FILE).exists():  # only one in somebody's own words is there
+            create_model_card(source, **{"repo_id": target.name, **card}).save(source / CARD_FILE)
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    return target
+
+
 @contextlib.contextmanager
 def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
     """What is pushed of a folder, once it is found complete: its files, with records as they may leave this machine.
@@ -238,7 +262,7 @@ def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
             elif path.name != CARD_FILE or is_hand_written(path.read_text(encoding="utf-8")):
                 shutil.copy(path, target)
         if stock:
-            export(folder, facts, target)
+            save_stock(folder, facts, target)
         elif another_form:
             units = KMeansUnits.from_pretrained(folder)
             units.features = replace(units.features, encoder=encoder)
@@ -246,9 +270,16 @@ def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
         yield target
 
 
-def export(folder: Path, config: dict[str, Any], target: Path):
-    """Writes a model in transformers' own form."""
-    to_transformers(CLASSES[config["architectures"][0]].from_pretrained(folder)).save_pretrained(target)
+def save_stock(folder: Path, config: dict[str, Any], target: Path):
+    """Writes a model in transformers' own form, with what prepares its input in files that version 4 reads too."""
+    stock = to_transformers(load_model(folder))
+    stock.save_pretrained(target)
+    if config["architectures"][0].endswith("ForCTC"):
+        load_processor(folder).save_pretrained(target)
+    feature_extractor_for(stock.config, str(folder)).save_pretrained(target)
+    # The one holds the feature extractor where transformers 4 can't read it; the other would ask for this package.
+    for name in ("processor_config.json", f"{AUTO_MODULE}.py"):
+        (target / name).unlink(missing_ok=True)
 
 
 def check_folder(folder: Path, kind: str):

@@ -12,11 +12,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from hf_ssl_speech.models.frames import ConvLayer, hop_samples, window_samples
+from hf_ssl_speech.models.installing import auto_module
 
-# `from_pretrained(..., trust_remote_code=True)` imports this one-line file from the checkpoint's folder, so that code
-# which never imports the package gets our classes, or transformers' own "pip install" where it is missing.
+# `from_pretrained(..., trust_remote_code=True)` imports this file from the checkpoint's folder, so that code which
+# never imports the package gets our classes, or is told how to install it.
 AUTO_MODULE = "modeling_hf_ssl_speech"
-AUTO_MODULE_SOURCE = "from hf_ssl_speech import *  # noqa: F403\n"
 
 # Norms before the layers: with the papers' order, a model this small learns nothing in its first thousand updates.
 _TINY = dict(
@@ -112,10 +112,19 @@ class SSLSpeechConfig(PreTrainedConfig):
 
     The defaults are the BASE model of both papers in pretraining. `feature_gradient_scale` multiplies the gradient that
     enters the conv encoder; `feature_penalty_weight` weighs the mean square of its output. Masks are drawn by the
-    collators, never inside `forward`.
+    collators, or in fine-tuning without one by the model with a head.
+
+    `preset(size)` makes the configuration of a size, other fields given by name:
+
+    - `tiny`: 4 layers of 192, norms before the layers: learns on a CPU in minutes.
+    - `small`: 6 layers of 384: for one GPU.
+    - `base`: 12 layers of 768, the BASE models of both papers.
+    - `large`: 24 layers of 1024, layer norms in the conv encoder and before the layers: LARGE of both papers.
     """
 
     stock_model_type: ClassVar[str]
+    # Sums over a batch of any length, which a plain Trainer could not put side by side with those of others.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["statistics"]
     method: ClassVar[str]  # what its paper calls it
 
     hidden_size: int = 768
@@ -188,6 +197,16 @@ class SSLSpeechConfig(PreTrainedConfig):
         return [ConvLayer(*layer) for layer in zip(self.conv_kernel, self.conv_stride)]
 
     @property
+    def num_feat_extract_layers(self) -> int:
+        """Number of conv layers, as stock has it."""
+        return len(self.conv_dim)
+
+    @num_feat_extract_layers.setter
+    def num_feat_extract_layers(self, number: int):
+        if number != len(self.conv_dim):
+            raise ValueError(f"num_feat_extract_layers is {number}, but conv_dim names {len(self.conv_dim)} layers.")
+
+    @property
     def inputs_to_logits_ratio(self) -> int:
         """Audio samples per frame; the ASR pipeline turns frames into seconds with it."""
         return hop_samples(self.conv_layers)
@@ -218,6 +237,8 @@ class SSLSpeechConfig(PreTrainedConfig):
                     "Load it with transformers' own classes."
                 )
             fields = {**fields, "model_type": cls.model_type}
+        # It says how stock trains a checkpoint: see `validate_ctc_loss_reduction`.
+        fields = {name: value for name, value in fields.items() if name != "ctc_loss_reduction"}
         return fields, kwargs
 
     def validate_limits(self):
@@ -227,6 +248,14 @@ class SSLSpeechConfig(PreTrainedConfig):
             for value in found if isinstance(found, list | tuple) else [found]:
                 if value is not None and not lowest <= value <= highest:
                     raise ValueError(f"{name} is {value}; expected {lowest:,} to {highest:,}.")
+
+    def validate_ctc_loss_reduction(self):
+        """Part of the strict validation that runs on every construction: stock's choice does not exist here."""
+        if getattr(self, "ctc_loss_reduction", None) is not None:
+            raise ValueError(
+                f"ctc_loss_reduction is {self.ctc_loss_reduction!r}, but the CTC models of this package always divide "
+                "the summed loss once by the labels of the whole update: leave it out."
+            )
 
     def validate_architecture(self):
         """Part of the strict validation that runs on every construction."""
@@ -250,7 +279,7 @@ class SSLSpeechConfig(PreTrainedConfig):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """Writes `config.json` and the one-line module its `auto_map` names."""
         super().save_pretrained(save_directory, **kwargs)
-        Path(save_directory, f"{AUTO_MODULE}.py").write_text(AUTO_MODULE_SOURCE)
+        Path(save_directory, f"{AUTO_MODULE}.py").write_text(auto_module())
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, with the `auto_map` through which Auto classes find ours in a folder or on the Hub."""
@@ -273,7 +302,10 @@ class SSLSpeechConfig(PreTrainedConfig):
 class SSLWav2Vec2Config(SSLSpeechConfig):
     """wav2vec 2.0 (Baevski et al. 2020): contrastive prediction of quantised frames.
 
-    Gumbel temperature at update `n` is `max(start * decay ** n, end)`.
+    Gumbel temperature at update `n` is `max(start * decay ** n, end)`. Presets, as `SSLWav2Vec2Config.preset("tiny")`:
+    `base` and `large` have two groups of 320 codebook entries (`large` ends at temperature 0.1 instead of 0.5, without
+    a feature penalty), `small` the same objective with a smaller encoder; `tiny` has 64 entries, spans of 5 frames and
+    a feature penalty of 0.1, so that it learns in some hundred updates.
     """
 
     model_type = "ssl-wav2vec2"
@@ -325,7 +357,12 @@ class SSLWav2Vec2Config(SSLSpeechConfig):
 
 @strict
 class SSLHubertConfig(SSLSpeechConfig):
-    """HuBERT (Hsu et al. 2021): prediction of k-means units of masked frames, by one projection per unit set."""
+    """HuBERT (Hsu et al. 2021): prediction of k-means units of masked frames, by one projection per unit set.
+
+    Presets, as `SSLHubertConfig.preset("tiny", num_units=[100])`: `base` and `large` are the paper's, `small` has a
+    smaller encoder; `tiny` has spans of 5 frames and holds the conv encoder back neither by a penalty (0.05) nor by a
+    small gradient. `num_units` names the size of each unit set, 100 as in the paper's first iteration.
+    """
 
     model_type = "ssl-hubert"
     stock_model_type = "hubert"

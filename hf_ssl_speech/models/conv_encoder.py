@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from hf_ssl_speech.models.checkpointing import CheckpointedLayer
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import UniformLinear
@@ -38,7 +38,7 @@ class ValidGroupNorm(nn.GroupNorm):
         return (frames * scale + shift).to(frames.dtype)  # in float32 also in low precision, as torch's group norm
 
 
-class ConvLayerBlock(GradientCheckpointingLayer):
+class ConvLayerBlock(CheckpointedLayer):
     """Conv, norm where the architecture has one, activation."""
 
     def __init__(self, config: SSLSpeechConfig, index: int):

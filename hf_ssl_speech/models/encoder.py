@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 from transformers.utils import ModelOutput, can_return_tuple
 
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
@@ -71,7 +73,9 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         """Loads ours, or a stock wav2vec 2.0 or HuBERT checkpoint, as transformers does.
 
         Raises:
-            ValueError: If the weights are damaged or of another shape than the configuration says.
+            ValueError: If the weights are damaged.
+            OtherSizes: If they are of another shape than the configuration says; it is a ValueError and, as in
+                transformers, a RuntimeError.
         """
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -83,7 +87,7 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         except (OtherSizes, RuntimeError) as error:
             if not isinstance(error, OtherSizes) and "mismatch" not in str(error):
                 raise
-            raise ValueError(
+            raise OtherSizes(
                 f"The weights in {pretrained_model_name_or_path} have other shapes than {cls.__name__}'s config: "
                 f"load them with their own `config.json`, or choose the preset they were made with. {error}"
             ) from error
@@ -96,13 +100,37 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
             check_sizes(model, cls.base_model_prefix, files)
         return super()._load_pretrained_model(model, state_dict, files, *rest)
 
+    @overload
+    def num_frames(self, num_samples: int) -> int: ...
+
+    @overload
+    def num_frames(self, num_samples: Tensor) -> Tensor: ...
+
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
         """Frames the conv encoder makes of so many samples."""
         return num_frames(num_samples, self.config.conv_layers)
 
+    def _get_feat_extract_output_lengths(self, input_lengths: int | Tensor) -> int | Tensor:
+        """`num_frames` under the name that code for stock models asks for."""
+        return self.num_frames(input_lengths)
+
+    def _get_feature_vector_attention_mask(self, feature_vector_length: int, attention_mask: Tensor) -> Tensor:
+        """True on real frames, `(batch, frames)`, under the name that code for stock models asks for."""
+        return frame_mask(self.num_frames(attention_mask.sum(-1)), feature_vector_length)
+
     def freeze_feature_encoder(self):
         """Stops the training of the conv encoder, as in fine-tuning."""
         self.base_model.feature_extractor.requires_grad_(False)
+
+    def freeze_base_model(self):
+        """Stops the training of the whole encoder, so that only a head learns."""
+        self.base_model.requires_grad_(False)
+
+    def get_input_embeddings(self) -> None:
+        """None: waveforms are not looked up. PEFT asks when it saves adapters beside a head of another size."""
+
+    def get_output_embeddings(self) -> None:
+        """None: a CTC head is no embedding of what goes in."""
 
     def set_update(self, update: int):
         """Tells the model which optimizer update comes next: schedules inside the model are functions of it.
@@ -208,6 +236,29 @@ class SSLSpeechModel(SSLSpeechPreTrainedModel):
             hidden, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
         return SSLSpeechModelOutput(hidden, normalised, features, mask, hidden_states, attentions)
+
+    def draw_masks(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Frames and channels to hide in fine-tuning (SpecAugment), as the config's `mask_*` say, drawn by NumPy.
+
+        For training with batches that bring no masks. Audio and channels no longer than a span stay whole.
+
+        Returns:
+            `mask_time_indices` `(batch, frames)` and `mask_feature_indices` `(batch, hidden)`.
+        """
+        config, batch = self.config, len(input_values)
+        frames = self.num_frames(input_values.shape[-1])
+        real = None if attention_mask is None else self._get_feature_vector_attention_mask(frames, attention_mask)
+
+        def draw(size: int, mask: Tensor | None, prefix: str) -> Tensor:
+            share, length = getattr(config, f"{prefix}_prob"), getattr(config, f"{prefix}_length")
+            if not (config.apply_spec_augment and share and size > length):
+                return torch.zeros(batch, size, dtype=torch.bool, device=input_values.device)
+            spans = _compute_mask_indices(
+                (batch, size), share, length, mask, min_masks=getattr(config, f"{prefix}_min_masks")
+            )
+            return torch.from_numpy(spans).to(input_values.device)
+
+        return draw(frames, real, "mask_time"), draw(config.hidden_size, None, "mask_feature")
 
     def hide(self, hidden: Tensor, frames: Tensor | None, channels: Tensor | None) -> Tensor:
         """Replaces masked frames by the mask embedding and masked channels by zero (SpecAugment in fine-tuning)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -15,6 +15,14 @@ class ConvLayer(NamedTuple):
 
     kernel: int
     stride: int
+
+
+@overload
+def num_frames(num_samples: int, conv_layers: Sequence[ConvLayer]) -> int: ...
+
+
+@overload
+def num_frames(num_samples: Tensor, conv_layers: Sequence[ConvLayer]) -> Tensor: ...
 
 
 def num_frames(num_samples: int | Tensor, conv_layers: Sequence[ConvLayer]) -> int | Tensor:

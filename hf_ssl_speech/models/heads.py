@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,8 @@ class SSLSpeechCTCOutput(CausalLMOutput):
 class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
     """An encoder with a linear layer that spells: frames to characters by CTC (wav2vec 2.0, section 3.3).
 
-    Set `thaw_update` to let the head learn alone, without a gradient in the encoder, until `set_update` gets there.
+    In training, batches that bring no masks get some as the config says (see `SSLSpeechModel.draw_masks`). Set
+    `thaw_update` to let the head learn alone, without a gradient in the encoder, until `set_update` gets there.
     """
 
     encoder_class: type[SSLSpeechModel]
@@ -65,13 +67,16 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
         """Character logits, and the loss if labels are given.
 
         Args:
-            input_values, attention_mask, mask_time_indices, mask_feature_indices: As the encoder takes them.
+            input_values, attention_mask, mask_time_indices, mask_feature_indices: As the encoder takes them; in
+                training, without either of the masks both are drawn.
             labels: Token ids `(batch, tokens)`, filled up with -100; the blank is `config.pad_token_id`.
             num_items_in_batch: Tokens of the whole update, over accumulation and ranks.
         Raises:
             ValueError: If a label is beyond the head. Looked at on the CPU only: a GPU would have to wait for it, and
                 `CTCCollator` has checked.
         """
+        if self.training and mask_time_indices is None and mask_feature_indices is None:
+            mask_time_indices, mask_feature_indices = self.base_model.draw_masks(input_values, attention_mask)
         self.warn_if_never_told()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_learns):
             outputs = self.base_model(
@@ -105,6 +110,12 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
             statistics["blanks"] = (blanks if mask is None else blanks & mask).sum()
         return SSLSpeechCTCOutput(loss, logits, outputs.hidden_states, outputs.attentions, statistics=statistics)
 
+    def renew_head(self, vocab_size: int):
+        """Puts a fresh head of this many tokens in place of the old one, for another vocabulary."""
+        self.config.vocab_size = vocab_size
+        self.lm_head = XavierLinear(self.config.hidden_size, vocab_size).to(self.lm_head.weight)
+        self.lm_head.set_initial_values()
+
     def lost_schedules(self) -> list[str]:
         """The encoder's rest too."""
         resting = [f"the encoder does not rest until update {self.thaw_update:,}"] if self.thaw_update else []
@@ -135,8 +146,15 @@ def check_labels(largest: int, config: SSLSpeechConfig):
         )
 
 
+# Of the frames, where spans begin that are hidden in fine-tuning on classes: the default of stock configurations.
+CLASSIFICATION_MASK_PROB = 0.05
+
+
 class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
-    """An encoder with one class per utterance: the mean over real frames, then a linear layer."""
+    """An encoder with one class per utterance: the mean over real frames, then a linear layer.
+
+    In training, batches that bring no masks get some as the config says (see `SSLSpeechModel.draw_masks`).
+    """
 
     encoder_class: type[SSLSpeechModel]
 
@@ -149,6 +167,19 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
         self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+        """Loads ours or a stock checkpoint; after pretraining, the masks of that give way to those of fine-tuning.
+
+        Half of the frames hidden, as pretraining has them, would leave too little to tell classes from: such a
+        checkpoint gets `mask_time_prob=0.05`, unless you say otherwise.
+        """
+        if pretrained_model_name_or_path and not {"config", "mask_time_prob"} & set(kwargs) and not args:
+            fields, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **kwargs)
+            if not str(fields.get("architectures")).endswith(("ForCTC']", "ForSequenceClassification']")):
+                kwargs["mask_time_prob"] = CLASSIFICATION_MASK_PROB
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
     def set_initial_values(self):
         """The layers' weights, all alike."""
         if self.config.use_weighted_layer_sum:
@@ -159,14 +190,28 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
         self,
         input_values: Tensor,
         attention_mask: Tensor | None = None,
+        mask_time_indices: Tensor | None = None,
+        mask_feature_indices: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """Class logits `(batch, classes)`, and the mean cross-entropy if labels `(batch,)` are given."""
+        """Class logits `(batch, classes)`, and the mean cross-entropy if labels are given.
+
+        Args:
+            input_values, attention_mask, mask_time_indices, mask_feature_indices: As the encoder takes them; in
+                training, without either of the masks both are drawn.
+            labels: Class numbers, `(batch,)` or `(batch, 1)`.
+        """
+        if self.training and mask_time_indices is None and mask_feature_indices is None:
+            mask_time_indices, mask_feature_indices = self.base_model.draw_masks(input_values, attention_mask)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         outputs = self.base_model(
             input_values,
             attention_mask,
+            mask_time_indices,
+            mask_feature_indices,
             output_hidden_states=output_hidden_states or self.config.use_weighted_layer_sum,
             output_attentions=output_attentions,
             return_dict=True,
@@ -182,7 +227,7 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
             mask = outputs.frame_mask[..., None]
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
         logits = self.classifier(pooled)
-        loss = None if labels is None else F.cross_entropy(at_least_float32(logits), labels)
+        loss = None if labels is None else F.cross_entropy(at_least_float32(logits), labels.view(-1))
         return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,9 @@ class SSLPreTrainingOutput(ModelOutput):
 class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
     """What both objectives share: labels carry the mask, losses are sums over the frames they predict."""
 
+    accepts_loss_kwargs = True  # Trainer gives num_items_in_batch
+    objective_inputs: ClassVar[tuple[str, ...]] = ()
+
     @can_return_tuple
     def forward(
         self,
@@ -68,7 +72,11 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
             objective_inputs: wav2vec 2.0: `sampled_negative_indices`, `gumbel_seeds`.
         Raises:
             ValueError: If the labels do not fit the frames that the audio makes.
+            TypeError: If the objective knows no such input.
         """
+        unknown = sorted(objective_inputs.keys() - set(self.objective_inputs))
+        if unknown:
+            raise TypeError(f"{type(self).__name__}.forward() got an unexpected keyword argument {unknown[0]!r}")
         self.warn_if_never_told()
         outputs = self.base_model(
             input_values,
@@ -136,6 +144,7 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
 
     config_class = SSLWav2Vec2Config
     base_model_prefix = "wav2vec2"
+    objective_inputs = ("sampled_negative_indices", "gumbel_seeds")
 
     def __init__(self, config: SSLWav2Vec2Config):
         super().__init__(config)

@@ -18,8 +18,8 @@ OLD_NAMES = {
 SHOWN = 3
 
 
-class OtherSizes(ValueError):
-    """Weights do not fit a configuration. The message says which, without the name of the file."""
+class OtherSizes(ValueError, RuntimeError):
+    """Weights do not fit a configuration: a wrong value, and the RuntimeError that transformers would raise."""
 
 
 def stored_shapes(files: Sequence[str | os.PathLike]) -> dict[str, tuple[int, ...]]:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from hf_ssl_speech.models.checkpointing import CheckpointedLayer
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 
 
@@ -81,7 +81,7 @@ class FeedForward(nn.Module):
         return self.output_dropout(self.output_dense(hidden))
 
 
-class TransformerLayer(GradientCheckpointingLayer):
+class TransformerLayer(CheckpointedLayer):
     """Attention and feed-forward with residuals; the norms stand before them (LARGE) or after (BASE)."""
 
     def __init__(self, config: SSLSpeechConfig):

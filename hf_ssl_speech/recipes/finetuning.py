@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import logging
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers.trainer_utils import IntervalStrategy
 
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.preparing import SkipReport, split_facts
-from hf_ssl_speech.models.classes import CONFIGS, config_class_of, model_class
+from hf_ssl_speech.models.classes import CONFIGS, model_class
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
 from hf_ssl_speech.recipes.splits import Split, check_skipped, load_split
+from hf_ssl_speech.recipes.starting_points import find_objective, is_recognizer, start_facts, stock_config
+from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import (
-    TextNormalization,
     add_labels,
     make_processor,
     rare_characters,
+    read_texts,
 )
+from hf_ssl_speech.recognition.transcript import Alphabet
 from hf_ssl_speech.recognition.transcription import load_normalization, load_processor
-from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
     SpeechDataArguments,
@@ -35,8 +39,8 @@ from hf_ssl_speech.training.arguments import (
 )
 from hf_ssl_speech.training.checks import check_transcripts
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
+from hf_ssl_speech.training.lora import add_lora, has_adapters, lora_settings
 from hf_ssl_speech.training.resume import run_identity
-from hf_ssl_speech.training.trainer import feature_extractor_for
 
 logger = logging.getLogger(__name__)
 
@@ -65,17 +69,18 @@ class Transcripts:
         """Those of `text_args.processor`, else of the CTC model to start from; None if there is no vocabulary yet.
 
         Args:
-            start: What the model starts from.
+            start: What the model starts from; its own vocabulary is passed over if `new_vocabulary` is asked for.
         Raises:
             ValueError: If the processor can't be loaded, or goes with transcripts that are written otherwise.
         """
-        source = text_args.processor or (start if start and is_recognizer(start) else None)
+        has_vocabulary = start and not text_args.new_vocabulary and is_recognizer(start)
+        source = text_args.processor or (start if has_vocabulary else None)
         if source is None:
             return None
         processor = load_processor(source)
         processor.feature_extractor = feature_extractor
         normalization = find_normalization(source, text_args, processor)
-        return cls(processor, normalization, {"processor": source})
+        return cls(processor, normalization, {"processor": source, "new_vocabulary": text_args.new_vocabulary})
 
     @classmethod
     def of_rows(
@@ -88,8 +93,8 @@ class Transcripts:
         Raises:
             ValueError: If the transcripts are empty.
         """
-        normalization = make_normalization(text_args, "lower")
-        texts = [normalization(text or "") for text in train.rows["text"]]
+        normalization = TextNormalization(**asked_of_normalization(text_args))
+        texts = list(map(normalization, read_texts(train.rows, "text")))
         processor = make_processor(texts, min_count=text_args.min_character_count, feature_extractor=feature_extractor)
         rare = rare_characters(texts, text_args.min_character_count)
         seldom = {each: count for each, count in rare_characters(texts, SELDOM).items() if each not in rare}
@@ -97,7 +102,8 @@ class Transcripts:
             if characters:
                 named = ", ".join(f"{character} ({count})" for character, count in characters.items())
                 logger.info(f"Rare characters, {what} the vocabulary: {named}")
-        return cls(processor, normalization, {"processor": None, "rare_characters": rare})
+        facts = {"processor": None, "new_vocabulary": text_args.new_vocabulary, "rare_characters": rare}
+        return cls(processor, normalization, facts)
 
     @property
     def config_fields(self) -> dict[str, Any]:
@@ -105,6 +111,17 @@ class Transcripts:
         tokenizer = self.processor.tokenizer
         special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
         return {"vocab_size": len(tokenizer), **special}
+
+    def config_fields_beside(self, head: PreTrainedConfig) -> dict[str, Any]:
+        """What the config of a model with a trained head takes from the tokenizer: nothing that would change the head.
+
+        A tokenizer may have special tokens that no output belongs to.
+
+        Raises:
+            ValueError: If the tokenizer is another head's.
+        """
+        Alphabet(self.processor.tokenizer, head)
+        return {"vocab_size": head.vocab_size}
 
     def label(
         self,
@@ -122,19 +139,25 @@ class Transcripts:
         rows, facts = split
         if rows is None:
             return split
+        own = self.facts.get("processor")
+        hint = f" The vocabulary is that of {own}: set `new_vocabulary` for another language." if own else ""
         with PartialState().local_main_process_first():
-            rows, report, found = add_labels(
-                rows,
-                self.processor.tokenizer,
-                self.normalization,
-                config,
-                max_seconds=args.max_seconds,
-            )
+            try:
+                rows, report, found = add_labels(
+                    rows,
+                    self.processor.tokenizer,
+                    self.normalization,
+                    config,
+                    max_seconds=args.max_seconds,
+                )
+            except ValueError as error:
+                raise ValueError(f"{error}{hint}") from error
         earlier = facts["skipped"]
         report = SkipReport(earlier["total"], earlier["skipped"]).joined(report)
         logger.info(f"{which}: {found['words']:,} words in {found['rows']:,} transcripts. {report}")
-        hint = f"Characters outside the vocabulary: {' '.join(found['unknown_characters']) or 'none'}. "
-        check_skipped(report, which, data_args.max_skipped_share, args.min_seconds, hint)
+        unknown = found["unknown_characters"]
+        cause = f"Characters outside the vocabulary: {' '.join(unknown) or 'none'}.{hint if unknown else ''} "
+        check_skipped(report, which, data_args.max_skipped_share, args.min_seconds, cause)
         found["fingerprint"] = hashlib.sha256("\n".join(rows["text"]).encode()).hexdigest()[:16]
         self.facts |= found if which == "train" else {which: found}
         self.facts["vocabulary"] = list(self.processor.tokenizer.get_vocab())
@@ -159,43 +182,24 @@ def load_transcribed(
 
 
 def find_normalization(source: str, text_args: SpeechTextArguments, processor: Wav2Vec2Processor) -> TextNormalization:
-    """That of a processor's folder if it has one, else that of the arguments in the case the vocabulary is spelt in."""
-    normalization = load_normalization(source, processor, lambda case: make_normalization(text_args, case))
-    asked = make_normalization(text_args, normalization.case)
-    if asked not in (normalization, TextNormalization(case=normalization.case)):
+    """That of a processor's folder if it has one, else that which fits its vocabulary and the arguments."""
+    asked = asked_of_normalization(text_args)
+    normalization = load_normalization(source, processor, **asked)
+    # How labels end can be changed at any time: it is no part of the text.
+    normalization = replace(normalization, final_delimiter=asked.pop("final_delimiter", normalization.final_delimiter))
+    if replace(normalization, **asked) != normalization:
         raise ValueError(
             f"The processor of {source} goes with transcripts written as {normalization.to_dict()}, but the arguments "
-            f"ask for {asked.to_dict()}: leave them out, or make a new vocabulary."
+            f"ask for {asked}: leave them out, or make a new vocabulary."
         )
     logger.info(f"Transcripts are written as {normalization.to_dict()}")
     return normalization
 
 
-def make_normalization(text_args: SpeechTextArguments, case: str) -> TextNormalization:
-    """That of the arguments; `case` holds where they name none."""
-    return TextNormalization(
-        text_args.unicode_form, text_args.case or case, text_args.punctuation, text_args.keep_characters
-    )
-
-
-def stock_config(start: str) -> PreTrainedConfig:
-    """The configuration of a checkpoint, ours or stock.
-
-    Raises:
-        ValueError: If there is none, or it is of another kind of model.
-    """
-    try:
-        config = AutoConfig.from_pretrained(start)
-    except OSError as error:
-        raise ValueError(f"No model is found at {start}: {error}") from error
-    if config_class_of(config.model_type) is None:
-        raise ValueError(f"{start} is of type {config.model_type!r}: expected a wav2vec 2.0 or HuBERT checkpoint.")
-    return config
-
-
-def is_recognizer(start: str) -> bool:
-    """Whether a checkpoint has a CTC head already."""
-    return any(name.endswith("ForCTC") for name in stock_config(start).architectures or ())
+def asked_of_normalization(text_args: SpeechTextArguments) -> dict[str, Any]:
+    """The fields of `TextNormalization` that the arguments set: those that differ from the arguments' own defaults."""
+    values = {each.name: getattr(text_args, each.name) for each in dataclasses.fields(TextNormalization)}
+    return {name: value for name, value in values.items() if value != getattr(SpeechTextArguments, name)}
 
 
 def find_feature_extractor(model_args: SpeechModelArguments) -> Wav2Vec2FeatureExtractor:
@@ -203,41 +207,56 @@ def find_feature_extractor(model_args: SpeechModelArguments) -> Wav2Vec2FeatureE
     start = model_args.model_name_or_path
     if start:
         return feature_extractor_for(stock_config(start), start)
-    return feature_extractor_for(CONFIGS[model_args.objective].preset(model_args.preset, **model_args.config))
+    config_class = CONFIGS[find_objective(model_args)]
+    return feature_extractor_for(config_class.preset(model_args.preset, **model_args.config))
 
 
-def make_recognizer(model_args: SpeechModelArguments, transcripts: Transcripts | None) -> SSLSpeechForCTC:
+def make_recognizer(
+    model_args: SpeechModelArguments, transcripts: Transcripts | None, new_vocabulary: bool = False
+) -> SSLSpeechForCTC:
     """The model to fine-tune: an encoder or a CTC model, ours or stock, or a preset with fresh weights.
 
     Args:
+        model_args: With `lora`, the model comes in PEFT's wrapper.
         transcripts: Give the vocabulary. Without them the model is made for a try: whatever else is wrong with it shows
             before the data is prepared.
+        new_vocabulary: Whether the encoder of a CTC model gets a fresh head.
     Raises:
         ValueError: If the head that is there has another vocabulary than the transcripts'.
     """
-    fields = (transcripts.config_fields if transcripts else {}) | model_args.config
+    fields = dict(model_args.config)
     attention = {"attn_implementation": model_args.attn_implementation}
-    start = model_args.model_name_or_path
+    start, config_class = model_args.model_name_or_path, CONFIGS[find_objective(model_args)]
+    recognizer_class = model_class(config_class, "AutoModelForCTC")
     if start:
-        theirs = stock_config(start)
-        if is_recognizer(start) and theirs.vocab_size != fields.get("vocab_size", theirs.vocab_size):
-            raise ValueError(
-                f"The head of {start} has {theirs.vocab_size} outputs but the tokenizer {fields['vocab_size']} tokens: "
-                "leave out `processor` to keep its vocabulary. For a new one, save its encoder alone "
-                "(`model.base_model.save_pretrained(...)`) and start from that."
-            )
-        config_class = config_class_of(theirs.model_type)
+        head = stock_config(start) if is_recognizer(start) else None
+        if transcripts and head and not new_vocabulary:
+            try:
+                fields = transcripts.config_fields_beside(head) | fields
+            except ValueError as error:
+                raise ValueError(
+                    f"The head of {start} goes with another vocabulary. {error} Leave out `processor` to keep its "
+                    "vocabulary, or set `new_vocabulary` to start a fresh head on its encoder."
+                ) from error
+        elif transcripts:
+            fields = transcripts.config_fields | fields
         config_class.check_names(fields)
-        recognizer_class = model_class(config_class, "AutoModelForCTC")
+        size = fields.pop("vocab_size", None) if head and new_vocabulary else None
         # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
         model = recognizer_class.from_pretrained(start, dtype=torch.float32, **attention, **fields)
+        if head and new_vocabulary:
+            model.renew_head(size or head.vocab_size)
     else:
-        config_class = CONFIGS[model_args.objective]
-        recognizer_class = model_class(config_class, "AutoModelForCTC")
         # What slows the conv encoder down in pretraining has no use here.
-        fields = {"feature_gradient_scale": 1.0} | fields
+        fields = {"feature_gradient_scale": 1.0} | (transcripts.config_fields if transcripts else {}) | fields
         model = recognizer_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
-    logger.info(f"{type(model).__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
+    logger.info(f"{recognizer_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
+    if isinstance(model_args.lora, dict):
+        if not start:
+            raise ValueError("Adapters learn in a trained encoder: give `model_name_or_path` beside `lora`.")
+        model = add_lora(model, **model_args.lora)
+        learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        logger.info(f"Adapters and head learn: {learning:,} parameters")
     return model
 
 
@@ -274,6 +293,10 @@ def finetune(
     texts = {"train_text": transcripts.facts["fingerprint"], "normalization": transcripts.normalization.to_dict()}
     fingerprints = {split: fact["fingerprint"] for split, fact in facts.items()}
     identity = {"task": "ctc", "start": start, **run_identity(model.config, fingerprints | texts, args)}
+    if transcripts.facts.get("new_vocabulary"):
+        identity["new_vocabulary"] = True
+    if has_adapters(model):
+        identity["lora"] = lora_settings(model)
     checkpoint, origin = take_folder(identity, args)
 
     trainer = SpeechCTCTrainer(
@@ -288,9 +311,6 @@ def finetune(
     preflight(trainer, {"task": "ctc", "identity": identity, "data": facts}, [fit, origin])
     if args.preflight_only:
         return trainer
-    pretrained = read_record(start) if start else None
-    # A folder by its whole path: "runs/mine" would pass for a repository on the Hub.
-    source = str(Path(start).resolve()) if start and Path(start).exists() else start
-    more = {"task": "ctc", "start": {"source": source, "record": pretrained}, "text": transcripts.facts}
+    more = {"task": "ctc", "start": start_facts(start), "text": transcripts.facts}
     train_and_record(trainer, checkpoint, identity, facts, more)
     return trainer

@@ -6,7 +6,6 @@ import copy
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ from accelerate.utils import gather_object
 from transformers import set_seed
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.features import FeatureSource, HiddenFeatures, MfccFeatures, SpeechFeatures
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.configuration import SSLHubertConfig
 from hf_ssl_speech.models.encoder import SSLHubertModel
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
+from hf_ssl_speech.recipes.arguments import CRITERIA, HubertIterationsArguments
 from hf_ssl_speech.recipes.iterations_report import EXAMPLE_FILE, write_report
 from hf_ssl_speech.recipes.pretraining import identify, make_model, pretrain
 from hf_ssl_speech.recipes.running import preflight
@@ -31,103 +32,13 @@ from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.records import Record, new_record, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.lock import hold
+from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
-from hf_ssl_speech.training.trainer import SpeechPreTrainer, feature_extractor_for
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.layers import Remembered, compare_layers, disturb, first_hours, measure_units
-from hf_ssl_speech.units.phones import SILENCE_HELP, check_phone_column
+from hf_ssl_speech.units.phones import check_phone_column
 
 logger = logging.getLogger(__name__)
-
-CRITERIA = {"phones": "pnmi", "agreement": "agreement"}
-
-
-@dataclass
-class HubertIterationsArguments:
-    """How many iterations HuBERT is trained for, and what its units are made from."""
-
-    iterations: int = field(
-        default=2, metadata={"help": "Number of models to train, each on the units of the one before."}
-    )
-    num_units: list[int] = field(
-        default_factory=lambda: [100, 500],
-        metadata={
-            "help": "Number of units in each set, beginning with the set that the first model learns; the last value "
-            "is used for all later sets."
-        },
-    )
-    updates: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Number of updates (max_steps) in each iteration; the last value is used for all later iterations. "
-            "By default every iteration has max_steps."
-        },
-    )
-    layers: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Layer of each iteration's model to make units of, one value for each iteration. By default the "
-            "best layer is looked for."
-        },
-    )
-    choose_by: str | None = field(
-        default=None,
-        metadata={
-            "help": "How the best layer is chosen: by how much its units tell of the phones, or by how well they agree "
-            "with the units of the same audio with noise. By default phones, if the validation data has them.",
-            "choices": list(CRITERIA),
-        },
-    )
-    silence: list[str] = field(default_factory=list, metadata={"help": SILENCE_HELP})
-    center: bool = field(
-        default=False,
-        metadata={
-            "help": "Subtract each utterance's mean from its features before they are clustered (cepstral mean "
-            "normalisation). Without it, units also tell of loudness and channel. The norm in the encoder's first "
-            "layer hides these from the model, so that it can only memorise such units. The published models, which "
-            "learnt from much more speech, did without."
-        },
-    )
-    choice_hours: float = field(
-        default=0.5,
-        metadata={"help": "Hours of training audio, and of validation audio, to compare layers and measure units on."},
-    )
-    kmeans_share: float | None = field(
-        default=None,
-        metadata={"help": "Share of the utterances to fit units on (default: 0.1, or as much as makes 20 hours)."},
-    )
-    memory_gb: float = field(
-        default=4.0,
-        metadata={"help": "Gigabytes of features to keep in memory; the rest is computed again in each pass."},
-    )
-    teacher: str | None = field(
-        default=None,
-        metadata={"help": "Folder or Hub id of an encoder to make the first units from, instead of MFCC."},
-    )
-    teacher_layer: int | None = field(
-        default=None,
-        metadata={"help": "Layer of the teacher, counted from 1. By default the best layer is looked for."},
-    )
-
-    def __post_init__(self):
-        if self.iterations < 1 or not self.num_units:
-            raise ValueError(
-                f"iterations is {self.iterations} and num_units {self.num_units}: there must be at least one of each."
-            )
-        if self.layers and len(self.layers) != self.iterations:
-            raise ValueError(f"layers names {len(self.layers)} layers: name one for each of {self.iterations} models.")
-        if self.teacher_layer is not None and self.teacher is None:
-            raise ValueError(f"teacher_layer is {self.teacher_layer}, but no teacher is named: give `teacher` too.")
-
-    def num_units_of(self, iteration: int) -> int:
-        """Units in the set that an iteration leaves; 0 for the first set."""
-        return self.num_units[min(iteration, len(self.num_units) - 1)]
-
-    def layer_of(self, iteration: int) -> int | None:
-        """The layer that the units of an iteration are made of, 0 for the teacher; None if it is to be chosen."""
-        if iteration == 0:
-            return self.teacher_layer
-        return self.layers[iteration - 1] if self.layers else None
 
 
 class HubertIterations:
@@ -224,7 +135,11 @@ class HubertIterations:
         set_seed(args.seed)
         model = self.new_model({"num_units": [most]})
         feature_extractor = feature_extractor_for(model.config, self.model_args.model_name_or_path)
-        trainer = SpeechPreTrainer(model, args, self.train.rows, self.validation.rows, feature_extractor)
+        to_come = [
+            split.rows and split.rows.add_column("units", [None] * len(split.rows))
+            for split in (self.train, self.validation)
+        ]
+        trainer = SpeechPreTrainer(model, args, *to_come, feature_extractor)
         record = {
             "identity": run_identity(model.config, self.fingerprints(), args),
             "data": {"train": self.train.facts, "validation": self.validation.facts},

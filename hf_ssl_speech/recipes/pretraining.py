@@ -16,11 +16,18 @@ from hf_ssl_speech.models.classes import CONFIGS, model_class
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.recipes.running import preflight, take_folder, tell, train_and_record
 from hf_ssl_speech.recipes.splits import Split
+from hf_ssl_speech.recipes.starting_points import (
+    find_objective,
+    is_stock,
+    published_recipe,
+    start_facts,
+    stock_config,
+)
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.findings import Finding, of_level
+from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
-from hf_ssl_speech.training.trainer import SpeechPreTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -28,22 +35,46 @@ logger = logging.getLogger(__name__)
 def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForPreTraining:
     """The model to train: a preset, or the weights of a checkpoint, ours or stock.
 
+    What a stock checkpoint tells of masks, dropout and losses is meant for fine-tuning or is not told at all: there the
+    paper's settings hold.
+
     Args:
         fields: Fields of the configuration that the data decides; those of `model_args` win.
+    Raises:
+        ValueError: If there is no such checkpoint, it is of another kind or objective, or a field is unknown.
     """
-    config_class = CONFIGS[model_args.objective]
+    start, config_class = model_args.model_name_or_path, CONFIGS[find_objective(model_args)]
     pretraining_class = model_class(config_class, "AutoModelForPreTraining")
     config_class.check_names(model_args.config)
     fields |= model_args.config
     attention = {"attn_implementation": model_args.attn_implementation}
-    if model_args.model_name_or_path:
+    if start:
+        theirs = stock_config(start)
+        if is_stock(theirs):
+            fields = published_recipe(theirs) | fields
         # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
-        source = model_args.model_name_or_path
-        model = pretraining_class.from_pretrained(source, dtype=torch.float32, **attention, **fields)
+        model, report = pretraining_class.from_pretrained(
+            start, dtype=torch.float32, output_loading_info=True, **attention, **fields
+        )
+        fresh = sorted({name.rsplit(".", 1)[0] for name in report["missing_keys"]})
+        if fresh:
+            logger.info(f"{start} lacks weights, which start fresh: {', '.join(fresh)}")
+        if is_stock(theirs) and hasattr(model, "quantizer") and "gumbel_temperature_start" not in model_args.config:
+            start_temperature(model, fresh)
     else:
         model = pretraining_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
-    logger.info(f"{pretraining_class.__name__}, {model.num_parameters():,} parameters")
+    logger.info(f"{pretraining_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
     return model
+
+
+def start_temperature(model: SSLSpeechForPreTraining, fresh: Sequence[str]):
+    """Lets a codebook that is trained already begin at the Gumbel temperature that its training ended with.
+
+    Args:
+        fresh: Modules whose weights are new.
+    """
+    if not any(name.startswith("quantizer") for name in fresh):
+        model.config.gumbel_temperature_start = model.config.gumbel_temperature_end
 
 
 def identify(
@@ -81,6 +112,7 @@ def pretrain(
     *,
     processing_class: Wav2Vec2FeatureExtractor | None = None,
     units: UnitLabels | None = None,
+    start: str | None = None,
 ) -> SpeechPreTrainer:
     """Checks, trains, going on where an earlier start of this run stopped, and saves model and record.
 
@@ -88,6 +120,7 @@ def pretrain(
         train, validation: Rows and facts, as `load_split` gives them; for HuBERT with their units, as
             `UnitLabels.label` leaves them.
         units: HuBERT: which units the rows have.
+        start: What the model starts from, for the record; None for fresh weights.
     Returns:
         The trainer, its work done; with `preflight_only` after the checks.
     Raises:
@@ -98,13 +131,14 @@ def pretrain(
     findings = check_units(model, units, train, validation)
     if of_level(findings, "error"):  # no batch can be made
         tell(findings, args)
-    identity = identify(model, args, train, validation, units)
+    identity = {"start": start, **identify(model, args, train, validation, units)}
     checkpoint, origin = take_folder(identity, args)
     collator_settings = {"unit_columns": units.columns} if units else None
     trainer = SpeechPreTrainer(model, args, train.rows, validation.rows, processing_class, collator_settings)
     preflight(trainer, {"identity": identity, "data": facts}, [*findings, origin])
     if not args.preflight_only:
-        train_and_record(trainer, checkpoint, identity, facts)
+        more = {"start": start_facts(start)} if start else None
+        train_and_record(trainer, checkpoint, identity, facts, more)
     return trainer
 
 

@@ -14,7 +14,6 @@ from transformers import TrainerCallback
 from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import AlreadyComplete, UnhealthyRun
 from hf_ssl_speech.training.checks import (
     check_batches,
     check_disk,
@@ -27,11 +26,12 @@ from hf_ssl_speech.training.checks import (
 from hf_ssl_speech.training.dry_step import check_memory
 from hf_ssl_speech.training.findings import Finding, of_all_ranks, of_level, table
 from hf_ssl_speech.training.lock import hold
+from hf_ssl_speech.training.outcomes import AlreadyComplete, Interrupted, LostProcess, UnhealthyRun
 from hf_ssl_speech.training.overfit import check_overfit
 from hf_ssl_speech.training.paper_settings import published_seconds_per_update
 from hf_ssl_speech.training.record_keeper import RecordKeeper
 from hf_ssl_speech.training.resume import find_checkpoint
-from hf_ssl_speech.training.stopping import Interrupted, LostProcess, RollCall, StopOnSignal
+from hf_ssl_speech.training.stopping import RollCall, StopOnSignal
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from hf_ssl_speech.data.collators import HubertPretrainingCollator
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, rows_of
 from hf_ssl_speech.models.configuration import SSLHubertConfig
 from hf_ssl_speech.recipes.splits import Split
+from hf_ssl_speech.recipes.starting_points import find_objective, is_stock, stock_config
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
@@ -40,7 +41,7 @@ class UnitLabels:
                 tells how many units the columns have.
         """
         sets, columns = data_args.units, data_args.unit_columns
-        if model_args.objective != "hubert":
+        if find_objective(model_args) != "hubert":
             if sets or columns:
                 raise ValueError("wav2vec 2.0 learns without units: leave them out, or set `objective: hubert`.")
             return None
@@ -51,7 +52,8 @@ class UnitLabels:
             )
         if sets:
             return cls.from_sets(sets)
-        if "num_units" not in model_args.config and not model_args.model_name_or_path:
+        start = model_args.model_name_or_path
+        if "num_units" not in model_args.config and (not start or is_stock(stock_config(start))):
             raise ValueError(
                 f"How many units have the columns {', '.join(columns)}? Say it in the model's config: "
                 "--config '{\"num_units\": [100]}', one number for each column."

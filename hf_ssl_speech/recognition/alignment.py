@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, Wav2Vec2Processor
 
 from hf_ssl_speech.data.preparing import SkipReport, keeping_format
 from hf_ssl_speech.recognition.decoding import align_tokens
+from hf_ssl_speech.recognition.text import read_texts
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
 from hf_ssl_speech.recognition.transcription import compute_logits
 
@@ -23,22 +24,26 @@ ALIGNED = Features({"words": SPANS, "characters": SPANS})
 def align_text(text: str, logits: Tensor, alphabet: Alphabet) -> Transcript:
     """When each word and character of a text was said.
 
+    A word with characters that the model can't write is aligned as a whole, as one wild card: it gets the stretch that
+    its neighbours leave it, also as its only entry among the characters.
+
     Args:
         text: What is said, normalised as the transcripts were for training.
         logits: Of the audio, `(frames, vocabulary)`.
         alphabet: Of the model.
     Raises:
-        ValueError: If the text is empty, holds characters that the model can't write (they and their words are
-            named), or the audio has too few frames for it.
+        ValueError: If the text is empty, the model can't write any of its words, or the audio has too few frames for
+            it.
     """
-    if not text.split():
+    words = text.split()
+    if not words:
         raise ValueError("The text is empty.")
-    strange = [word for word in text.split() if alphabet.unknown(word)]
-    if strange:
-        raise ValueError(f"{', '.join(map(repr, strange))}: {alphabet.describe(alphabet.unknown(text))}.")
+    wild = [word for word in words if alphabet.unknown(word)]
+    if len(wild) == len(words):
+        raise ValueError(f"{', '.join(map(repr, wild))}: {alphabet.describe(alphabet.unknown(text))}.")
     log_probabilities = logits.float().log_softmax(-1).cpu()
-    path = align_tokens(log_probabilities, alphabet.spell(text), alphabet.blank)
-    return alphabet.read(path, log_probabilities.gather(1, path[:, None].long()).sum().item())
+    path, score = align_tokens(log_probabilities, alphabet.spell(text, wild=True), alphabet)
+    return alphabet.read(path, score, wild)
 
 
 def add_alignment(
@@ -73,13 +78,13 @@ def add_alignment(
             f"no {' or '.join(ALIGNED)} yet. Keep the text with prepare_speech(keep=[...])."
         )
     alphabet = Alphabet(processor.tokenizer, model.config)
-    texts, names = dataset[text_column], dataset["name"]
+    texts, names = read_texts(dataset, text_column), dataset["name"]
     found: dict[int, Transcript] = {}
     problems: dict[int, str] = {}
     for places, logits, frames in compute_logits(model, processor, dataset, batch_seconds, progress):
         for place, row, length in zip(places, logits, frames.tolist()):
             try:
-                found[place] = align_text(normalize(texts[place] or ""), row[:length], alphabet)
+                found[place] = align_text(normalize(texts[place]), row[:length], alphabet)
             except ValueError as error:
                 problems[place] = str(error)
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import math
 import os
+import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,21 +14,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torchaudio.functional import forced_align
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from hf_ssl_speech.files import as_dataclass, naming_the_file, read_json, write_json
 from hf_ssl_speech.models.finite import check_finite
 from hf_ssl_speech.models.objectives import frames_needed
-from hf_ssl_speech.recognition.language_model import read_words, spellable_words
+from hf_ssl_speech.recognition.language_model import as_kenlm_reads, read_words, spellable_words
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
-from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 
 DECODER_FILE = "decoder.json"
 # No token but the wanted one: a log probability that a beam never recovers from.
 IMPOSSIBLE = -1e4
 LOGITS = "The model's logits"
+# What a wild card pays for a frame: where silence is as likely, the frame is silence.
+WILDCARD_COST = 1e-3
 
 
 class Decoder(ABC):
@@ -204,12 +207,14 @@ class BeamDecoder(Decoder):
             from torchaudio.models.decoder import ctc_decoder
         except (ImportError, RuntimeError) as error:
             raise ImportError(
-                "Beam search needs flashlight-text (for Python up to 3.12): pip install 'hf_ssl_speech[lm]'"
+                "Beam search needs flashlight-text: pip install 'hf_ssl_speech[lm]'"
+                if sys.version_info < (3, 13)
+                else "Beam search needs flashlight-text, which there is for Python 3.11 and 3.12 but not yet for "
+                f"{sys.version_info.major}.{sys.version_info.minor}: use one of them for it, or decode greedily."
             ) from error
         tokens = [self._text(index) for index in self._ids]
         common = dict(
             tokens=tokens,
-            lm=language_model,
             beam_size=settings.beam_size,
             beam_threshold=settings.beam_threshold,
             lm_weight=settings.lm_weight,
@@ -222,15 +227,19 @@ class BeamDecoder(Decoder):
             lines = tokens
         else:
             end = "" if self.alphabet.delimiter is None else " |"
-            lines = [f"{word} {' '.join(word)}{end}" for word in self._words]
-        with _text_file(lines) as file:
+            lines = [f"{word} {' '.join(self.alphabet.cut(word))}{end}" for word in self._words]
+        is_file = isinstance(language_model, str)
+        with (
+            _text_file(lines) as file,
+            as_kenlm_reads(language_model) if is_file else contextlib.nullcontext(language_model) as model,
+        ):
             if self._words is None:
                 # The language model must number characters as the model does, or each is scored as another.
                 own = dict(lexicon=None, lm_dict=file, sil_score=settings.word_score)
             else:
                 own = dict(lexicon=file, word_score=settings.word_score)
             try:
-                return ctc_decoder(**common, **own)
+                return ctc_decoder(lm=model, **common, **own)
             except RuntimeError as error:
                 raise ValueError(f"KenLM can't read {settings.language_model}: {error}") from error
 
@@ -248,7 +257,7 @@ class BeamDecoder(Decoder):
             ids = self.alphabet.spell(" ".join(best.words))
         else:
             ids = self._strip([self._ids[index] for index in best.tokens.tolist()])
-        path = align_tokens(log_probabilities, ids, self.alphabet.blank)
+        path, _ = align_tokens(log_probabilities, ids, self.alphabet)
         return self.alphabet.read(path, best.score)
 
     def _strip(self, ids: list[int]) -> list[int]:
@@ -266,15 +275,20 @@ def _text_file(lines: Iterable[str]) -> Iterator[str]:
         yield str(path)
 
 
-def align_tokens(log_probabilities: Tensor, ids: Sequence[int], blank: int) -> Tensor:
-    """The likeliest path that writes these tokens.
+def align_tokens(log_probabilities: Tensor, ids: Sequence[int], alphabet: Alphabet) -> tuple[Tensor, float]:
+    """The likeliest path that writes these tokens, and its score (Viterbi).
+
+    Models fill silence with blanks or, where they learnt a delimiter at the end of transcripts, with delimiters: before
+    the first word, around each delimiter and after the last word a blank may also be a delimiter, whichever is
+    likelier. A wild card takes any frame, each as its likeliest output.
 
     Args:
         log_probabilities: `(frames, vocabulary)`.
-        ids: What is written, without blanks.
-        blank: Id of the blank.
+        ids: What is written, without blanks, as `Alphabet.spell` gives it.
+        alphabet: The alphabet of the model.
     Returns:
-        The id of each frame, `(frames,)`.
+        The id of each frame, `(frames,)`, silence as blanks but for the delimiters in `ids`; and the natural logarithm
+        of the path's probability.
     Raises:
         ValueError: If there are too few frames: one for each token, and one more between equal ones. If they hold NaN.
     """
@@ -284,8 +298,39 @@ def align_tokens(log_probabilities: Tensor, ids: Sequence[int], blank: int) -> T
         raise ValueError(
             f"Its {len(ids)} characters need {needed} frames, but the audio makes {len(log_probabilities)}."
         )
-    if not ids:
-        return torch.full((len(log_probabilities),), blank)
-    targets = torch.tensor([ids], dtype=torch.int32, device=log_probabilities.device)
-    path, _ = forced_align(log_probabilities[None], targets, blank=blank)
-    return path[0]
+    # A blank stands before, between and after the tokens; `columns` tells which log probability each of them has.
+    tokens = np.full(2 * len(ids) + 1, alphabet.blank)
+    tokens[1::2] = ids
+    between_words = np.array([True, *(token == alphabet.delimiter for token in ids), True])
+    columns = tokens.copy()
+    columns[::2][between_words[:-1] | between_words[1:]] = alphabet.wildcard + 1
+    emissions = log_probabilities.double().cpu().numpy()
+    silence = [alphabet.blank] if alphabet.delimiter is None else [alphabet.blank, alphabet.delimiter]
+    extra = [emissions.max(-1) - WILDCARD_COST, emissions[:, silence].max(-1)]
+    states, score = _best_states(np.column_stack([emissions, *extra]), tokens, columns, alphabet.blank)
+    return torch.from_numpy(tokens[states]), score
+
+
+def _best_states(
+    emissions: np.ndarray, tokens: np.ndarray, columns: np.ndarray, blank: int
+) -> tuple[np.ndarray, float]:
+    """The state of each frame on the best way through tokens and blanks, `(frames,)`, and its score.
+
+    A frame stays in its state or goes to the next, or over a blank between two different tokens.
+    """
+    may_skip = np.zeros(len(tokens), bool)
+    may_skip[2:] = (tokens[2:] != blank) & (tokens[2:] != tokens[:-2])
+    steps = np.zeros((len(emissions), len(tokens)), np.int8)
+    reached = np.full((3, len(tokens)), -np.inf)  # by a stay, a step and a skip
+    best = np.full(len(tokens), -np.inf)
+    best[:2] = emissions[0, columns[:2]]
+    for frame in range(1, len(emissions)):
+        reached[0], reached[1, 1:], reached[2, 2:] = best, best[:-1], best[:-2]
+        reached[2, ~may_skip] = -np.inf
+        steps[frame] = reached.argmax(0)
+        best = reached.max(0) + emissions[frame, columns]
+    states = np.zeros(len(emissions), np.int64)
+    states[-1] = len(tokens) - 1 - best[::-1][:2].argmax()
+    for frame in range(len(emissions) - 1, 0, -1):
+        states[frame - 1] = states[frame] - steps[frame, states[frame]]
+    return states, float(best[states[-1]])

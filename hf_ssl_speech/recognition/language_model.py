@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
+import codecs
+import contextlib
+import gzip
 import itertools
 import logging
+import lzma
 import math
 import os
+import shutil
+import tempfile
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from hf_ssl_speech.recognition.transcript import Alphabet
 
@@ -20,7 +29,18 @@ FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 MOST_UNSPELLABLE = 0.05
 # KenLM reads no longer n-grams, unless it was built for them.
 LONGEST_ORDER = 6
-ARPA_STARTS = ("\\data\\", "iARPA")  # the second is IRSTLM's
+IRSTLM = "iARPA"
+ARPA_STARTS = ("\\data\\", IRSTLM)
+KENLM_BINARY = b"mmap lm http://kheafield.com/code"
+PACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+OTHER_PACKERS = {b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7-Zip", b"\x28\xb5\x2f\xfd": "Zstandard"}
+BYTE_ORDER_MARKS = {  # UTF-32's begins as UTF-16's does
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 NGram = tuple[str, ...]
 
@@ -137,33 +157,87 @@ def _log_weight(weights: dict[NGram, float], gram: NGram) -> float:
     return math.log10(weight) if weight else -99
 
 
+def open_text(path: str | os.PathLike) -> TextIO:
+    """Opens a text, packed with gzip, bzip2 or xz or not, in the encoding that its byte-order mark tells, else UTF-8.
+
+    Raises:
+        ValueError: If it is packed in another way, or is no text.
+    """
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start.startswith(KENLM_BINARY):
+        raise ValueError(
+            f"{path} is a language model in KenLM's binary format (which does not tell its words): give the ARPA file "
+            "it was made from, or a file with a word in each line as `words`."
+        )
+    packed_otherwise = next((name for mark, name in OTHER_PACKERS.items() if start.startswith(mark)), None)
+    if packed_otherwise:
+        raise ValueError(f"{path} is packed with {packed_otherwise}: unpack it first.")
+    unpack = next((opener for mark, opener in PACKERS.items() if start.startswith(mark)), open)
+    with unpack(path, "rb") as file:
+        start = file.read(64)
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in start:
+        raise ValueError(f"{path} is no text in UTF-8: it is binary, or in UTF-16 without a byte-order mark.")
+    return unpack(path, "rt", encoding=encoding)
+
+
+@contextlib.contextmanager
+def as_kenlm_reads(path: str | os.PathLike) -> Iterator[str]:
+    """A language model's path as KenLM reads it: itself, or a plain copy in UTF-8 for as long as it takes to load.
+
+    Raises:
+        ValueError: If it is in IRSTLM's own format, or can't be read.
+    """
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start.startswith((KENLM_BINARY, b"\\data\\")):
+        yield str(path)
+        return
+    with naming_the_encoding(path), open_text(path) as text:
+        first = next((line for line in text if line.strip()), "").strip()
+    if first == IRSTLM:
+        raise ValueError(
+            f"{path} is in iARPA, IRSTLM's own format, which KenLM can't read: make an ARPA file of it with IRSTLM's "
+            "`compile-lm FILE --text=yes FILE.arpa`."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder, "lm.arpa")
+        with naming_the_encoding(path), open_text(path) as text, plain.open("w", encoding="utf-8") as copy:
+            shutil.copyfileobj(text, copy)
+        yield str(plain)
+
+
+@contextlib.contextmanager
+def naming_the_encoding(path: str | os.PathLike) -> Iterator[None]:
+    """Around whatever reads a text: another encoding, or a packed file cut short, is named as what it is."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no text in UTF-8 (byte {error.object[error.start]:#04x} is no part of it). If it is text in "
+            "another encoding, such as Latin-1, save it in UTF-8: iconv -f LATIN1 -t UTF-8 FILE."
+        ) from error
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is a damaged packed file ({error}): fetch it again.") from error
+
+
 def read_words(path: str | os.PathLike) -> list[str]:
     """The words of a language model, without its marks.
 
     Args:
-        path: An ARPA file, or a text with a word in each line.
+        path: An ARPA file, or a text with a word in each line; packed or not, see `open_text`.
     Raises:
-        ValueError: If it is neither, packed, or not in UTF-8.
+        ValueError: If it is neither, or not in UTF-8.
     """
-    path = Path(path)
-    with path.open("rb") as file:
-        if file.read(2) == b"\x1f\x8b":
-            raise ValueError(f"{path} is packed with gzip: unpack it first (gunzip).")
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            lines = (line.strip() for line in file)
-            first = next((line for line in lines if line), "")
-            if first not in ARPA_STARTS:
-                return path.read_text(encoding="utf-8-sig").split()
-            lines = itertools.dropwhile(lambda line: line != "\\1-grams:", lines)
-            entries = itertools.takewhile(lambda line: not line.startswith("\\"), itertools.islice(lines, 1, None))
-            fields = [line.split() for line in entries if line]
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is no text in UTF-8. If it is text, save it in UTF-8. If it is a language model in KenLM's binary "
-            "format (which does not tell its words), give the ARPA file it was made from, or a file with a word in "
-            "each line as `words`."
-        ) from error
+    with naming_the_encoding(path), open_text(path) as file:
+        lines = (line.strip() for line in file)
+        first = next((line for line in lines if line), "")
+        if first not in ARPA_STARTS:
+            return [word for line in itertools.chain([first], lines) for word in line.split()]
+        lines = itertools.dropwhile(lambda line: line != "\\1-grams:", lines)
+        entries = itertools.takewhile(lambda line: not line.startswith("\\"), itertools.islice(lines, 1, None))
+        fields = [line.split() for line in entries if line]
     if not all(1 < len(each) < 4 for each in fields):
         wrong = next(each for each in fields if not 1 < len(each) < 4)
         raise ValueError(
@@ -181,7 +255,7 @@ def spellable_words(words: Sequence[str], alphabet: Alphabet) -> list[str]:
         ValueError: If more than one in twenty can't be written, as with a language model in the other case.
     """
     unknown = set().union(*(alphabet.unknown(word) for word in words))
-    spellable = [word for word in words if not unknown.intersection(word)]
+    spellable = [word for word in words if not alphabet.unknown(word)]
     missing = len(words) - len(spellable)
     if not spellable or missing > MOST_UNSPELLABLE * len(words):
         raise ValueError(

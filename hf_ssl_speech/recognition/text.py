@@ -3,111 +3,64 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
-from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
-from transformers.models.whisper.english_normalizer import EnglishNumberNormalizer
-from transformers.utils import cached_file
+from transformers import PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.preparing import SkipReport, keeping_format
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.models.objectives import frames_needed
-from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
+from hf_ssl_speech.recognition.doubts import warn_of_doubts
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.scripts import APOSTROPHES, fold
+from hf_ssl_speech.recognition.transcript import Spelling, writes_tokens_apart, written_tokens
 
-NORMALIZATION_FILE = "text_normalization.json"
-CASES = {"lower": str.lower, "upper": str.upper, "keep": str}
 MORE_TEXT_THAN_FRAMES = "with more text than its audio has frames"
 PAD, UNKNOWN, WORD_DELIMITER = "<pad>", "<unk>", "|"
-NUMBERS = ("keep", "digits")
-JOINERS = "\u200c\u200d"  # invisible, but letters of Persian and of many Indic scripts change with them
 
 
-@dataclass(frozen=True)
-class TextNormalization:
-    """How transcripts are written, in training and in scoring alike: `normalization(text)`.
+def read_texts(dataset: Dataset, column: str) -> list[str]:
+    """The transcripts of a dataset as they came; an empty text where a row has none.
 
-    Attributes:
-        unicode_form: NFC, NFD, NFKC or NFKD; NFKC makes one character of what looks alike.
-        case: `lower`, `upper` or `keep`.
-        punctuation: `remove` turns punctuation and symbols into spaces; `keep` leaves them.
-        keep_characters: Punctuation to keep nevertheless. With the apostrophe, the typographic one becomes it.
-        numbers: `keep`, or `digits`: English number words become digits, as Whisper's own scoring has it, and digits
-            lose the commas between thousands. Not for `case="keep"`.
-
-    White space of any kind becomes one space, and invisible control characters go.
+    Raises:
+        ValueError: If there is no such column, or it holds something else than text; the first such row is named.
     """
+    if column not in dataset.column_names:
+        raise ValueError(
+            f"There is no column {column!r} with transcripts; there are: {', '.join(dataset.column_names)}."
+        )
+    values = dataset.with_format(None)[column][:]
+    for place, value in enumerate(values):
+        if value is not None and not isinstance(value, str):
+            name = dataset[place]["name"] if "name" in dataset.column_names else place
+            raise ValueError(
+                f"Column {column!r} should hold transcripts as text, but row {name} holds {type(value).__name__} "
+                f"{str(value)[:60]!r} (the column's type is {dataset.features[column]}). {_way_out(value, column)}"
+            )
+    return [value or "" for value in values]
 
-    unicode_form: str = "NFKC"
-    case: str = "lower"
-    punctuation: str = "remove"
-    keep_characters: str = "'"
-    numbers: str = "keep"
 
-    def __post_init__(self):
-        choices = {
-            "unicode_form": ("NFC", "NFD", "NFKC", "NFKD"),
-            "case": tuple(CASES),
-            "punctuation": ("remove", "keep"),
-            "numbers": NUMBERS,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
-        if self.numbers == "digits" and self.case == "keep":
-            raise ValueError("numbers is 'digits', which reads number words in one case: choose a case.")
-
-    def __call__(self, text: str) -> str:
-        text = CASES[self.case](unicodedata.normalize(self.unicode_form, text))
-        if "'" in self.keep_characters:
-            text = text.replace("\u2019", "'")
-        # Once more: a change of case can leave letters and their marks apart.
-        text = unicodedata.normalize(self.unicode_form, text)
-        if self.numbers == "digits":
-            text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
-        text = " ".join("".join(map(self._written, text)).split())
-        return CASES[self.case](EnglishNumberNormalizer()(text.lower())) if self.numbers == "digits" else text
-
-    def _written(self, character: str) -> str:
-        kind = unicodedata.category(character)
-        if kind in ("Cc", "Cf") and not character.isspace():
-            return character if character in JOINERS else ""
-        removed = kind[0] in "PS" and self.punctuation == "remove" and character not in self.keep_characters
-        return " " if removed else character
-
-    def to_dict(self) -> dict[str, str]:
-        """The settings, ready for JSON; numbers that are kept are not told, as in records before there was a choice."""
-        settings = asdict(self)
-        return settings if self.numbers != "keep" else {name: settings[name] for name in settings if name != "numbers"}
-
-    def save_pretrained(self, folder: str | os.PathLike):
-        """Writes `text_normalization.json`, beside a model's files."""
-        write_json(self.to_dict(), Path(folder, NORMALIZATION_FILE))
-
-    @classmethod
-    def from_pretrained(cls, folder_or_repo: str | os.PathLike, **download) -> TextNormalization:
-        """Reads `text_normalization.json` from a folder or a repository on the Hub.
-
-        Raises:
-            OSError: If there is none.
-            ValueError: If the file holds something else.
-        """
-        path, what = cached_file(folder_or_repo, NORMALIZATION_FILE, **download), "how transcripts are written"
-        fields = read_json(path, what)
-        with naming_the_file(path, what):
-            return as_dataclass(cls, fields)
+def _way_out(value: Any, column: str) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"Join its entries beforehand: dataset.map(lambda row: {{{column!r}: ' '.join(row[{column!r}])}})."
+    if isinstance(value, dict):
+        return "Name the field that is the transcript, after dataset.flatten()."
+    if isinstance(value, bytes):
+        return "Decode it beforehand."
+    return (
+        "Write numbers as the words that were said; if these very digits are the transcript: "
+        f"dataset.cast_column({column!r}, datasets.Value('string'))."
+    )
 
 
 def count_characters(texts: Iterable[str]) -> dict[str, int]:
@@ -164,22 +117,14 @@ def make_processor(
     return Wav2Vec2Processor(feature_extractor=feature_extractor, tokenizer=tokenizer)
 
 
-def spellable_characters(tokenizer: Wav2Vec2CTCTokenizer) -> set[str]:
-    """The characters that a tokenizer has a label for, the space among them."""
-    special = {tokenizer.pad_token, tokenizer.unk_token, tokenizer.word_delimiter_token}
-    return {token for token in tokenizer.get_vocab() if len(token) == 1 and token not in special} | {" "}
-
-
-def encode_text(text: str, tokenizer: Wav2Vec2CTCTokenizer) -> list[int]:
-    """Labels of a normalised transcript: one for each character, and the word delimiter after each word."""
-    vocabulary = tokenizer.get_vocab()
-    delimiter = tokenizer.word_delimiter_token_id
-    return [delimiter if character == " " else vocabulary[character] for character in text] + [delimiter]
+def spellable_characters(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """The characters that a tokenizer's tokens are made of, and the space."""
+    return set().union(*written_tokens(tokenizer).values()) | {" "}
 
 
 def add_labels(
     dataset: Dataset,
-    tokenizer: Wav2Vec2CTCTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     normalization: TextNormalization,
     config: SSLSpeechConfig,
     *,
@@ -198,18 +143,19 @@ def add_labels(
     Returns:
         The rows, the report of those left out, and what the run's record says of the transcripts.
     Raises:
-        ValueError: If no row is left.
+        ValueError: If no row is left, or the column holds something else than text.
     """
-    spellable = spellable_characters(tokenizer)
+    spelling = Spelling(tokenizer, config.vocab_size)
+    end = [spelling.delimiter] if normalization.final_delimiter and spelling.delimiter is not None else []
     frames = num_frames(dataset.with_format("numpy")["num_samples"][:], config.conv_layers)
     longest = np.inf if max_seconds is None else round(max_seconds * SAMPLE_RATE)
-    report, unknown = SkipReport(total=len(dataset)), Counter()
+    unknown: Counter[str] = Counter()
+    report = SkipReport(total=len(dataset))
     usable, texts, labels = [], [], []
-    columns = (dataset["name"], dataset["num_samples"], dataset[text_column], frames)
-    for name, samples, text, room in zip(*columns):
-        text = normalization(text or "")
-        foreign = set(text) - spellable
-        tokens = [] if foreign else encode_text(text, tokenizer)
+    raw = read_texts(dataset, text_column)
+    for name, samples, text, room in zip(dataset["name"], dataset["num_samples"], map(normalization, raw), frames):
+        foreign = spelling.unknown(text)
+        tokens = [] if foreign else spelling.spell(text) + end
         texts.append(text)
         labels.append(tokens)
         if not text:
@@ -224,7 +170,7 @@ def add_labels(
         else:
             usable.append(len(texts) - 1)
     if not usable:
-        raise ValueError(f"No row can be learnt from: {report}.{_about(unknown, spellable)}")
+        raise ValueError(f"No row can be learnt from: {report}.{_about(unknown, spellable_characters(tokenizer))}")
     replaced = [column for column in {text_column, "text"} if column in dataset.column_names]
     written = Dataset.from_dict({"text": texts, "labels": labels})
 
@@ -238,6 +184,7 @@ def add_labels(
         "characters": sum(len(texts[index]) for index in usable),
         "skipped": {reason: len(names) for reason, names in report.skipped.items()},
         "unknown_characters": dict(sorted(unknown.items())),
+        "doubts": warn_of_doubts(raw, normalization),
     }
     return kept, report, facts
 
@@ -249,6 +196,17 @@ def _about(unknown: Counter, spellable: set[str]) -> str:
     shown = f" Not in the vocabulary: {' '.join(sorted(unknown)[:40])}."
     other_case = {character.swapcase() for character in unknown} & spellable
     return shown + (" It is spelt in the other case: set `case`." if other_case else "")
+
+
+def fitting_normalization(tokenizer: PreTrainedTokenizerBase) -> TextNormalization:
+    """How transcripts are written for a vocabulary that came without a word about it: in its case, with its marks."""
+    if writes_tokens_apart(tokenizer):  # phones: each character counts
+        return TextNormalization("NFC", "keep", "keep", keep_characters="", tags="keep")
+    tokens = [token for token in written_tokens(tokenizer).values() if len(token) == 1]
+    marks = sorted(token for token in tokens if unicodedata.category(token)[0] in "PS" or token in APOSTROPHES)
+    kept = "".join(marks) if APOSTROPHES & set(marks) else "".join(["'", *marks])
+    wide = any(unicodedata.normalize("NFKC", token) != token and fold(token) != token for token in tokens)
+    return TextNormalization("NFC" if wide else "NFKC", find_case(tokens), keep_characters=kept)
 
 
 def find_case(characters: Iterable[str]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, Wav2Vec2PhonemeCTCTokenizer
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 
@@ -44,91 +45,154 @@ class Transcript:
     score: float = 0.0
 
 
-class Alphabet:
-    """The characters that a CTC head writes with.
+class Spelling:
+    """How a tokenizer's tokens write a text: characters, or several characters each such as phones.
 
     Args:
-        tokenizer: Of the model; its pad token is the blank.
-        config: Of the model, for the size of the head and the time from frame to frame.
+        tokenizer: Its special tokens (padding, unknown, start and end of text) write nothing.
+        num_outputs: Outputs of the head; a word delimiter beyond them is none. None if there is no head yet.
+
+    Attributes:
+        characters: The text of each id that writes some.
+        delimiter: Id of what stands between words, whichever token it is; None if there is none.
+        wildcard: Id that no token has. In alignment it takes the place of a word that can't be spelt.
+        apart: Whether a space follows each token, as with phones; each of them is a word then.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, num_outputs: int | None = None):
+        self.apart = writes_tokens_apart(tokenizer)
+        self.characters = written_tokens(tokenizer)
+        self.wildcard = len(tokenizer.get_vocab()) if num_outputs is None else num_outputs
+        # Tokenizers add special tokens after the vocabulary: the head has no output for these.
+        delimiter = delimiter_id(tokenizer)
+        self.delimiter = delimiter if delimiter is not None and delimiter < self.wildcard else None
+        self._ids = {character: index for index, character in self.characters.items()}
+        longest_first = sorted(self._ids, key=len, reverse=True)
+        self._pieces = re.compile("|".join(map(re.escape, longest_first)) or "(?!)", re.DOTALL)
+
+    def unknown(self, text: str) -> set[str]:
+        """The characters of a text, or the phones, that the head can't write."""
+        return {piece for word in text.split() for piece in self.cut(word) if piece not in self._ids}
+
+    def spell(self, text: str, *, wild: bool = False) -> list[int]:
+        """The ids that write a text, with a delimiter between words if the head has one.
+
+        Where several tokens begin alike, the longest that fits is taken.
+
+        Args:
+            wild: Whether a word that can't be spelt becomes the wild card.
+        Raises:
+            ValueError: If the text holds characters that are not of this alphabet, and `wild` is not set.
+        """
+        unknown = self.unknown(text)
+        if unknown and not wild:
+            raise ValueError(f"{text!r} holds {self.describe(unknown)}.")
+        between = [] if self.delimiter is None or self.apart else [self.delimiter]
+        ids: list[int] = []
+        for word in text.split():
+            pieces = self.cut(word)
+            spelt = [self.wildcard] if unknown.intersection(pieces) else [self._ids[piece] for piece in pieces]
+            ids += (between if ids else []) + spelt
+        return ids
+
+    def cut(self, word: str) -> list[str]:
+        """The tokens of a word, and the single characters that are in none."""
+        if self.apart:
+            return [word]
+        pieces, place = [], 0
+        while place < len(word):
+            found = self._pieces.match(word, place)
+            pieces.append(found[0] if found else word[place])
+            place += len(pieces[-1])
+        return pieces
+
+    def describe(self, unknown: set[str]) -> str:
+        """What is wrong with these characters, in words."""
+        named = f"{'phones' if self.apart else 'characters'} that the model can't write ({' '.join(sorted(unknown))})"
+        in_other_case = {character.swapcase() for character in unknown} & self._ids.keys()
+        if 2 * len(in_other_case) > len(unknown):
+            return f"{named}: it writes {'upper' if min(in_other_case).isupper() else 'lower'} case only"
+        return named
+
+
+class Alphabet(Spelling):
+    """What a CTC head writes with.
+
+    Args:
+        tokenizer: The tokenizer the model was trained with; its pad token is the blank.
+        config: The model's configuration, for the size of the head and the time from frame to frame.
 
     Attributes:
         blank: Id of the blank.
-        delimiter: Id of what stands between words; None if the tokenizer has no such token.
-        characters: The character of each other id. Special tokens (unknown, start and end of text) are none.
         hop_seconds: Time from one frame to the next.
     Raises:
         ValueError: If tokenizer and head don't belong together.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig):
-        ids = tokenizer.get_vocab()
-        special = set(tokenizer.all_special_tokens)
-        lower = getattr(tokenizer, "do_lower_case", False)
+        super().__init__(tokenizer, config.vocab_size)
         self.blank = tokenizer.pad_token_id
-        self.characters = {
-            index: token.lower() if lower else token for token, index in ids.items() if token not in special
-        }
-        self._ids = {character: index for index, character in self.characters.items()}
-        # Tokenizers add special tokens after the vocabulary: the head has no output for these.
-        delimiter = ids.get(getattr(tokenizer, "word_delimiter_token", None), config.vocab_size)
-        self.delimiter = delimiter if delimiter < config.vocab_size else None
         self.hop_seconds = config.inputs_to_logits_ratio / SAMPLE_RATE
         if self.blank != config.pad_token_id:
             raise ValueError(
                 f"The tokenizer's pad token has the id {self.blank}, but the model's blank is config.pad_token_id = "
                 f"{config.pad_token_id}: load the tokenizer that the model was trained with."
             )
-        largest = max([*self.characters, self.blank])
-        if largest >= config.vocab_size or config.vocab_size > len(ids):
+        largest, size = max([*self.characters, self.blank]), len(tokenizer.get_vocab())
+        if largest >= config.vocab_size or config.vocab_size > size:
             raise ValueError(
-                f"The tokenizer has {len(ids)} tokens, the last character is number {largest}, but the head has "
+                f"The tokenizer has {size} tokens, the last character is number {largest}, but the head has "
                 f"{config.vocab_size} outputs: load the tokenizer that the model was trained with."
             )
 
-    def unknown(self, text: str) -> set[str]:
-        """The characters of a text that the head can't write."""
-        return {character for character in text if not character.isspace()} - self._ids.keys()
-
-    def spell(self, text: str) -> list[int]:
-        """The ids that write a text, with a delimiter between words.
-
-        Raises:
-            ValueError: If it holds characters that are not of this alphabet.
-        """
-        unknown = self.unknown(text)
-        if unknown:
-            raise ValueError(f"{text!r} holds {self.describe(unknown)}.")
-        between = [] if self.delimiter is None else [self.delimiter]
-        ids: list[int] = []
-        for word in text.split():
-            ids += (between if ids else []) + [self._ids[character] for character in word]
-        return ids
-
-    def describe(self, unknown: set[str]) -> str:
-        """What is wrong with these characters, in words."""
-        named = f"characters that the model can't write ({' '.join(sorted(unknown))})"
-        in_other_case = {character.swapcase() for character in unknown} & self._ids.keys()
-        if 2 * len(in_other_case) > len(unknown):
-            return f"{named}: it writes {'upper' if min(in_other_case).isupper() else 'lower'} case only"
-        return named
-
-    def read(self, path: Tensor, score: float = 0.0) -> Transcript:
+    def read(self, path: Tensor, score: float = 0.0, wild: Sequence[str] = ()) -> Transcript:
         """The words of a path, with their times.
 
         Args:
-            path: The id of each frame, `(frames,)`. Runs of one id are one character; the blank parts equal ones.
+            path: The id of each frame, `(frames,)`. Runs of one id are one token; the blank parts equal ones.
             score: Of the path.
+            wild: The words that the path's wild cards stand for, in their order.
         """
         ids, lengths = torch.unique_consecutive(path.cpu(), return_counts=True)
         ends = lengths.cumsum(0)
+        wild_words = iter(wild)
         words: list[list[Span]] = [[]]
         for index, start, end in zip(ids.tolist(), (ends - lengths).tolist(), ends.tolist()):
             if index == self.delimiter:
                 words.append([])
-            elif index in self.characters:
-                span = Span(self.characters[index], start * self.hop_seconds, end * self.hop_seconds)
-                words[-1].append(span)
+            elif index in self.characters or index == self.wildcard:
+                text = next(wild_words) if index == self.wildcard else self.characters[index]
+                words[-1].append(Span(text, start * self.hop_seconds, end * self.hop_seconds))
+                if self.apart:
+                    words.append([])
         words = [word for word in words if word]
         whole = [Span("".join(each.text for each in word), word[0].start, word[-1].end) for word in words]
         characters = [character for word in words for character in word]
         return Transcript(" ".join(word.text for word in whole), whole, characters, score)
+
+
+def writes_tokens_apart(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer puts a space after each token, as those of phoneme recognisers do."""
+    return isinstance(tokenizer, Wav2Vec2PhonemeCTCTokenizer)
+
+
+def delimiter_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id of the token between words: the one the tokenizer names, whichever it is, else a space of its vocabulary."""
+    ids = tokenizer.get_vocab()
+    # Not the public attribute, which logs an error where there is no delimiter.
+    named = getattr(tokenizer, "_word_delimiter_token", None)
+    # One that the vocabulary lacks was added behind it by transformers.
+    if named is None or str(named) not in tokenizer.encoder:
+        return ids.get(" ", ids.get(str(named)))
+    return ids[str(named)]
+
+
+def written_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The text of each id that stands for text: neither special tokens nor the word delimiter."""
+    special, delimiter = set(tokenizer.all_special_tokens), delimiter_id(tokenizer)
+    lower = getattr(tokenizer, "do_lower_case", False)
+    return {
+        index: token.lower() if lower else token
+        for token, index in tokenizer.get_vocab().items()
+        if token not in special and index != delimiter
+    }

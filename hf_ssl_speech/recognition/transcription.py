@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from transformers import AutoConfig, AutoModelForCTC, PreTrainedModel, Wav2Vec2P
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.batching import inference_batches
 from hf_ssl_speech.data.preparing import row_waveform
+from hf_ssl_speech.files import naming_the_file
 from hf_ssl_speech.models.frames import ConvLayer, num_frames
 from hf_ssl_speech.recognition.decoding import Decoder, GreedyDecoder
-from hf_ssl_speech.recognition.text import TextNormalization, find_case, spellable_characters
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import fitting_normalization
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
-from hf_ssl_speech.records import naming_the_file
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +32,20 @@ NEEDED = ("name", "num_samples", "start", "audio", "samples")
 
 
 def load_recognizer(
-    name_or_path: str | os.PathLike, *, device: torch.device | str | None = None
+    name_or_path: str | os.PathLike, *, device: torch.device | str | None = None, language: str | None = None
 ) -> tuple[PreTrainedModel, Wav2Vec2Processor]:
     """Loads a CTC model and its processor, on a GPU where there is one.
 
     Args:
         name_or_path: Folder or Hub id of a fine-tuned model, ours or stock.
         device: Where to put it, if not there.
+        language: Which of its languages a model with adapters for many hears, as its vocabulary names them, such as
+            `fra` or `azj-script_latin` of MMS; None takes the one it was saved with.
     Returns:
         The model in eval mode and float32, and what prepares its input and names its output.
     Raises:
-        ValueError: If nothing that can be loaded is there, it has no trained CTC head, no processor, or the processor
-            is another model's.
+        ValueError: If nothing that can be loaded is there, it has no trained CTC head, no processor, the processor is
+            another model's, or the model has no such language.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -65,13 +69,34 @@ def load_recognizer(
             "examples/finetune_ctc.py first."
         )
     processor = load_processor(name_or_path)
+    if language:
+        choose_language(model, processor, language)
     if processor.feature_extractor.sampling_rate != SAMPLE_RATE:
         raise ValueError(
             f"{name_or_path} was trained at {processor.feature_extractor.sampling_rate} Hz; expected {SAMPLE_RATE}."
         )
     with naming_the_file(name_or_path, "a recogniser whose parts belong together"):
-        Alphabet(processor.tokenizer, config)
+        Alphabet(processor.tokenizer, model.config)
     return model.eval().to(device), processor
+
+
+def choose_language(model: PreTrainedModel, processor: Wav2Vec2Processor, language: str):
+    """Gives a model with adapters for many languages, such as MMS, the adapter, head and vocabulary of one.
+
+    Raises:
+        ValueError: If the model has no adapters, or none for this language; close names are told.
+    """
+    name, vocabulary = model.config._name_or_path, processor.tokenizer.vocab
+    languages = [each for each, tokens in vocabulary.items() if isinstance(tokens, dict)]
+    if getattr(model.config, "adapter_attn_dim", None) is None or not languages:
+        raise ValueError(f"{name} has no adapters for languages, so none can be chosen: leave out `language`.")
+    if language not in languages:
+        close = [each for each in languages if each[:2] == language[:2]] or languages
+        shown = ", ".join(close[:8])
+        raise ValueError(f"{name} has no language {language!r}; it has {len(languages)}, such as {shown}.")
+    processor.tokenizer.set_target_lang(language)
+    with naming_the_file(name, f"an adapter for {language}"):
+        model.load_adapter(language)
 
 
 def load_processor(name_or_path: str | os.PathLike) -> Wav2Vec2Processor:
@@ -91,15 +116,13 @@ def load_processor(name_or_path: str | os.PathLike) -> Wav2Vec2Processor:
 
 
 def load_normalization(
-    name_or_path: str | os.PathLike,
-    processor: Wav2Vec2Processor,
-    otherwise: Callable[[str], TextNormalization] = lambda case: TextNormalization(case=case),
+    name_or_path: str | os.PathLike, processor: Wav2Vec2Processor, **otherwise: Any
 ) -> TextNormalization:
-    """How a model's transcripts are written: as its file says, else as `otherwise` makes of its characters' case."""
+    """How a model's transcripts are written: as its file says, else as its vocabulary tells but for `otherwise`."""
     try:
         return TextNormalization.from_pretrained(name_or_path)
     except OSError:
-        return otherwise(find_case(spellable_characters(processor.tokenizer)))
+        return replace(fitting_normalization(processor.tokenizer), **otherwise)
 
 
 def transcribe(

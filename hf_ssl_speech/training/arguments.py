@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import difflib
 import json
 import math
-import os
-import sys
-import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser, TrainingArguments
-from transformers.hf_argparser import string_to_bool
+from transformers import TrainingArguments
 
-from hf_ssl_speech.records import naming_the_file, read_yaml
-from hf_ssl_speech.training.callbacks import AlreadyComplete, UnhealthyRun
 from hf_ssl_speech.training.precision import computes_bf16
-from hf_ssl_speech.training.stopping import Interrupted, LostProcess
+from hf_ssl_speech.training.trainer_settings import refuse_settings
 
 
 @dataclass
 class SpeechTrainingArguments(TrainingArguments):
     """transformers' TrainingArguments with batches counted in seconds.
 
-    `per_device_train_batch_size` has no say: a device holds at most `batch_seconds` of (padded) audio at a time. Give
-    `hours_per_update` to keep an update the same on any number of devices: accumulation follows from it.
+    A device holds at most `batch_seconds` of (padded) audio at a time. Give `hours_per_update` to keep an update the
+    same on any number of devices: accumulation follows from it. Settings of transformers that would not do what they
+    say are refused by name (see `training/trainer_settings.py`).
     """
 
     batch_seconds: float = field(
@@ -47,7 +35,10 @@ class SpeechTrainingArguments(TrainingArguments):
     min_seconds: float = field(default=2.0, metadata={"help": "Shorter audio is skipped, named and counted."})
     max_seconds: float = field(
         default=15.6,
-        metadata={"help": "Longer audio is cropped at a random place; with transcripts it is skipped instead."},
+        metadata={
+            "help": "Longer audio is cropped at a random place; recordings of more than 40 s and twice this are cut "
+            "into pieces; with transcripts it is skipped instead."
+        },
     )
     buffer_seconds: float = field(
         default=3600.0, metadata={"help": "Streaming: audio that is held back to be sorted by length and shuffled."}
@@ -77,6 +68,7 @@ class SpeechTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = False
 
     def __post_init__(self):
+        refuse_settings(self)
         if self.bf16 == "auto":
             self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
         super().__post_init__()
@@ -152,6 +144,10 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
     )
     initial_share: float = field(default=0.01, metadata={"help": "Learning rate of the first update, of the peak's."})
     final_share: float = field(default=0.05, metadata={"help": "Learning rate of the last update, of the peak's."})
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Peak learning rate of the CTC head, which has the same stages; by default learning_rate."},
+    )
     freeze_conv_encoder: bool = field(default=True, metadata={"help": "Whether the conv encoder stays as pretrained."})
     freeze_transformer_updates: int = field(
         default=0, metadata={"help": "Updates in which only the new head learns, the whole encoder frozen."}
@@ -187,7 +183,8 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
 
     def stages(self, max_steps: int) -> tuple[int, int, int]:
         """Updates of warm-up, hold and decay in a run of `max_steps` updates."""
-        return tuple(int(stage * max_steps if stage <= 1 else stage) for stage in self.tri_stage)
+        warmup, hold, decay = (int(stage * max_steps if stage <= 1 else stage) for stage in self.tri_stage)
+        return warmup, hold, decay
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Updates of the warm-up."""
@@ -204,7 +201,13 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
 class SpeechModelArguments:
     """Which model is trained."""
 
-    objective: str = field(default="wav2vec2", metadata={"help": "What is learnt.", "choices": ["wav2vec2", "hubert"]})
+    objective: str | None = field(
+        default=None,
+        metadata={
+            "help": "What is learnt; by default what the checkpoint to start from learnt, of a new model wav2vec2.",
+            "choices": ["wav2vec2", "hubert"],
+        },
+    )
     preset: str = field(default="base", metadata={"help": "Size of a new model: tiny, small, base or large."})
     config: dict | str | None = field(
         default=None, metadata={"help": "Fields of the model's config that differ from the preset, as JSON."}
@@ -213,17 +216,25 @@ class SpeechModelArguments:
         default=None,
         metadata={"help": "Start from these weights, ours or stock, instead of new ones; '' for new ones after all."},
     )
+    lora: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Fine-tuning: train LoRA adapters and the head alone. Arguments of peft.LoraConfig as JSON; '{}' "
+            "for rank 8 on queries and values."
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; by default the best there is."}
     )
 
     def __post_init__(self):
         self.config = fields_of(self.config) if isinstance(self.config, str) else self.config or {}
+        self.lora = fields_of(self.lora, "lora") if isinstance(self.lora, str) and self.lora else self.lora
         self.model_name_or_path = self.model_name_or_path or None  # '' takes back what a YAML names
 
 
-def fields_of(text: str) -> dict[str, Any]:
-    """The fields of a model's config that a command line gives as JSON.
+def fields_of(text: str, setting: str = "config") -> dict[str, Any]:
+    """The fields that a command line gives as JSON, of a model's config or another `setting`.
 
     Raises:
         ValueError: If it is no JSON, or no object.
@@ -234,7 +245,7 @@ def fields_of(text: str) -> dict[str, Any]:
             raise ValueError("no names with values")
     except ValueError as error:
         raise ValueError(
-            f"config is {text!r}, which is no JSON object ({error}): write it like --config '{{\"hidden_size\": 192}}'."
+            f"{setting} is {text!r}, which is no JSON object ({error}): write it like --{setting} '{{\"name\": 192}}'."
         ) from error
     return fields
 
@@ -301,6 +312,13 @@ class SpeechTextArguments:
             "one is made of the characters of the training transcripts."
         },
     )
+    new_vocabulary: bool = field(
+        default=False,
+        metadata={
+            "help": "Start a fresh CTC head, with the vocabulary of `processor` or one made of the training "
+            "transcripts, on the encoder of a CTC model: for another language, or another way of writing."
+        },
+    )
     min_character_count: int = field(
         default=1, metadata={"help": "New vocabulary: rarer characters are left out, and the rows that hold them."}
     )
@@ -310,117 +328,10 @@ class SpeechTextArguments:
     )
     punctuation: str = field(default="remove", metadata={"help": "remove or keep."})
     keep_characters: str = field(default="'", metadata={"help": "Punctuation that is kept nevertheless."})
-
-
-def parse_arguments(argv: Sequence[str], *kinds: type) -> tuple[Any, ...]:
-    """Reads `[CONFIG.yaml] [--name value ...]` into one object of each dataclass; the command line wins.
-
-    Raises:
-        ValueError: If a name is unknown (the closest known one is named), a value can't be understood, or the YAML is
-            malformed.
-    """
-    parser = _Parser(kinds, description="[CONFIG.yaml] [--name value ...]; the command line wins.")
-    tokens = list(argv)
-    if tokens and tokens[0].endswith((".yaml", ".yml")):
-        path = Path(tokens.pop(0))
-        if not path.exists():
-            raise ValueError(f"There is no configuration {path}.")
-        with naming_the_file(path, "settings of this script"):
-            settings = [token for name, value in read_yaml(path).items() for token in as_tokens(name, value)]
-            parser.check_names(settings)
-        tokens = settings + tokens
-    parser.check_names(tokens)
-    return parser.parse_args_into_dataclasses(tokens)
-
-
-class _Parser(HfArgumentParser):
-    """A parser whose errors are sentences, for `tidy_errors`, and not hundreds of lines of usage."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if "--bf16" in self._option_string_actions:  # HfArgumentParser takes one type alone: bool
-            self._option_string_actions["--bf16"].type = bool_or_auto
-
-    def error(self, message: str):
-        raise ValueError(f"{message[:1].upper()}{message[1:]}. `--help` lists the arguments.")
-
-    def check_names(self, tokens: Sequence[str]):
-        """Raises a ValueError if a name is unknown; the closest known one is named."""
-        known = self._option_string_actions
-        for token in tokens:
-            name = token.partition("=")[0]
-            if token.startswith("--") and name not in known and name.replace("-", "_") not in known:
-                closest = difflib.get_close_matches(name, known, n=1)
-                raise ValueError(f"There is no argument {name}." + (f" Did you mean {closest[0]}?" if closest else ""))
-
-
-@contextlib.contextmanager
-def tidy_errors(*more: type[Exception]):
-    """Around a script: a user's mistake, a full disk, a missing extra or an unhealthy run ends it with its message.
-
-    A run that is complete already is no mistake: its message is printed, and the script ends with exit code 0. One
-    that was asked to stop ends with 143, as a process does that SIGTERM ends.
-    Where several processes have trained together, the script ends here: nothing that follows the block is run.
-
-    Args:
-        more: Other errors that tell all in their message.
-    """
-    exit_code = 0
-    try:
-        yield
-    except AlreadyComplete as message:
-        print(message)
-    except Interrupted as message:
-        print(message)
-        exit_code = message.exit_code
-    except LostProcess as error:
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
-        end_process(1)  # the process group can't be left in order any more
-    except (ValueError, OSError, ImportError, StrictDataclassError, UnhealthyRun, *more) as error:
-        raise SystemExit(f"\n{type(error).__name__}: {error}") from error
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-        end_process(exit_code)
-    if exit_code:
-        raise SystemExit(exit_code)
-
-
-def end_process(exit_code: int):
-    """Ends a process whose work is done, without the teardown of the interpreter.
-
-    DistributedDataParallel keeps Gloo's threads alive after `destroy_process_group`. If such a thread still has to
-    release a tensor of the last collective, it waits for the interpreter's lock; Python ends threads that ask for the
-    lock during its teardown, and C++ takes that for a fatal error and aborts the process. Everything else that happens
-    at an exit happens here too: threads are joined, exit functions (as those of trackers) run, and output is flushed.
-    """
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
-
-
-def bool_or_auto(text: str) -> bool | str:
-    """`auto` as it is, anything else as true or false."""
-    return text if text == "auto" else string_to_bool(text)
-
-
-def as_tokens(name: str, value: Any) -> list[str]:
-    """A YAML entry as command-line tokens; environment variables are expanded where paths are read."""
-    if isinstance(value, dict):
-        return [f"--{name}", json.dumps(typed(value))]
-    if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [] if value is None else [f"--{name}", str(value)]
-
-
-def typed(value: Any) -> Any:
-    """Scalars inside a mapping, which were read as text, as JSON takes them: numbers, true, false, else text."""
-    if isinstance(value, dict):
-        return {name: typed(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [typed(entry) for entry in value]
-    for read in (json.loads, float):
-        with contextlib.suppress(TypeError, ValueError):
-            return read(value)
-    return value
+    tags: str = field(default="remove", metadata={"help": "<COMMA>, [laughter] and their like: remove or keep."})
+    language: str | None = field(
+        default=None, metadata={"help": "Code of the transcripts' language, where its writers have rules of their own."}
+    )
+    final_delimiter: bool | None = field(
+        default=None, metadata={"help": "Whether labels end with the word delimiter; by default as the processor says."}
+    )

@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from hf_ssl_speech.training.trainer import SpeechTrainer
 
 
-class UnhealthyRun(RuntimeError):
-    """A run was stopped because going on would only spoil it. The message names the cause and the way out."""
-
-
-class AlreadyComplete(ValueError):
-    """What was asked for is there already, finished with the same settings: nothing is left to do."""
-
-
 def other_recipe(checkpoint: str | None) -> str:
     """How to go on from a checkpoint's weights with another recipe, in a sentence; of None, how to start again."""
     if checkpoint is None:
@@ -131,7 +123,15 @@ def saved_attributes(callback: TrainerCallback, state: TrainerState) -> dict:
 class ProgressLine(ProgressCallback):
     """The usual progress bar, with one short line per log instead of a dictionary."""
 
-    HIDDEN = ("epoch", "learning_rate", "total_flos", "hours_seen", "audio_seconds_per_second", "masked_share")
+    HIDDEN = (
+        "epoch",
+        "learning_rate",
+        "head_learning_rate",
+        "total_flos",
+        "hours_seen",
+        "audio_seconds_per_second",
+        "masked_share",
+    )
     HIDDEN_ENDS = ("_runtime", "_per_second", "eval_masked_share", "eval_variety", "eval_changed")
 
     def on_log(self, args, state, control, logs=None, **kwargs):

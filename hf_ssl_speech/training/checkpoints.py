@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import sort_checkpoints
 
-from hf_ssl_speech.records import read_json, write_json
+from hf_ssl_speech.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

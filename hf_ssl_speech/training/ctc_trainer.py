@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +19,12 @@ from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recognition.ctc_collator import CTCCollator
 from hf_ssl_speech.recognition.decoding import GreedyDecoder
 from hf_ssl_speech.recognition.metrics import count_edits, show_edits
-from hf_ssl_speech.recognition.text import TextNormalization
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import find_case, spellable_characters
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 from hf_ssl_speech.training.callbacks import Patience
+from hf_ssl_speech.training.given_data import ready_for_ctc
+from hf_ssl_speech.training.lora import ADAPTER_FOLDER, bare_model, has_adapters, merge_lora
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
@@ -29,15 +34,19 @@ class SpeechCTCTrainer(SpeechTrainer):
     """The trainer of CTC models.
 
     Args:
-        model: `SSLWav2Vec2ForCTC` or `SSLHubertForCTC`; the arguments tell what of it is frozen.
+        model: `SSLWav2Vec2ForCTC` or `SSLHubertForCTC`, also with adapters (`add_lora`); the arguments tell what of it
+            is frozen.
         args: Settings of the run.
-        train_dataset: Rows from `prepare_speech` and `add_labels`.
-        eval_dataset: The same; the greedy transcripts of these are scored, and some shown.
+        train_dataset: A `datasets` dataset with audio of any kind and transcripts, in a column `text` or with another
+            usual name. It is prepared and labelled on the way, as `prepare_speech` and `add_labels` do: rows that
+            can't be used are left out, named and counted. Rows that these functions gave are taken as they are.
+        eval_dataset: The same, or several by name; the greedy transcripts of these are scored, and some shown.
         processing_class: Feature extractor and tokenizer; saved with every checkpoint.
-        normalization: How the transcripts were written; saved beside the processor.
+        normalization: How the transcripts are written; saved beside the processor. By default in the case that the
+            tokenizer spells in, without punctuation.
 
     Raises:
-        ValueError: If the tokenizer and the model's head are of different sizes, or their blanks differ.
+        ValueError: If tokenizer and model don't belong together, see `Alphabet`.
     """
 
     args: SpeechCTCTrainingArguments
@@ -47,35 +56,39 @@ class SpeechCTCTrainer(SpeechTrainer):
         model: SSLSpeechForCTC,
         args: SpeechCTCTrainingArguments,
         train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         *,
         processing_class: Wav2Vec2Processor,
-        normalization: TextNormalization,
+        normalization: TextNormalization | None = None,
         **kwargs,
     ):
-        check_head(model, processing_class)
+        tokenizer = processing_class.tokenizer
+        normalization = normalization or TextNormalization(case=find_case(spellable_characters(tokenizer)))
         settings = {
             "normalize": processing_class.feature_extractor.do_normalize,
             "seed": args.order_seed,
         }
         if args.freeze_conv_encoder:
             model.freeze_feature_encoder()
-        model.thaw_update = args.freeze_transformer_updates
+        bare_model(model).thaw_update = args.freeze_transformer_updates
         args = copy.copy(args)  # the caller's stay as they are
         # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
-        args.ddp_find_unused_parameters = True
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = True
+        decoder = GreedyDecoder(tokenizer, model.config)  # the same one that evaluation scores with
         super().__init__(
             model,
             args,
             CTCCollator(model.config, **settings),
             CTCCollator(model.config, **settings, evaluation=True),
+            partial(ready_for_ctc, args=args, tokenizer=tokenizer, normalization=normalization, config=model.config),
             train_dataset,
             eval_dataset,
             processing_class,
             **kwargs,
         )
         self.normalization = normalization
-        self.decoder = GreedyDecoder(processing_class.tokenizer, model.config)
+        self.decoder = decoder
         self.rows: list[tuple[str, str]] = []  # transcripts and what was heard, of the evaluation at hand
         self.heard_before: dict[str, list[str]] = {}  # of all rows in the last evaluation, by its prefix
         self.patience = Patience(args.early_stopping_patience) if args.early_stopping_patience else None
@@ -86,6 +99,41 @@ class SpeechCTCTrainer(SpeechTrainer):
     def is_complete(self) -> bool:
         """Whether nothing is left to train, or it was stopped early."""
         return super().is_complete or (self.patience is not None and self.patience.exhausted)
+
+    @property
+    def more_to_record(self) -> dict[str, Any]:
+        """How the transcripts are written."""
+        return {"task": "ctc", "text": {"normalization": self.normalization.to_dict()}}
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's own; with `head_learning_rate` the head's weights are groups of their own, the last ones."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.head_learning_rate is not None:
+            head = {id(weight) for name, weight in (model or self.model).named_parameters() if "lm_head." in name}
+            give_own_rate(optimizer, head, self.args.head_learning_rate)
+        return optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the head's learning rate, where it has its own, to what `SpeechTrainer` logs."""
+        if "learning_rate" in logs and self.args.head_learning_rate is not None:  # all groups have one schedule
+            share = logs["learning_rate"] / self.args.learning_rate
+            logs["head_learning_rate"] = share * self.args.head_learning_rate
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        """Saves the model; one with adapters merged, so that it loads without PEFT, and its adapters beside it.
+
+        Checkpoints (`_internal_call`) hold the adapters and the head alone.
+        """
+        if _internal_call or not has_adapters(self.model):
+            return super().save_model(output_dir, _internal_call)
+        folder = output_dir or self.args.output_dir
+        super().save_model(os.path.join(folder, ADAPTER_FOLDER))
+        if self.args.should_save:
+            merge_lora(self.model).save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+            self.normalization.save_pretrained(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None):
         super()._save(output_dir, state_dict)
@@ -134,6 +182,20 @@ class SpeechCTCTrainer(SpeechTrainer):
         }
 
 
+def give_own_rate(optimizer: torch.optim.Optimizer, chosen: set[int], learning_rate: float):
+    """Moves weights to parameter groups of their own, which differ from their old ones in the learning rate alone.
+
+    Args:
+        optimizer: Which has made no step yet.
+        chosen: `id` of each weight that is moved.
+    """
+    for group in list(optimizer.param_groups):
+        moved = [weight for weight in group["params"] if id(weight) in chosen]
+        if moved:
+            group["params"] = [weight for weight in group["params"] if id(weight) not in chosen]
+            optimizer.add_param_group({**group, "params": moved, "lr": learning_rate})
+
+
 def variety(rows: list[tuple[str, str]]) -> float:
     """How varied what was heard is beside the transcripts: 0 if it is the same in all rows, 1 if as often another one.
 
@@ -151,18 +213,3 @@ def edit_statistics(rows: list[tuple[str, str]], device: torch.device) -> dict[s
     edits = {f"{unit}_edits": count.errors.sum() for unit, count in counts.items()}
     lengths = {f"{unit}s": count.reference_length.sum() for unit, count in counts.items()}
     return {name: torch.tensor(total, device=device) for name, total in (edits | lengths).items()}
-
-
-def check_head(model: SSLSpeechForCTC, processor: Wav2Vec2Processor):
-    """Raises a ValueError if head and tokenizer are of different sizes, or their blanks differ."""
-    config, tokenizer = model.config, processor.tokenizer
-    if len(tokenizer) != config.vocab_size:
-        raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens but the head {config.vocab_size} outputs: make the model with "
-            "`vocab_size=len(tokenizer)`, or take the processor that the head was trained with."
-        )
-    if tokenizer.pad_token_id != config.pad_token_id:
-        raise ValueError(
-            f"The blank is the tokenizer's pad token, {tokenizer.pad_token_id}, but the model's pad_token_id is "
-            f"{config.pad_token_id}: make the model with `pad_token_id=tokenizer.pad_token_id`."
-        )

@@ -94,7 +94,13 @@ def largest_rows(trainer: SpeechTrainer) -> list[dict[str, Any]]:
     columns = getattr(collator, "unit_columns", ())
     conv_layers = trainer.model.config.conv_layers
     return [
-        {column: np.zeros(num_frames(row["num_samples"], conv_layers), int) for column in columns} | row for row in rows
+        row
+        | {
+            column: np.zeros(num_frames(row["num_samples"], conv_layers), int)
+            for column in columns
+            if row.get(column) is None
+        }
+        for row in rows
     ]
 
 

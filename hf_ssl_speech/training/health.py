@@ -33,7 +33,8 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import UnhealthyRun, other_recipe
+from hf_ssl_speech.training.callbacks import other_recipe
+from hf_ssl_speech.training.outcomes import UnhealthyRun
 
 logger = logging.getLogger(__name__)
 

@@ -29,6 +29,7 @@ MUST_AGREE = (
     "tri_stage",
     "initial_share",
     "final_share",
+    "head_learning_rate",
     "freeze_conv_encoder",
     "freeze_transformer_updates",
 )

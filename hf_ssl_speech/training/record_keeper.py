@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from transformers import TrainerCallback
 
 from hf_ssl_speech.records import Record, as_record, new_record, now, read_record, write_record
 from hf_ssl_speech.training.recipe import settings_of
+from hf_ssl_speech.training.resume import differences, recorded_identity
 
 if TYPE_CHECKING:
     from hf_ssl_speech.training.trainer import SpeechTrainer
@@ -49,6 +51,8 @@ class RecordKeeper(TrainerCallback):
         self.has_warned = False
         self.pen = threading.Lock()  # a watch that has lost a loader worker writes from a thread of its own
         previous = read_record(trainer.args.output_dir) or as_record({})
+        if not previous["identity"] or differences(recorded_identity(previous, identity), identity):
+            previous = as_record({})  # of another run, whose place this one takes
         self.earlier_seconds = previous["seconds"] or 0.0
         self.first_start = previous["started"] or now()
 
@@ -127,6 +131,28 @@ class RecordKeeper(TrainerCallback):
         self.write("complete" if self.trainer.is_complete else "stopped")
 
 
+@contextmanager
+def recorded(
+    trainer: SpeechTrainer, identity: dict[str, Any], data: dict[str, Any], more: dict[str, Any]
+) -> Iterator[None]:
+    """Keeps a record of the training inside, unless somebody else does, as the recipes do; arguments as for the class.
+
+    What ends the training is told as the cause.
+    """
+    if any(isinstance(callback, RecordKeeper) for callback in trainer.callback_handler.callbacks):
+        yield
+        return
+    keeper = RecordKeeper(trainer, identity, data, more)
+    trainer.add_callback(keeper)
+    try:
+        yield
+    except Exception as cause:
+        keeper.keep("failed", str(cause))
+        raise
+    finally:
+        trainer.remove_callback(keeper)
+
+
 PANELS = {
     "Error rate": ("wer", "cer"),
     "Loss": ("loss", "contrastive_loss", "masked_loss", "unmasked_loss"),
@@ -135,7 +161,7 @@ PANELS = {
         f"{kind}_perplexity_{group}" for kind in ("soft", "hard") for group in (1, 2)
     ),
     "Gradient norm": ("grad_norm",),
-    "Learning rate": ("learning_rate",),
+    "Learning rate": ("learning_rate", "head_learning_rate"),
     "Audio seconds per second": ("audio_seconds_per_second",),
 }
 

@@ -11,11 +11,13 @@ from transformers import PreTrainedConfig
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SchedulerType, get_last_checkpoint, sort_checkpoints
 
+from hf_ssl_speech.files import read_json
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
-from hf_ssl_speech.records import RECORD_FILE, Record, read_json, read_record
+from hf_ssl_speech.records import RECORD_FILE, Record, read_record
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import AlreadyComplete, only_weights, other_recipe
+from hf_ssl_speech.training.callbacks import only_weights, other_recipe
 from hf_ssl_speech.training.checkpoints import damage, holds_weights_alone, newest_whole
+from hf_ssl_speech.training.outcomes import AlreadyComplete
 from hf_ssl_speech.training.recipe import MUST_AGREE, settings_of
 from hf_ssl_speech.training.schedules import keeps_rates
 
@@ -61,7 +63,8 @@ def recorded_identity(record: Record, ours: dict[str, Any]) -> dict[str, Any]:
     """
     theirs, recipe = record["identity"], ours.get("recipe", {})
     also_recorded = {name: value for name, value in record["recipe"].items() if name in recipe}
-    return {**theirs, "recipe": {**recipe, **also_recorded, **theirs.get("recipe", {})}}
+    known = {"start": ours["start"], **theirs} if "start" in ours else theirs  # pretraining did not record it once
+    return {**known, "recipe": {**recipe, **also_recorded, **theirs.get("recipe", {})}}
 
 
 def disagreement(

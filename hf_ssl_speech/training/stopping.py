@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import psutil
@@ -19,28 +19,10 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 
 from hf_ssl_speech.data.processes import in_several_processes, rank_and_size
+from hf_ssl_speech.training.outcomes import LostProcess
 
 ANSWER_SECONDS = 3.0
 GOES_ON = "Started again, the run goes on from its last checkpoint."
-
-
-class Interrupted(RuntimeError):
-    """A run was asked to stop, and has saved a checkpoint. The message says where it goes on."""
-
-    exit_code = 128 + signal.SIGTERM
-
-
-class LostProcess(RuntimeError):
-    """A process of the run, or a loader worker, died or does not answer. The message names it.
-
-    Args:
-        message: Who is lost, and the way out.
-        missing: Ranks that do not answer any more; none if it is a loader worker that is lost.
-    """
-
-    def __init__(self, message: str, missing: Sequence[int] = ()):
-        super().__init__(message)
-        self.missing = tuple(missing)
 
 
 class StopOnSignal(TrainerCallback):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import logging
 import math
 import shutil
@@ -21,8 +19,6 @@ from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import (
-    AutoFeatureExtractor,
-    PreTrainedConfig,
     ProgressCallback,
     Trainer,
     Wav2Vec2FeatureExtractor,
@@ -32,29 +28,22 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, ro
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
-from hf_ssl_speech.data.collators import SpeechCollator, pretraining_collator
+from hf_ssl_speech.data.collators import SpeechCollator
 from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
-from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
-from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, SpeechTrainingArguments
-from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, UnhealthyRun, only_weights, other_recipe
+from hf_ssl_speech.training.arguments import SpeechTrainingArguments
+from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, only_weights, other_recipe
 from hf_ssl_speech.training.checkpoints import holds_weights_alone, newest_whole, write_manifest
+from hf_ssl_speech.training.given_data import GivenData, Ready, facts_of
 from hf_ssl_speech.training.health import HealthCheck
+from hf_ssl_speech.training.outcomes import UnhealthyRun
+from hf_ssl_speech.training.record_keeper import recorded
+from hf_ssl_speech.training.resume import run_identity
 from hf_ssl_speech.training.schedules import make_schedule
 from hf_ssl_speech.training.stopping import ServeWhileTraining
+from hf_ssl_speech.training.trainer_settings import refuse_arguments
 
 logger = logging.getLogger(__name__)
-
-
-def feature_extractor_for(config: PreTrainedConfig, start: str | None = None) -> Wav2Vec2FeatureExtractor:
-    """The feature extractor a model is trained and saved with: that of the checkpoint it starts from, if it has one.
-
-    Of the others, as of new models, those with layer norm get normalised waveforms.
-    """
-    if start:
-        with contextlib.suppress(OSError):
-            return AutoFeatureExtractor.from_pretrained(start)
-    return Wav2Vec2FeatureExtractor(do_normalize=config.feat_extract_norm == "layer", return_attention_mask=True)
 
 
 class SpeechTrainer(Trainer):
@@ -64,15 +53,19 @@ class SpeechTrainer(Trainer):
         model: Gives `statistics`, sums over a batch, and reads added-up ones with `metrics`.
         args: Settings of the run.
         data_collator, evaluation_collator: Make the batches of training and of evaluation.
-        train_dataset: Rows from `prepare_speech` (or `prepare_stream`).
-        eval_dataset: Rows from `prepare_speech`.
+        ready: Makes the rows of a dataset ready, given its name: those below, and whatever is evaluated later.
+        train_dataset: A `datasets` dataset, streamed or not.
+        eval_dataset: A dataset, or several by name.
         processing_class: What is saved with the model: the feature extractor or the processor.
 
-    A loss is divided once by what the whole update predicts, over accumulation and ranks. Every log line carries the
-    model's metrics over all that came since the last one.
+    A training leaves `run.json` and `training.png` in the output folder. A loss is divided once by what the whole
+    update predicts, over accumulation and ranks. Every log line carries the model's metrics over all that came since
+    the last one.
     """
 
     args: SpeechTrainingArguments
+    model: Any  # one of the package: `config`, `metrics` and `set_update` are asked of it
+    data_collator: Any  # a SpeechCollator
 
     def __init__(
         self,
@@ -80,11 +73,21 @@ class SpeechTrainer(Trainer):
         args: SpeechTrainingArguments,
         data_collator: SpeechCollator,
         evaluation_collator: SpeechCollator,
+        ready: Ready,
         train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: Wav2Vec2FeatureExtractor | Wav2Vec2Processor | None = None,
         **kwargs,
     ):
+        refuse_arguments(kwargs)
+        self.ready = ready
+        self.given: dict[str, GivenData] = {}  # by their names in the record
+        if train_dataset is not None:
+            train_dataset = self.take(train_dataset, "train")
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: self.take(rows, f"validation {name}") for name, rows in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = self.take(eval_dataset, "validation")
         super().__init__(
             model,
             args,
@@ -117,6 +120,11 @@ class SpeechTrainer(Trainer):
 
     # Data ----------------------------------------------------------------------------------------------------------
 
+    def take(self, dataset: Any, part: str) -> Dataset | IterableDataset:
+        """A dataset's rows, made ready; the record tells of them under the name of the part."""
+        self.given[part] = self.ready(dataset, part)
+        return self.given[part].rows
+
     def get_train_dataloader(self) -> DataLoader:
         """Batches of at most `batch_seconds`; every rank draws its own from one common order."""
         if isinstance(self.train_dataset, IterableDataset):
@@ -133,11 +141,19 @@ class SpeechTrainer(Trainer):
         logger.info(f"Training batches: {sampler}")
         return self.dataloader(self.train_dataset, self.data_collator, batch_sampler=sampler)
 
-    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """The same rows in the same batches every time, shared out among ranks."""
-        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if eval_dataset is None:
+            eval_dataset = self.eval_dataset
+        elif isinstance(eval_dataset, str):
+            eval_dataset = self.eval_dataset[eval_dataset]
+        eval_dataset = self.ready(eval_dataset, "evaluation").rows
         sampler = self.sampler(eval_dataset, shuffle=False)
         return self.dataloader(eval_dataset, self.evaluation_collator, batch_sampler=sampler)
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """The batches of `predict`, as those of an evaluation."""
+        return self.get_eval_dataloader(test_dataset)
 
     def sampler(self, dataset: Dataset, **settings) -> DurationBatchSampler:
         """This rank's batches of a dataset."""
@@ -178,8 +194,14 @@ class SpeechTrainer(Trainer):
         return self.lr_scheduler
 
     def train(self, *args, **kwargs):
-        """Trainer's own, with loader workers that serve until the update is done in which the run is asked to stop."""
-        with self.serving.while_training():
+        """Trainer's own, with loader workers that serve until the update is done in which the run is asked to stop.
+
+        A record is kept in the output folder.
+        """
+        facts = {part: facts_of(given) for part, given in self.given.items()}
+        fingerprints = {part: fact["fingerprint"] for part, fact in facts.items()}
+        identity = run_identity(self.model.config, fingerprints, self.args)
+        with self.serving.while_training(), recorded(self, identity, facts, self.more_to_record):
             return super().train(*args, **kwargs)
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> Tensor:
@@ -208,6 +230,11 @@ class SpeechTrainer(Trainer):
             logs["hours_seen"] = self.tally.hours_seen
             self.window, self.window_samples, self.window_start = {}, 0, time.perf_counter()
         super().log(logs, start_time)
+
+    @property
+    def more_to_record(self) -> dict[str, Any]:
+        """What the record says beside what it says of every training."""
+        return {}
 
     @property
     def loss_sum(self) -> float:
@@ -294,6 +321,17 @@ class SpeechTrainer(Trainer):
                 f"of this update is kept. {other_recipe(newest_whole(self.args.output_dir))}"
             )
 
+    def hyperparameter_search(self, *args, **kwargs):
+        """Refused: a search would mix the records and checkpoints of its trials.
+
+        Raises:
+            ValueError: Always, with what to do instead.
+        """
+        raise ValueError(
+            "hyperparameter_search does not go with records and resumes, which are of one run: in a loop, make a model "
+            "and a trainer for each setting, with an `output_dir` of its own, and compare what `evaluate` returns."
+        )
+
     def _evaluate(self, *args, **kwargs):
         """Trainer's evaluation while training, of a healthy model: no other can be the best one."""
         self.check_health()
@@ -344,52 +382,6 @@ class SpeechTrainer(Trainer):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """What an evaluation's added-up statistics tell."""
         return self.model.metrics(statistics)
-
-
-class SpeechPreTrainer(SpeechTrainer):
-    """The trainer of both objectives.
-
-    Args:
-        model: `SSLWav2Vec2ForPreTraining` or `SSLHubertForPreTraining`.
-        args: Settings of the run.
-        train_dataset: Rows from `prepare_speech` (or `prepare_stream`).
-        eval_dataset: Rows from `prepare_speech`; their masks never change.
-        processing_class: The feature extractor; by default the one that fits the config.
-        collator_settings: More arguments for the objective's collator, such as `unit_columns`.
-    """
-
-    args: SpeechPreTrainingArguments
-
-    def __init__(
-        self,
-        model: SSLSpeechForPreTraining,
-        args: SpeechPreTrainingArguments,
-        train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: Dataset | None = None,
-        processing_class: Wav2Vec2FeatureExtractor | None = None,
-        collator_settings: dict[str, Any] | None = None,
-        **kwargs,
-    ):
-        processing_class = processing_class or feature_extractor_for(model.config)
-        settings = {
-            "normalize": processing_class.do_normalize,
-            "max_seconds": args.max_seconds,
-            "seed": args.order_seed,
-            **(collator_settings or {}),
-        }
-        args = copy.copy(args)  # the caller's stay as they are
-        if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = model.config.layerdrop > 0
-        super().__init__(
-            model,
-            args,
-            pretraining_collator(model.config, **settings),
-            pretraining_collator(model.config, **settings, evaluation=True),
-            train_dataset,
-            eval_dataset,
-            processing_class,
-            **kwargs,
-        )
 
 
 def add_statistics(total: dict[str, Tensor], more: dict[str, Tensor]):

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_ssl_speech.data.processes import failing_together, in_several_processes, rank_and_size
-from hf_ssl_speech.units.nearest import assign, nearest_centroids, split_into_blocks
+from hf_ssl_speech.units.nearest import NearestCentroid, assign, split_into_blocks
 from hf_ssl_speech.units.sampling import IdentifiedFrames, draw_sample
 from hf_ssl_speech.units.seeding import SEEDINGS
 
@@ -125,16 +125,16 @@ class _ClusterSums:
 
     def __init__(self, centroids: Tensor, distance_dtype: torch.dtype) -> None:
         self.centroids = centroids
-        self.distance_dtype = distance_dtype
+        self.nearest = NearestCentroid(centroids, distance_dtype)
         self.sums = torch.zeros_like(centroids, dtype=torch.float64)
         self.counts = torch.zeros(len(centroids), dtype=torch.int64, device=centroids.device)
         self.squares = self.sums.new_zeros(())
 
     def add(self, frames: Tensor) -> None:
-        labels = nearest_centroids(frames, self.centroids, self.distance_dtype)[1]
-        self.sums.index_add_(0, labels, frames.double())
+        labels, frames = self.nearest(frames), frames.double()
+        self.sums.index_add_(0, labels, frames)
         self.counts += torch.bincount(labels, minlength=len(self.counts))
-        self.squares += frames.square().sum(1).double().sum()
+        self.squares += frames.square().sum()
 
     def add_up_processes(self) -> None:
         for total in (self.sums, self.counts, self.squares):

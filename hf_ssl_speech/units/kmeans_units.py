@@ -25,8 +25,8 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.features import FeatureSource, FeatureStream, SpeechFeatures, open_features
 from hf_ssl_speech.data.processes import in_several_processes
+from hf_ssl_speech.files import as_dataclass, naming_the_file, read_json, write_json
 from hf_ssl_speech.models.finite import check_finite
-from hf_ssl_speech.records import as_dataclass, naming_the_file, read_json, write_json
 from hf_ssl_speech.units.kmeans import fit_kmeans
 from hf_ssl_speech.units.nearest import assign
 from hf_ssl_speech.uploading import Repository

@@ -1,6 +1,8 @@
-"""The nearest centroid of every frame: where k-means spends its time."""
+"""The nearest centroid of every frame, wherever the frames lie: where k-means spends its time."""
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,9 +29,11 @@ def assign(features: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
             f"(frames, {centroids.shape[-1]}). Take features of the kind and layer that the centroids were fitted on."
         )
     features, centroids = features.float(), centroids.to(features.device, torch.float32)
-    nearest = [nearest_centroids(block, centroids) for block in split_into_blocks(features, len(centroids))]
-    scores, labels = (torch.cat(parts) for parts in zip(*nearest))
-    return labels, (features.square().sum(1) + 2 * scores).clamp_min(0)
+    nearest, labels, distances = NearestCentroid(centroids), [], []
+    for block in split_into_blocks(features, len(centroids)):
+        labels.append(nearest(block))
+        distances.append((block - centroids[labels[-1]]).square_().sum(1))
+    return torch.cat(labels), torch.cat(distances)
 
 
 def split_into_blocks(frames: Tensor, num_clusters: int) -> tuple[Tensor, ...]:
@@ -38,11 +42,56 @@ def split_into_blocks(frames: Tensor, num_clusters: int) -> tuple[Tensor, ...]:
     return frames.split(max(1, scores // num_clusters))
 
 
-def nearest_centroids(frames: Tensor, centroids: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Nearest centroid: half the squared distance to it less half the frame's squared norm, and which one it is."""
-    if dtype != torch.float32:  # what all frames share would use up the few digits
-        origin = centroids.mean(0)
-        frames, centroids = frames - origin, centroids - origin
-    with torch.autocast(frames.device.type, enabled=False):  # precision is chosen here, not by who calls
-        half_norms = centroids.square().sum(1) / 2
-        return torch.addmm(half_norms.to(dtype), frames.to(dtype), centroids.T.to(dtype), alpha=-1).min(dim=1)
+class NearestCentroid:
+    """Which centroid is the nearest: `nearest(frames)` gives numbers `(frames,)` for frames `(frames, dims)` float32.
+
+    Exact: half the squared distance less half the frame's squared norm is compared in float32; where rounding might
+    decide, as with frames and centroids far from each other, once more in float64.
+
+    Args:
+        centroids: `(clusters, dims)` float32.
+        dtype: What is compared in; a lower precision than float32 gets no second look.
+    """
+
+    def __init__(self, centroids: Tensor, dtype: torch.dtype = torch.float32):
+        self.centroids, self.dtype = centroids, dtype
+        self.origin = centroids.mean(0)  # what all frames share would use up the digits
+        self.places = centroids - self.origin
+        self.half_norms = self.places.square().sum(1) / 2
+        # Twice the bound on the rounding of a product of `dims` terms and its sum, beside the largest of these.
+        self.rounding = 2 * (centroids.shape[1] + 2) * _rounding_step(centroids.device)
+        self.farthest, self.largest = self.places.norm(dim=1).max(), self.half_norms.max()
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        with torch.autocast(frames.device.type, enabled=False):  # precision is chosen here, not by who calls
+            centred = frames - self.origin
+            scores = torch.addmm(
+                self.half_norms.to(self.dtype), centred.to(self.dtype), self.places.T.to(self.dtype), alpha=-1
+            )  # (frames, clusters)
+            lowest, labels = scores.min(dim=1)
+            if self.dtype == torch.float32:
+                doubt = self.rounding * (centred.norm(dim=1) * self.farthest + self.largest)
+                second = scores.scatter_(1, labels[:, None], torch.inf).amin(dim=1)
+                unsure = (second <= lowest + doubt).nonzero()[:, 0]
+                labels[unsure] = self.in_float64(frames[unsure]).to(labels.device)
+        return labels
+
+    def in_float64(self, frames: Tensor) -> Tensor:
+        """The same, at twice the cost or more."""
+        origin, places, half_norms = self.exact
+        centred = frames.to(origin.device).double() - origin
+        return torch.addmm(half_norms, centred, places.T, alpha=-1).argmin(dim=1)
+
+    @cached_property
+    def exact(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Origin, centroids from there, and half their squared norms in float64, on the CPU where a device has none."""
+        centroids = self.centroids.cpu() if self.centroids.device.type == "mps" else self.centroids
+        origin = centroids.double().mean(0)
+        places = centroids.double() - origin
+        return origin, places, places.square().sum(1) / 2
+
+
+def _rounding_step(device: torch.device) -> float:
+    """Half the distance between neighbouring numbers in which matrices are multiplied, beside 1."""
+    tf32 = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    return 2.0**-11 if tf32 else 2.0**-24

@@ -30,7 +30,6 @@ WORD_POSITION = re.compile(r"(?<=[^\W_])_[BIES]$")
 # So much longer than its audio an utterance's alignment may be, and so much of an overlap or gap is rounding.
 SLACK_SECONDS, ROUNDING_SECONDS = 0.1, 1e-3
 NAMED = 5
-SILENCE_HELP = "Labels in `phones` that mean silence or noise, beyond the usual ones of TIMIT, MFA, Kaldi and Buckeye."
 
 
 def is_silence(phone: str, others: Collection[str] = ()) -> bool:

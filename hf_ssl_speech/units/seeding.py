@@ -21,7 +21,9 @@ def seed_one_by_one(
     if weights is None:
         sample = sample[: _SEEDING_FRAMES * num_clusters]
         weights = sample.new_ones(len(sample))
-    centred = sample - sample.mean(0)  # far from the origin, differences of norms would lose digits
+    # In float64: of groups far apart, differences of norms would lose the distances within each.
+    centred = sample.double() - sample.mean(0, dtype=torch.float64)
+    weights = weights.double()
     norms = centred.square().sum(1)
     num_draws = 2 + int(math.log(num_clusters))
 

@@ -19,10 +19,10 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from hf_ssl_speech import KMeansUnits, prepare_speech
+from hf_ssl_speech.commands.ending import tidy_errors
 from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.training import record_keeper
-from hf_ssl_speech.training.arguments import tidy_errors
 from hf_ssl_speech.training.trainer import SpeechTrainer
 from torture.processes import fork
 

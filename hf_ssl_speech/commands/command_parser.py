@@ -1,0 +1,46 @@
+"""Parsers whose errors are sentences; this file imports nothing that takes time."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+
+
+class Sentences:
+    """Errors that are one sentence, for `tidy_errors`, and not a page of usage."""
+
+    def error(self, message: str):
+        raise ValueError(f"{message[:1].upper()}{message[1:]}. `--help` lists the arguments.")
+
+    def check_names(self, tokens: Sequence[str]):
+        """Raises a ValueError if a name is unknown; the closest known one is named."""
+        known = self._option_string_actions
+        for token in tokens:
+            name = token.partition("=")[0]
+            if token.startswith("--") and name not in known and name.replace("-", "_") not in known:
+                closest = difflib.get_close_matches(name, known, n=1)
+                raise ValueError(
+                    f"There is no argument {name}."
+                    + (f" Did you mean {closest[0]}?" if closest else " `--help` lists the arguments.")
+                )
+
+
+class CommandParser(Sentences, argparse.ArgumentParser):
+    """A parser for commands of few arguments.
+
+    Args:
+        about: What `--help` says first.
+    """
+
+    def __init__(self, about: str):
+        super().__init__(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The arguments, by name.
+
+        Raises:
+            ValueError: If they can't be understood; an unknown option's closest known one is named.
+        """
+        self.check_names(argv)
+        return super().parse_args(argv)

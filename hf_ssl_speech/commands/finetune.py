@@ -1,0 +1,50 @@
+"""Fine-tunes a pretrained encoder on transcribed speech with CTC, on one CPU, one GPU or many nodes.
+
+    hf-ssl-speech finetune ctc_100h --train_data my_speech --model_name_or_path runs/wav2vec2-base --num_processes 8
+    hf-ssl-speech finetune ctc_digits --train_data my_speech --use_cpu        (CPU, minutes)
+
+Without `--model_name_or_path` the model starts from fresh weights, for comparison. Started again, the run goes on from
+its last checkpoint.
+"""
+
+from __future__ import annotations
+
+from hf_ssl_speech.commands.parsing import parse_arguments
+from hf_ssl_speech.commands.talking import log_on_the_first_process
+from hf_ssl_speech.training.arguments import (
+    SpeechCTCTrainingArguments,
+    SpeechDataArguments,
+    SpeechModelArguments,
+    SpeechTextArguments,
+)
+
+
+def main(argv: list[str]):
+    """A try of the model, data, vocabulary, model, labels, training, in this order."""
+    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
+    model_args, data_args, text_args, args = parse_arguments(argv, *kinds, about=__doc__, launched=True)
+    from transformers import set_seed
+
+    from hf_ssl_speech.recipes.finetuning import (
+        Transcripts,
+        find_feature_extractor,
+        finetune,
+        load_transcribed,
+        make_recognizer,
+    )
+
+    log_on_the_first_process(args.process_index)
+    set_seed(args.seed)
+
+    start = model_args.model_name_or_path
+    feature_extractor = find_feature_extractor(model_args)
+    transcripts = Transcripts.given(text_args, feature_extractor, start)
+    # What is wrong with the model shows before the data is prepared.
+    make_recognizer(model_args, transcripts, text_args.new_vocabulary)
+    train = load_transcribed("train", data_args, args, text_args)
+    validation = load_transcribed("validation", data_args, args, text_args, beside=train)
+    transcripts = transcripts or Transcripts.of_rows(train, text_args, feature_extractor)
+    model = make_recognizer(model_args, transcripts, text_args.new_vocabulary)
+    train = transcripts.label(train, "train", model.config, args, data_args)
+    validation = transcripts.label(validation, "validation", model.config, args, data_args)
+    finetune(model, args, train, validation, transcripts, start)

@@ -1,0 +1,175 @@
+"""The help of commands whose arguments are the fields of dataclasses, in groups, our own settings first."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+import re
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+PACKAGE = __name__.partition(".")[0]
+# Settings of Trainer that most runs meet, in our words; `--help-all` shows the others.
+OFTEN_SET = {
+    "output_dir": "Folder of the run: the model, checkpoints, run.json and training.png.",
+    "max_steps": "Updates of the whole run.",
+    "learning_rate": "Highest learning rate of the run.",
+    "lr_scheduler_type": "How the learning rate falls: linear, cosine, constant_with_warmup, warmup_stable_decay, ...",
+    "warmup_steps": "Updates in which the learning rate rises; below 1 a share of all updates.",
+    "weight_decay": "Weight decay of AdamW; biases and norms have none.",
+    "max_grad_norm": "Largest norm of the gradient, which is scaled down to it; 0: it is left as it is.",
+    "seed": "Decides the initial weights, the order, the crops and the masks.",
+    "gradient_accumulation_steps": "Batches of one device in an update.",
+    "gradient_checkpointing": "Compute activations twice, which takes less memory and more time.",
+    "torch_compile": "Compile the model with torch.compile.",
+    "use_cpu": "Train on the CPU even if there is an accelerator.",
+    "dataloader_num_workers": "Processes on each device that decode and collate; 0: the training process does it.",
+    "logging_steps": "Updates between two lines of the log.",
+    "eval_strategy": "When validation data is evaluated.",
+    "eval_steps": "Updates between two evaluations (default: as many as logging_steps).",
+    "save_steps": "Updates between two checkpoints.",
+    "save_total_limit": "Checkpoints that are kept.",
+    "resume_from_checkpoint": "Checkpoint to go on from (default: the last one in output_dir).",
+    "report_to": "Trackers of the run, such as tensorboard or trackio.",
+}
+HARDWARE = {
+    "batch_seconds", "gradient_accumulation_steps", "gradient_checkpointing", "bf16", "use_cpu", "torch_compile",
+    "dataloader_num_workers",
+}  # fmt: skip
+OUTPUT = {
+    "output_dir", "resume_from_checkpoint", "preflight_only", "logging_steps", "eval_strategy", "eval_steps",
+    "save_steps", "save_total_limit", "report_to", "examples_shown",
+}  # fmt: skip
+TRAINER = "transformers' Trainer"
+TYPES = {int: "N", float: "NUMBER", str: "TEXT"}
+
+
+def help_text(
+    kinds: Sequence[type],
+    actions: Mapping[str, argparse.Action],
+    about: str | None,
+    launch: Mapping[str, tuple[str, str]],
+    everything: bool = False,
+) -> str:
+    """What `--help` prints.
+
+    Args:
+        kinds: The dataclasses whose fields are the arguments.
+        actions: The parser's action of each field, by the field's name.
+        about: What the command does.
+        launch: Options of the launcher: what stands for the value, and what it does.
+        everything: Also those settings of Trainer that few runs need.
+    """
+    width = min(shutil.get_terminal_size().columns, 110)
+    parts = ["usage: [CONFIG] [--name value ...]", (about or "").strip()]
+    parts.append(
+        "CONFIG is a YAML file that holds any of these arguments, or the name of one that comes with the package\n"
+        "(`hf-ssl-speech configs` lists them). The command line wins over it."
+    )
+    for title, names in groups(kinds, everything).items():
+        entries = [entry(f"--{name} {value_of(actions[name])}", describe(name, actions[name]), width) for name in names]
+        parts.append("\n".join([f"{title}:", *entries]))
+    if launch:
+        entries = [entry(f"--{name} {value}", text, width) for name, (value, text) in launch.items()]
+        parts.append("\n".join(["Several devices (Accelerate's launcher starts the processes):", *entries]))
+    if not everything and any(settings_of_trainer(kind) for kind in kinds):
+        parts.append("`--help-all` shows the remaining settings of transformers' Trainer too.")
+    return "\n\n".join(filter(None, parts))
+
+
+def groups(kinds: Sequence[type], everything: bool) -> dict[str, list[str]]:
+    """The names of the arguments in the order of the help, by the title of their group."""
+    found: dict[str, list[str]] = {}
+    for kind in kinds:
+        names = [field.name for field in dataclasses.fields(kind) if field.init]
+        rare = settings_of_trainer(kind)
+        shown = [name for name in OFTEN_SET if name in names] + [
+            name for name in names if name not in {*OFTEN_SET, *rare}
+        ]
+        if not rare:
+            found[title_of(kind)] = names
+            continue
+        found["Recipe"] = [name for name in shown if name not in HARDWARE | OUTPUT]
+        found["Hardware"] = [name for name in shown if name in HARDWARE]
+        found["Output, logs and checks"] = [name for name in shown if name in OUTPUT]
+        if everything:
+            found[TRAINER] = rare
+    return found
+
+
+def settings_of_trainer(kind: type) -> list[str]:
+    """Fields of a class that come from transformers, where few runs set them; of ours, those we say nothing about."""
+    foreign = [each for each in kind.__mro__ if each is not object and each.__module__.partition(".")[0] != PACKAGE]
+    described = {
+        name
+        for each in kind.__mro__
+        if each not in foreign and each is not object
+        for name in inspect.get_annotations(each)
+        if each.__dataclass_fields__[name].metadata.get("help")
+    }
+    if not foreign:
+        return []
+    names = [field.name for field in dataclasses.fields(kind) if field.init]
+    return [name for name in names if name not in {*described, *OFTEN_SET}]
+
+
+def title_of(kind: type) -> str:
+    """`Data: which audio is learnt from` of `SpeechDataArguments` and its docstring."""
+    words = re.findall("[A-Z][a-z0-9]+", kind.__name__.removeprefix("Speech").removesuffix("Arguments"))
+    sentence = inspect.getdoc(kind).partition("\n")[0].rstrip(".")
+    return f"{' '.join(words).capitalize()} ({sentence[:1].lower()}{sentence[1:]})"
+
+
+def value_of(action: argparse.Action) -> str:
+    """What stands for an argument's value."""
+    if action.choices:
+        value = "|".join(map(str, action.choices)) if len(action.choices) <= 4 else "NAME"
+    elif isinstance(action.const, bool):
+        value = "true|false"
+    else:
+        value = TYPES.get(action.type, "VALUE")
+    return f"{value} ..." if action.nargs == "+" else value
+
+
+def describe(name: str, action: argparse.Action) -> str:
+    """What an argument does, and its default."""
+    text = " ".join((OFTEN_SET.get(name) or action.help or inherited_help(name)).split())
+    if action.required:
+        return f"{text} (required)"
+    default = written(action.default)
+    return text if default is None or "(default" in text else f"{text} (default: {default})"
+
+
+def inherited_help(name: str) -> str:
+    """What transformers says of a setting whose default is ours."""
+    from transformers import TrainingArguments
+
+    field = TrainingArguments.__dataclass_fields__.get(name)
+    return field.metadata.get("help", "") if field else ""
+
+
+def written(value: Any) -> str | None:
+    """A default as it is written on a command line; None where it is nothing."""
+    if value is None or value == [] or value == "" or value == {}:
+        return None
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return json.dumps(value) if isinstance(value, dict) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def entry(option: str, text: str, width: int, column: int = 32) -> str:
+    """One argument: its name and value left, what it does right."""
+    lines = textwrap.wrap(text, width - column) or [""]
+    left = f"  {option}"
+    if len(left) > column - 2:
+        return "\n".join([left, *(" " * column + line for line in lines)])
+    return "\n".join([f"{left:<{column}}{lines[0]}", *(" " * column + line for line in lines[1:])])

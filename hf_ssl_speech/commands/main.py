@@ -1,0 +1,97 @@
+"""`hf-ssl-speech`: one command, from raw audio to a recogniser on the Hub."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from hf_ssl_speech.commands.ending import tidy_errors
+from hf_ssl_speech.commands.launching import launch, take_launch_options
+
+PROGRAM = "hf-ssl-speech"
+COMMANDS = {
+    "demo": "Make speech and pretrain a tiny model on it: a first run without any data.",
+    "pretrain": "Pretrain an encoder on raw audio: wav2vec 2.0, or HuBERT on given units.",
+    "units": "Make the units that HuBERT learns to predict, and measure them.",
+    "hubert": "Train HuBERT in several iterations, units included, from raw audio.",
+    "finetune": "Fine-tune an encoder on transcribed speech with CTC.",
+    "evaluate": "Score recognisers side by side on the same audio.",
+    "ngram": "Make an n-gram language model from text, for beam search.",
+    "tune-decoder": "Find the weights of a beam search on validation data.",
+    "align": "Find when each word and character of transcribed speech was said.",
+    "export": "Write a model in a form that needs nothing of this package.",
+    "card": "Make the model card of a folder from its records.",
+    "push": "Put a model or a unit set on the Hub, with its card.",
+    "configs": "List the configurations that come with the package, print or copy one.",
+    "make-speech": "Make a speech corpus on the spot, for a trial without any download.",
+}
+SEVERAL_PROCESSES = {"pretrain", "units", "hubert", "finetune"}
+
+
+def main(argv: Sequence[str] | None = None):
+    """The program: runs the subcommand that the first word names."""
+    sys.argv[0] = PROGRAM  # what records tell, whichever file the process was started with
+    name, *rest = sys.argv[1:] if argv is None else argv or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(overview())
+    elif name == "--version":
+        print(f"{PROGRAM} {version('hf_ssl_speech')}")
+    else:
+        start(name, rest)
+
+
+def start(name: str, argv: Sequence[str] | None = None):
+    """Runs a subcommand as a program: a mistake ends it with a message, not with a traceback.
+
+    Args:
+        name: One of `COMMANDS`.
+        argv: Its arguments; those of this process if not given.
+    """
+    # Threads that wait by spinning take the cores from whoever else computes on them: with one busy neighbour a step
+    # takes several times as long. Must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    with tidy_errors():
+        if name in SEVERAL_PROCESSES:
+            options, argv = take_launch_options(argv)
+            if options:
+                launch(name, argv, **options)
+                return
+        run(name, argv)
+
+
+def run(name: str, argv: Sequence[str]):
+    """Runs a subcommand inside this process; errors are raised as they come.
+
+    Raises:
+        ValueError: If there is no such subcommand; the closest one is named.
+    """
+    if name not in COMMANDS:
+        closest = difflib.get_close_matches(name, COMMANDS, n=1)
+        raise ValueError(
+            f"There is no command {name}."
+            + (f" Did you mean {closest[0]}?" if closest else "")
+            + f" `{PROGRAM} --help` lists the commands."
+        )
+    importlib.import_module(f"hf_ssl_speech.commands.{name.replace('-', '_')}").main(list(argv))
+
+
+def overview() -> str:
+    """What `hf-ssl-speech --help` shows."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} COMMAND [arguments]",
+            "",
+            "Self-supervised pretraining of speech models (wav2vec 2.0, HuBERT), and what comes after it.",
+            "",
+            *lines,
+            "",
+            f"`{PROGRAM} COMMAND --help` shows the arguments of a command.",
+        ]
+    )

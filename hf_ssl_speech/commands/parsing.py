@@ -1,0 +1,129 @@
+"""Command lines: `[CONFIG] [--name value ...]` as objects of dataclasses, with help and errors that people can read."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
+from hf_ssl_speech.commands.command_parser import Sentences
+from hf_ssl_speech.commands.help import help_text
+from hf_ssl_speech.commands.launching import LAUNCH_OPTIONS
+from hf_ssl_speech.commands.named_configs import config
+from hf_ssl_speech.files import naming_the_file, read_yaml
+
+
+def parse_arguments(
+    argv: Sequence[str], *kinds: type, about: str | None = None, launched: bool = False
+) -> tuple[Any, ...]:
+    """Reads `[CONFIG] [--name value ...]` into one object of each dataclass; the command line wins.
+
+    An empty value, as in `--units ''`, takes back what the YAML sets for an argument that can be left out.
+
+    Args:
+        argv: The words; CONFIG is a YAML file, or the name of one that comes with the package.
+        kinds: The dataclasses.
+        about: What `--help` says first.
+        launched: Whether `--help` also shows how several processes are started.
+    Raises:
+        ValueError: If a name is unknown (the closest known one is named), a value can't be understood, or the YAML is
+            malformed.
+    """
+    parser = _DataclassParser(kinds, about, launched)
+    tokens = list(argv)
+    if tokens and not tokens[0].startswith("-"):
+        path = config(tokens.pop(0))
+        with naming_the_file(path, "settings of this command"):
+            settings = [token for name, value in read_yaml(path).items() for token in as_tokens(name, value)]
+            parser.check_names(settings)
+        tokens = settings + tokens
+    parser.check_names(tokens)
+    tokens = parser.take_back(tokens)
+    return parser.parse_args_into_dataclasses(tokens, look_for_args_file=False)
+
+
+class _DataclassParser(Sentences, HfArgumentParser):
+    """A parser for dataclasses whose help begins with our own settings; those of Trainer take `--help-all`."""
+
+    def __init__(self, kinds: Sequence[type], about: str | None, launched: bool):
+        super().__init__(kinds, add_help=False)
+        self.about, self.launched = about, launched
+        self.add_argument("-h", "--help", action=_Help)
+        self.add_argument("--help-all", action=_Help)
+        if "--bf16" in self._option_string_actions:  # HfArgumentParser takes one type alone: bool
+            self._option_string_actions["--bf16"].type = bool_or_auto
+
+    def take_back(self, tokens: Sequence[str]) -> list[str]:
+        """The tokens without the settings that a later empty value takes back: their defaults hold.
+
+        An argument whose default is a text takes the empty text as its value.
+        """
+        stray: list[str] = []
+        given: dict[str, list[str]] = {}
+        values, known = stray, self._option_string_actions
+        for token in tokens:
+            if token.startswith("--"):
+                name, equals, value = token.partition("=")
+                name = known[name].option_strings[0] if name in known else name
+                values = given[name] = [value] if equals else []
+            else:
+                values.append(token)
+        kept = list(stray)
+        for name, values in given.items():
+            default = known[name].default if name in known else ""
+            if values == [""] and (default is None or isinstance(default, list)):
+                continue
+            # One token for one value, which may begin with a dash.
+            kept += [f"{name}={values[0]}"] if len(values) == 1 else [name, *values]
+        return kept
+
+
+class _Help(argparse.Action):
+    """Prints the help and ends the program."""
+
+    def __init__(self, option_strings, dest, **kwargs):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        actions = {
+            field.name: parser._option_string_actions[f"--{field.name}"]
+            for kind in parser.dataclass_types
+            for field in dataclasses.fields(kind)
+            if field.init
+        }
+        everything = option_string == "--help-all"
+        launch = LAUNCH_OPTIONS if parser.launched else {}
+        print(help_text(parser.dataclass_types, actions, parser.about, launch, everything))
+        parser.exit()
+
+
+def bool_or_auto(text: str) -> bool | str:
+    """`auto` as it is, anything else as true or false."""
+    return text if text == "auto" else string_to_bool(text)
+
+
+def as_tokens(name: str, value: Any) -> list[str]:
+    """A YAML entry as command-line tokens; environment variables are expanded where paths are read."""
+    if isinstance(value, dict):
+        return [f"--{name}", json.dumps(typed(value))]
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [] if value is None else [f"--{name}={value}"]
+
+
+def typed(value: Any) -> Any:
+    """Scalars inside a mapping, which were read as text, as JSON takes them: numbers, true, false, else text."""
+    if isinstance(value, dict):
+        return {name: typed(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [typed(entry) for entry in value]
+    for read in (json.loads, float):
+        with contextlib.suppress(TypeError, ValueError):
+            return read(value)
+    return value

@@ -1,0 +1,29 @@
+"""What prepares waveforms for a model."""
+
+from __future__ import annotations
+
+import contextlib
+
+from transformers import AutoFeatureExtractor, PreTrainedConfig, Wav2Vec2FeatureExtractor
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+
+
+def feature_extractor_for(config: PreTrainedConfig, start: str | None = None) -> Wav2Vec2FeatureExtractor:
+    """The feature extractor a model is trained and saved with: that of the checkpoint it starts from, if it has one.
+
+    Of the others, as of new models, those with layer norm get normalised waveforms.
+
+    Raises:
+        ValueError: If the checkpoint was trained at another sampling rate than 16 kHz.
+    """
+    if start:
+        with contextlib.suppress(OSError):
+            found = AutoFeatureExtractor.from_pretrained(start)
+            if found.sampling_rate != SAMPLE_RATE:
+                raise ValueError(
+                    f"{start} was trained at {found.sampling_rate:,} Hz, but audio is read at {SAMPLE_RATE:,} Hz here: "
+                    "start from a checkpoint of that rate."
+                )
+            return found
+    return Wav2Vec2FeatureExtractor(do_normalize=config.feat_extract_norm == "layer", return_attention_mask=True)

@@ -1,0 +1,25 @@
+"""How others install this package: what cards say, and the file beside our checkpoints."""
+
+# Address of the Git repository (https://...) that people install from. It is the one place to fill in when the package
+# is published; until then the command takes a checkout.
+REPOSITORY = ""
+
+
+def install_command() -> str:
+    """The shell command that installs this package from where it is published."""
+    if REPOSITORY:
+        return f'pip install "hf_ssl_speech @ git+{REPOSITORY}"'
+    return "pip install ./hf_ssl_speech  # the folder of its sources: there is no registered package yet"
+
+
+def auto_module() -> str:
+    """The module beside a checkpoint that `from_pretrained(..., trust_remote_code=True)` imports.
+
+    The import stands in a `try`: transformers then leaves it to us to say how a missing package is installed, instead
+    of naming a package that no registry has.
+    """
+    return f"""try:
+    from hf_ssl_speech import *  # noqa: F403
+except ImportError as error:
+    raise ImportError({f"This model needs the package hf_ssl_speech: {install_command()}"!r}) from error
+"""

@@ -1,0 +1,92 @@
+"""What a run starts from: the kind of a checkpoint, ours or stock, and the recipe that its objective asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from hf_ssl_speech.models.classes import config_class_of
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.records import read_record
+from hf_ssl_speech.training.arguments import SpeechModelArguments
+
+# Fields of the pretraining recipe. What a stock file says of them is meant for fine-tuning (5% of the frames start a
+# mask) or is not said at all, so continued pretraining takes them from the paper.
+PRETRAINING_FIELDS = (
+    "hidden_dropout",
+    "activation_dropout",
+    "attention_dropout",
+    "feat_proj_dropout",
+    "feat_quantizer_dropout",
+    "layerdrop",
+    "apply_spec_augment",
+    "mask_time_prob",
+    "mask_time_length",
+    "mask_time_min_masks",
+    "mask_feature_prob",
+    "feature_gradient_scale",
+    "feature_penalty_weight",
+    "gumbel_temperature_start",
+    "gumbel_temperature_end",
+    "gumbel_temperature_decay",
+    "unit_embedding_dim",
+)
+
+
+def stock_config(start: str) -> PreTrainedConfig:
+    """The configuration of a checkpoint, ours or stock.
+
+    Raises:
+        ValueError: If there is none, or it is of another kind of model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(start)
+    except OSError as error:
+        raise ValueError(f"No model is found at {start}: {error}") from error
+    if config_class_of(config.model_type) is None:
+        raise ValueError(f"{start} is of type {config.model_type!r}: expected a wav2vec 2.0 or HuBERT checkpoint.")
+    return config
+
+
+def find_objective(model_args: SpeechModelArguments) -> str:
+    """The objective of the checkpoint to start from; without one, that of the arguments, else wav2vec 2.0.
+
+    Raises:
+        ValueError: If the arguments ask for another objective than the checkpoint's, or there is no such checkpoint.
+    """
+    start, asked = model_args.model_name_or_path, model_args.objective
+    if not start:
+        return asked or "wav2vec2"
+    found = config_class_of(stock_config(start).model_type).stock_model_type
+    if asked not in (None, found):
+        raise ValueError(f"{start} is a {found} checkpoint, but objective is {asked}: leave `objective` out.")
+    return found
+
+
+def is_recognizer(start: str) -> bool:
+    """Whether a checkpoint has a CTC head already."""
+    return any(name.endswith("ForCTC") for name in stock_config(start).architectures or ())
+
+
+def is_stock(config: PreTrainedConfig) -> bool:
+    """Whether a configuration is transformers' own, not one of this package."""
+    return not isinstance(config, SSLSpeechConfig)
+
+
+def published_recipe(config: PreTrainedConfig) -> dict[str, Any]:
+    """Masks, dropouts and weights of the losses of the paper that a stock checkpoint comes from.
+
+    LARGE models and XLS-R have layer norm in the conv encoder, BASE models group norm.
+    """
+    config_class = config_class_of(config.model_type)
+    preset = config_class.preset("large" if config.feat_extract_norm == "layer" else "base")
+    return {name: getattr(preset, name) for name in PRETRAINING_FIELDS if hasattr(preset, name)}
+
+
+def start_facts(start: str | None) -> dict[str, Any]:
+    """What a run's record says of the checkpoint that it starts from, with that one's own record if it has one."""
+    # A folder by its whole path: "runs/mine" would pass for a repository on the Hub.
+    source = str(Path(start).resolve()) if start and Path(start).exists() else start
+    return {"source": source, "record": read_record(start) if start else None}

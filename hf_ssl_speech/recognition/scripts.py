@@ -1,0 +1,222 @@
+"""What the world's scripts and languages ask of a normal form: each rule with its reason, as pure functions of text."""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from typing import NamedTuple
+
+import regex
+
+# What is typed for an apostrophe: quotation marks and accents, whose place tells what they are ...
+QUOTE_LIKE = "'\u2019\u2018\u201b`\u00b4\u2032\uff07\u0384"
+# ... and letters or marks that are never quotation marks: modifier letters (Ukrainian, Breton, Hawaiian, Uzbek), the
+# Armenian apostrophe, the Hebrew geresh, and the Greek koronis.
+LETTER_LIKE = "\u02bc\u02bb\u055a\u05f3\u1fbd\u1fbf"
+APOSTROPHES = frozenset(QUOTE_LIKE + LETTER_LIKE)
+WORD = r"[\p{L}\p{M}\p{N}]"
+_SINGLE_MARKS = regex.compile(f"[{QUOTE_LIKE}\u201a\u2039\u203a]+")
+_LETTER_LIKE = regex.compile(f"[{LETTER_LIKE}]")
+
+
+# Compatibility ---------------------------------------------------------------------------------------------------
+
+# Letters that NFKC takes apart, into what nobody writes: Thai and Lao sara am (the tone mark would stand between the
+# parts), the Lao letters ho no and ho mo, the Armenian letter yev, and Korean letters that stand alone.
+_WHOLE = regex.compile(r"[\u0e33\u0eb3\u0edc\u0edd\u0587\u3131-\u318e]")
+
+
+def fold(text: str) -> str:
+    """NFKC, except where it makes another spelling of a text: wide letters become narrow and ligatures letters."""
+    return unicodedata.normalize("NFC", "".join(map(_fold, text)))
+
+
+@functools.cache
+def _fold(character: str) -> str:
+    kind, _, parts = unicodedata.decomposition(character).partition(" ")
+    if not kind.startswith("<"):
+        return character
+    raised = kind in ("<super>", "<sub>") and unicodedata.category(character) in ("Lm", "So")
+    # Raised letters are letters of their own in phonetic script and in many orthographies, TM is a symbol; spacing
+    # accents would become a space and a combining accent; emoji are no letters.
+    if raised or parts.startswith("0020") or _WHOLE.match(character) or regex.match(r"\p{ExtPict}", character):
+        return character
+    if kind == "<narrow>":
+        return chr(int(parts, 16))  # not further: half-width Korean letters would become parts of syllables
+    return unicodedata.normalize("NFKC", character)
+
+
+# Case and letters of a language ----------------------------------------------------------------------------------
+
+# ISO 639-3 codes, and variants, of the languages that have rules below.
+_CODES = {
+    "tur": "tr", "aze": "az", "azj": "az", "tat": "tt", "ell": "el", "gle": "ga", "ron": "ro", "rum": "ro", "mo": "ro",
+    "fas": "fa", "per": "fa", "pes": "fa", "prs": "fa", "urd": "ur", "swe": "sv", "fin": "fi",
+}  # fmt: skip
+DOTTED = {"tr", "az", "tt", "crh", "gag"}
+# The same letter under another code: of Arabic keyboards in Persian and Urdu, of old code pages in Romanian.
+_LETTERS = {
+    **dict.fromkeys(("fa", "ur"), str.maketrans("\u064a\u0649\u0643", "\u06cc\u06cc\u06a9")),
+    "ro": str.maketrans("\u015f\u0163\u015e\u0162", "\u0219\u021b\u0218\u021a"),
+}
+
+
+def language_code(language: str | None) -> str | None:
+    """The short code of a language: `tr` for tr, tur, tr-TR and tr_tr.
+
+    Raises:
+        ValueError: If it is no code.
+    """
+    if not language:
+        return None
+    code = regex.split("[-_]", language.strip().lower())[0]
+    if not regex.fullmatch("[a-z]{2,3}", code):
+        raise ValueError(f"language is {language!r}: give an ISO 639 code such as en, tr or yue.")
+    return _CODES.get(code, code)
+
+
+def language_letters(text: str, language: str | None) -> str:
+    """A text with the codes that its language's writers mean."""
+    return text.translate(_LETTERS[language]) if language in _LETTERS else text
+
+
+def change_case(text: str, case: str, language: str | None) -> str:
+    """A text in lower or upper case, by the rules of its language."""
+    if case == "lower":
+        return _lower(text, language)
+    return _upper(text, language) if case == "upper" else text
+
+
+def _lower(text: str, language: str | None) -> str:
+    if language == "ga":  # nÉireann is n-éireann in lower case
+        text = regex.sub(r"\b([tn])(?=[AEIOUÁÉÍÓÚ])", r"\1-", text)
+    if language in DOTTED:
+        text = text.replace("I", "\u0131")
+    text = text.replace("\u0130", "i").lower()
+    # Other programs' lower case of the dotted capital leaves a dot above a dotted letter.
+    text = regex.sub(r"i\u0307(?!\p{M})", "i", text)
+    return regex.sub(r"\p{Cherokee}+", lambda found: found[0].upper(), text)  # its small letters are hardly in use
+
+
+def _upper(text: str, language: str | None) -> str:
+    if language in DOTTED:
+        text = text.replace("i", "\u0130")
+    text = text.upper()
+    if language == "el":  # capitals carry no accent
+        text = unicodedata.normalize("NFC", regex.sub("[\u0301\u0342\u0300]", "", unicodedata.normalize("NFD", text)))
+    return regex.sub("[\u1c90-\u1cbf]+", lambda found: found[0].lower(), text)  # Georgian is written in one case
+
+
+# What nobody sees ------------------------------------------------------------------------------------------------
+
+# Scripts whose letters change with a joiner between them: cursive ones and those of India and its neighbours.
+_JOINED_SCRIPTS = (
+    "Arabic Syriac Mandaic Nko Mongolian Adlam Hanifi_Rohingya Devanagari Bengali Gurmukhi Gujarati Oriya Tamil Telugu "
+    "Kannada Malayalam Sinhala Khmer Myanmar Balinese Javanese Newa Grantha"
+)
+_JOINED = regex.sub(r"(\w+) ?", r"\\p{\1}", _JOINED_SCRIPTS)
+_JOINERS = regex.compile(rf"(?<=[{_JOINED}])([\u200c\u200d])[\u200c\u200d]*(?=[{_JOINED}])")
+_MONGOLIAN = regex.compile(r"(?<=\p{Mongolian})[\u180b-\u180f]+")  # variants of letters, and the vowel separator
+_INVISIBLE = regex.compile(r"[\p{DI}\p{Cc}\p{Cf}\p{Cs}\p{Me}]+")
+# Lines are stretched with them: Arabic tatweel, N'Ko lajanyalan, Mongolian nirugu; U+2027 shows syllables.
+_STRETCHES = regex.compile("[\u0640\u07fa\u180a\u2027]+")
+# Letters that were written with a virama and a joiner before they had a code of their own.
+_CHILLUS = dict(zip("\u0d23\u0d28\u0d30\u0d32\u0d33\u0d15", "\u0d7a\u0d7b\u0d7c\u0d7d\u0d7e\u0d7f"))
+_OLD_CHILLUS = regex.compile("([\u0d23\u0d28\u0d30\u0d32\u0d33\u0d15])\u0d4d\u200d")
+
+
+def drop_invisible(text: str) -> str:
+    """A text without what can't be seen and only stretches; joiners and variants stay where letters change with them.
+
+    What goes: controls, soft hyphens, zero-width spaces, directions, variation selectors, fillers, enclosing marks.
+    """
+    text = "".join(" " if character.isspace() else character for character in text)
+    text = _STRETCHES.sub("", text)
+    text = _OLD_CHILLUS.sub(lambda found: _CHILLUS[found[1]], text)
+    kept = {found.start(): found[0][0] for found in _JOINERS.finditer(text)}
+    kept |= {found.start(): found[0] for found in _MONGOLIAN.finditer(text)}
+    return _INVISIBLE.sub(lambda found: next((kept[at] for at in range(*found.span()) if at in kept), ""), text)
+
+
+# Apostrophes and punctuation -------------------------------------------------------------------------------------
+
+
+def write_apostrophes(text: str, apostrophe: str, *, unquote: bool) -> str:
+    """A text whose apostrophes are all the same character.
+
+    Between letters every mark is an apostrophe. At the ends of words a pair of marks is quotation marks (an opening one
+    goes with the next closing one), and one without its partner is an apostrophe: dogs', 'twas.
+
+    Args:
+        apostrophe: What they become.
+        unquote: Whether quotation marks go; otherwise marks at the ends of words stay as they are.
+    """
+    text = _LETTER_LIKE.sub(apostrophe, text)
+    marks = [_Mark(found.start(), found.end(), *_neighbours(text, found)) for found in _SINGLE_MARKS.finditer(text)]
+    written = {mark: apostrophe for mark in marks if mark.after and mark.before}
+    if unquote:
+        written |= _unquoted([mark for mark in marks if mark not in written], text, apostrophe)
+    pieces, place = [], 0
+    for mark in marks:
+        pieces += [text[place : mark.start], written.get(mark, text[mark.start : mark.end])]
+        place = mark.end
+    return "".join([*pieces, text[place:]])
+
+
+class _Mark(NamedTuple):
+    """A run of single marks, and whether a letter stands before and after it."""
+
+    start: int
+    end: int
+    before: bool
+    after: bool
+
+
+def _neighbours(text: str, found: regex.Match) -> tuple[bool, bool]:
+    before, after = text[found.start() - 1 : found.start()], text[found.end() : found.end() + 1]
+    return bool(regex.match(WORD, before)), bool(regex.match(WORD, after))
+
+
+def _unquoted(marks: list[_Mark], text: str, apostrophe: str) -> dict[_Mark, str]:
+    """What becomes of marks at the ends of words and of those that stand alone."""
+    written: dict[_Mark, str] = {}
+    opened: list[_Mark] = []
+    for mark in marks:
+        alone = mark.end - mark.start == 1 and text[mark.start] in QUOTE_LIKE
+        written[mark] = apostrophe if alone and (mark.before or mark.after) else " "
+        if mark.after:
+            opened.append(mark)
+        elif opened:
+            opening = opened.pop()
+            if text[opening.end : mark.start].lower() != "n":  # rock 'n' roll
+                written[opening] = written[mark] = " "
+    return written
+
+
+# Scripts that put no spaces between words: a comma there is no space that somebody left.
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\u30fc]"
+_INSIDE = (  # what goes without a trace, standing inside or above words: (pattern, languages or None for all)
+    ("[\u055b\u055c\u055e]", None),  # Armenian stress, exclamation and question, written over a vowel
+    (r"(?<=\p{Hebrew})(?:\u05f4|[\"\u201c\u201d\u201e]|'')(?=\p{Hebrew})", None),  # gershayim of abbreviations
+    (r"(?<=\p{L}):(?=\p{L})", {"sv", "fi"}),  # endings of abbreviations: EU:n, USA:s
+    (rf"(?<={_UNSPACED})[\p{{P}}\p{{S}}]+|[\p{{P}}\p{{S}}]+(?={_UNSPACED})", None),
+)
+# What counts as punctuation but is spelling: Catalan l·l and Occitan n·h, the Tibetan tsheg between syllables, Burmese
+# words of one sign, and tone letters of phonetic script.
+_SPELLING = (
+    r"(?<=\p{Latin})\u00b7(?=\p{Latin})|(?<=\p{Tibetan})\u0f0b(?=[\p{Tibetan}&&\p{L}])|[\u104c-\u104f]|[\u02e5-\u02e9]"
+)
+
+
+def drop_punctuation(text: str, keep: str, language: str | None) -> str:
+    """A text whose punctuation and symbols are spaces, but for what is spelling and for the characters to keep."""
+    for pattern, languages in _INSIDE:
+        if languages is None or language in languages:
+            text = _unless_kept(pattern, keep).sub("", text)
+    return _unless_kept(r"[\p{P}\p{S}]", keep).sub(" ", text)
+
+
+@functools.cache
+def _unless_kept(pattern: str, keep: str) -> regex.Pattern:
+    kept = f"[{regex.escape(keep, special_only=False)}]|" if keep else ""
+    return regex.compile(rf"(?V1)(?!{kept}{_SPELLING})(?:{pattern})")

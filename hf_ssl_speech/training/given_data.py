@@ -1,0 +1,166 @@
+"""Datasets as people have them, given to a trainer in Python: measured, labelled and counted on the way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict, Features, IterableDataset
+from transformers import Wav2Vec2CTCTokenizer
+
+from hf_ssl_speech.data.columns import find_audio_column, usual_text_name, with_audio
+from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, split_facts, stream_facts
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.recognition.normalization import TextNormalization
+from hf_ssl_speech.recognition.text import add_labels
+from hf_ssl_speech.training.arguments import SpeechTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+PREPARED = {"name", "sample_id", "num_samples"}
+
+
+class GivenData(NamedTuple):
+    """A dataset that a trainer was given.
+
+    Attributes:
+        rows: Ready to be trained on.
+        report: Which rows were left out on the way; None where nothing had to be done.
+    """
+
+    rows: Dataset | IterableDataset
+    report: SkipReport | None = None
+
+
+Ready = Callable[[Any, str], GivenData]
+
+
+def ready_for_pretraining(
+    dataset: Any, part: str, args: SpeechTrainingArguments, unit_columns: Sequence[str] = ()
+) -> GivenData:
+    """Rows that pretraining can use, prepared as `prepare_speech` (or `prepare_stream`) does where they are not yet.
+
+    Args:
+        dataset: A `datasets` dataset, streamed or not: rows of `prepare_speech`, or rows with audio of any kind.
+        part: Its name in the log and the record, such as `train`.
+        args: Whose `min_seconds` and `max_seconds` hold.
+        unit_columns: HuBERT: the columns with the units, which must be there.
+    Raises:
+        TypeError: If it is no `datasets` dataset.
+        ValueError: If no column is known to hold audio, units are missing, or no row can be used.
+    """
+    _check_kind(dataset, part)
+    lacking = [column for column in unit_columns if column not in _columns(dataset)]
+    if lacking:
+        raise ValueError(
+            f"HuBERT learns units, but the {part} rows have no column {', '.join(lacking)}: label them first with "
+            "`add_units(rows, KMeansUnits.from_pretrained(...))`, where the rows are those of `prepare_speech`."
+        )
+    # Units tell of whole rows: of a piece, nobody knows which are its own.
+    return _told(_prepared(dataset, part, args, None if unit_columns else args.max_seconds, unit_columns), part)
+
+
+def ready_for_ctc(
+    dataset: Any,
+    part: str,
+    args: SpeechTrainingArguments,
+    tokenizer: Wav2Vec2CTCTokenizer,
+    normalization: TextNormalization,
+    config: SSLSpeechConfig,
+) -> GivenData:
+    """Rows that CTC can learn from: prepared, and labelled as `add_labels` does, where they are not yet.
+
+    Args:
+        dataset, part, args: As `ready_for_pretraining` takes them; the dataset is not streamed.
+        tokenizer, normalization, config: As `add_labels` takes them.
+    Raises:
+        TypeError: If it is no `datasets` dataset that is held as a whole.
+        ValueError: If no column is known to hold audio or transcripts, or no row can be used.
+    """
+    _check_kind(dataset, part, streamed=False)
+    if {*PREPARED, "labels", "text"} <= set(dataset.column_names):
+        return GivenData(dataset)
+    text_column = _known(dataset, usual_text_name(_columns(dataset)), "transcripts", "text", part)
+    rows, earlier = _prepared(dataset, part, args, None, [text_column])
+    with PartialState().local_main_process_first():
+        rows, report, _ = add_labels(
+            rows, tokenizer, normalization, config, text_column=text_column, max_seconds=args.max_seconds
+        )
+    return _told(GivenData(rows, earlier.joined(report) if earlier else report), part)
+
+
+def facts_of(given: GivenData) -> dict[str, Any]:
+    """What the run's record says of a dataset."""
+    source = given.rows.info.dataset_name or "a dataset given in Python"
+    if isinstance(given.rows, IterableDataset):
+        return stream_facts([source])
+    return split_facts(source, given.rows, given.report)
+
+
+def _check_kind(dataset: Any, part: str, streamed: bool = True):
+    kinds = (Dataset, IterableDataset) if streamed else (Dataset,)
+    if isinstance(dataset, kinds):
+        return
+    if isinstance(dataset, DatasetDict):
+        raise TypeError(f"The {part} data are several splits, {', '.join(dataset)}: take one, as `dataset['train']`.")
+    if isinstance(dataset, IterableDataset):
+        raise TypeError(
+            f"The {part} rows are streamed, but transcripts are checked before training, all of them: load them with "
+            "`streaming=False`."
+        )
+    raise TypeError(
+        f"The {part} data are of type {type(dataset).__name__}, but a trainer takes a `datasets` dataset: "
+        "`load_speech(...)` reads folders and files, `Dataset.from_list(...)` takes rows from Python."
+    )
+
+
+def _columns(dataset: Dataset | IterableDataset) -> list[str]:
+    """The columns; of a stream that does not tell them, those of its first row."""
+    return dataset.column_names or list(next(iter(dataset), PREPARED))  # of no row at all, nothing can be prepared
+
+
+def _features(dataset: Dataset | IterableDataset) -> Features:
+    """The columns with their types; of a stream that does not tell them, those of its first rows."""
+    return dataset.features or dataset._resolve_features().features
+
+
+def _known(dataset: Dataset | IterableDataset, column: str | None, what: str, name: str, part: str) -> str:
+    if column is None:
+        raise ValueError(
+            f"No column of the {part} rows is known to hold {what}; there are {_columns(dataset)}. Name it: "
+            f"`dataset.rename_column(COLUMN, {name!r})`."
+        )
+    return column
+
+
+def _audio_column(dataset: Dataset | IterableDataset, part: str) -> str:
+    features = _features(dataset)
+    column = "audio" if "audio" in features else find_audio_column(features)
+    return _known(dataset, column, "audio", "audio", part)
+
+
+def _prepared(
+    dataset: Dataset | IterableDataset,
+    part: str,
+    args: SpeechTrainingArguments,
+    max_seconds: float | None,
+    keep: Sequence[str],
+) -> GivenData:
+    """Rows that are measured, or decoded as they come by."""
+    if set(_columns(dataset)) >= PREPARED:
+        return GivenData(dataset)
+    if isinstance(dataset, IterableDataset):
+        dataset = with_audio(dataset, _audio_column(dataset, part), f"the {part} rows")
+        return GivenData(prepare_stream(dataset, min_seconds=args.min_seconds, max_seconds=max_seconds, keep=keep))
+    dataset = with_audio(dataset.with_format(None), _audio_column(dataset, part), f"the {part} rows")
+    with PartialState().local_main_process_first():
+        return GivenData(*prepare_speech(dataset, min_seconds=args.min_seconds, max_seconds=max_seconds, keep=keep))
+
+
+def _told(given: GivenData, part: str) -> GivenData:
+    if given.report:
+        level = logging.WARNING if given.report.num_skipped else logging.INFO
+        logger.log(level, f"{part}: {len(given.rows):,} utterances. {given.report}")
+    return given

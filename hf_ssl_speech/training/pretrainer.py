@@ -1,0 +1,68 @@
+"""The trainer of both objectives."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from transformers import Wav2Vec2FeatureExtractor
+
+from hf_ssl_speech.data.collators import pretraining_collator
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
+from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
+from hf_ssl_speech.training.given_data import ready_for_pretraining
+from hf_ssl_speech.training.trainer import SpeechTrainer
+
+
+class SpeechPreTrainer(SpeechTrainer):
+    """The trainer of both objectives.
+
+    Args:
+        model: `SSLWav2Vec2ForPreTraining` or `SSLHubertForPreTraining`.
+        args: Settings of the run.
+        train_dataset: A `datasets` dataset with audio of any kind, prepared on the way as `prepare_speech` (or, if
+            streamed, `prepare_stream`) does: rows that can't be used are left out, named and counted. Rows that these
+            functions gave are taken as they are. HuBERT's have the columns that `add_units` makes.
+        eval_dataset: The same, or several by name; their masks never change.
+        processing_class: The feature extractor; by default the one that fits the config.
+        collator_settings: More arguments for the objective's collator, such as `unit_columns`.
+    """
+
+    args: SpeechPreTrainingArguments
+
+    def __init__(
+        self,
+        model: SSLSpeechForPreTraining,
+        args: SpeechPreTrainingArguments,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: Wav2Vec2FeatureExtractor | None = None,
+        collator_settings: dict[str, Any] | None = None,
+        **kwargs,
+    ):
+        processing_class = processing_class or feature_extractor_for(model.config)
+        settings = {
+            "normalize": processing_class.do_normalize,
+            "max_seconds": args.max_seconds,
+            "seed": args.order_seed,
+            **(collator_settings or {}),
+        }
+        args = copy.copy(args)  # the caller's stay as they are
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = model.config.layerdrop > 0
+        collator = pretraining_collator(model.config, **settings)
+        unit_columns = getattr(collator, "unit_columns", ())
+        super().__init__(
+            model,
+            args,
+            collator,
+            pretraining_collator(model.config, **settings, evaluation=True),
+            partial(ready_for_pretraining, args=args, unit_columns=unit_columns),
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            **kwargs,
+        )

@@ -1,0 +1,206 @@
+"""What becomes of each setting of transformers' TrainingArguments: it works, is decided here, or is refused.
+
+`docs/training_arguments.md` shows these tables; a test fails when transformers brings a setting that is in none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
+
+from hf_ssl_speech.files import read_json
+from hf_ssl_speech.markdown import table
+
+_EVALUATION = "an evaluation adds up sums over batches and ranks and keeps no predictions"
+_UPLOAD = "the card is made of the finished run: use `push_to_hub(folder, repo_id)` or `examples/push_to_hub.py` then"
+_BATCHES = "batches are filled by duration: set `batch_seconds`"
+
+# Other values than the default are an error, which tells the reason.
+REFUSED = {
+    "per_device_train_batch_size": _BATCHES,
+    "per_device_eval_batch_size": _BATCHES,
+    "auto_find_batch_size": f"{_BATCHES}, which the checks before a run try out in memory",
+    "train_sampling_strategy": "batches are made of rows of like length, in random order",
+    "length_column_name": "lengths are measured, in the column `num_samples`",
+    "dataloader_drop_last": "every batch is trained on: none is left incomplete",
+    "dataloader_in_order": "batches that come in another order could not be resumed exactly",
+    "dataloader_multiprocessing_context": "the loader's workers are started as torch does",
+    "remove_unused_columns": "the collators need the columns",
+    "label_names": "the collators decide what the labels are called",
+    "label_smoothing_factor": "the losses are those of the papers, without smoothing",
+    "average_tokens_across_devices": "a loss is divided by what the whole update predicts, on all devices",
+    "neftune_noise_alpha": "there are no token embeddings to add noise to",
+    "use_cache": "nothing is generated token by token",
+    "use_liger_kernel": "Liger has no kernels for these models",
+    "liger_kernel_config": "Liger has no kernels for these models",
+    "bf16_full_eval": "evaluation computes as training does: set `bf16`",
+    "fp16_full_eval": "evaluation computes as training does: set `fp16`",
+    "prediction_loss_only": _EVALUATION,
+    "eval_do_concat_batches": _EVALUATION,
+    "eval_use_gather_object": _EVALUATION,
+    "eval_accumulation_steps": _EVALUATION,
+    "include_for_metrics": _EVALUATION,
+    "batch_eval_metrics": _EVALUATION,
+    "include_num_input_tokens_seen": "audio has no tokens: `hours_seen` is counted",
+    "do_predict": "a run trains and evaluates: call `predict` of the trainer afterwards",
+    "parallelism_config": "each process trains on batches of its own: models are split by FSDP alone",
+    "enable_jit_checkpoint": "SIGTERM is answered with a checkpoint already",
+    "restore_callback_states_from_checkpoint": "what the callbacks have counted is restored always",
+    "push_to_hub": _UPLOAD,
+    "hub_token": _UPLOAD,
+    "hub_private_repo": _UPLOAD,
+    "hub_model_id": _UPLOAD,
+    "hub_strategy": _UPLOAD,
+    "hub_always_push": _UPLOAD,
+    "hub_revision": _UPLOAD,
+}
+
+DECIDED = {
+    "gradient_accumulation_steps": "follows from `hours_per_update` if that is given",
+    "dataloader_persistent_workers": "off where there are no workers",
+    "ddp_find_unused_parameters": "on where layers are dropped or an encoder rests, unless set",
+    "do_train": "a run trains",
+    "do_eval": "a run evaluates as `eval_strategy` says; refused where that says never",
+    "local_rank": "the launcher's",
+}
+
+WORKS = {
+    "output_dir": "also a `Path`",
+    "num_train_epochs": "with `max_steps` of -1; else that wins",
+    "max_steps": "",
+    "learning_rate": "",
+    "lr_scheduler_type": "in fine-tuning, `warmup_stable_decay` has the paper's three stages",
+    "lr_scheduler_kwargs": "",
+    "warmup_steps": "a share below 1; in fine-tuning with three stages, `tri_stage` says it",
+    "optim": "",
+    "optim_args": "",
+    "optim_target_modules": "",
+    "weight_decay": "",
+    "adam_beta1": "",
+    "adam_beta2": "0.98, as in the papers",
+    "adam_epsilon": "",
+    "max_grad_norm": "0, no clipping, as in the papers",
+    "bf16": "also `auto`",
+    "fp16": "",
+    "tf32": "",
+    "activation_checkpointing": "",
+    "activation_checkpointing_kwargs": "reentrant or not: the same gradients",
+    "gradient_checkpointing": "",
+    "gradient_checkpointing_kwargs": "reentrant or not: the same gradients",
+    "torch_compile": "",
+    "torch_compile_backend": "",
+    "torch_compile_mode": "",
+    "torch_empty_cache_steps": "",
+    "logging_strategy": "",
+    "logging_steps": "",
+    "logging_first_step": "on",
+    "log_on_each_node": "",
+    "logging_nan_inf_filter": "off: what is no number shall stop the run, not vanish from the curve",
+    "log_level": "",
+    "log_level_replica": "",
+    "disable_tqdm": "",
+    "report_to": "",
+    "run_name": "",
+    "project": "",
+    "trackio_space_id": "",
+    "trackio_bucket_id": "",
+    "trackio_static_space_id": "",
+    "eval_strategy": "",
+    "eval_steps": "",
+    "eval_delay": "",
+    "eval_on_start": "",
+    "save_only_model": "",
+    "save_strategy": "",
+    "save_steps": "",
+    "save_on_each_node": "",
+    "save_total_limit": "",
+    "load_best_model_at_end": "",
+    "metric_for_best_model": "of several validation sets, `eval_NAME_METRIC`",
+    "greater_is_better": "",
+    "ignore_data_skip": "",
+    "full_determinism": "",
+    "seed": "",
+    "data_seed": "decides order, crops and masks",
+    "use_cpu": "",
+    "accelerator_config": "but for what it says of data loaders, which is refused",
+    "dataloader_num_workers": "",
+    "dataloader_pin_memory": "on a GPU",
+    "dataloader_prefetch_factor": "",
+    "ddp_bucket_cap_mb": "",
+    "ddp_broadcast_buffers": "",
+    "ddp_static_graph": "",
+    "ddp_backend": "",
+    "ddp_timeout": "also how long a lost process is waited for",
+    "fsdp": "",
+    "fsdp_config": "",
+    "deepspeed": "handed on to Accelerate; not covered by the tests of this package",
+    "debug": "",
+    "skip_memory_metrics": "",
+    "resume_from_checkpoint": "",
+}
+
+_LOADER_SETTINGS = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler")
+
+
+def default_of(field: dataclasses.Field):
+    """The default of a dataclass's field."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _is_default(field: dataclasses.Field, value: Any) -> bool:
+    default = default_of(field)
+    return value == default or (default == "no" and value is False)  # what a command line makes of "no"
+
+
+def refuse_settings(args: TrainingArguments):
+    """Raises a ValueError if a setting is given that would not do what it says; all that are get named."""
+    found = [
+        f"{field.name}={getattr(args, field.name)!r} ({REFUSED[field.name]})"
+        for field in dataclasses.fields(args)
+        if field.name in REFUSED and not _is_default(field, getattr(args, field.name))
+    ]
+    if args.do_eval and args.eval_strategy == "no":
+        found.append("do_eval=True without an eval_strategy (say when to evaluate)")
+    given = _as_dict(args.accelerator_config)
+    found += [
+        f"accelerator_config.{name}={given[name]!r} (the batches of the ranks are shared out by the sampler)"
+        for name in _LOADER_SETTINGS
+        if name in given and given[name] != getattr(AcceleratorConfig(), name)
+    ]
+    if found:
+        raise ValueError(f"These settings of Trainer do not go with this package: {'; '.join(found)}.")
+
+
+def refuse_arguments(arguments: dict[str, Any]):
+    """Raises a ValueError if an argument of Trainer's constructor is given that would not work; all are named."""
+    reasons = {
+        "compute_metrics": "metrics are sums over all batches and ranks: extend `evaluation_step` and `metrics`",
+        "preprocess_logits_for_metrics": "no logits are kept: extend `evaluation_step` and `metrics`",
+        "compute_loss_func": "the loss is the model's own: extend its `forward`",
+        "model_init": "each model is a run of its own: make a trainer for it, with an `output_dir` of its own",
+    }
+    given = [f"{name} ({reason})" for name, reason in reasons.items() if arguments.get(name) is not None]
+    if given:
+        raise ValueError(f"The trainers of this package do not take {'; '.join(given)}.")
+
+
+def _as_dict(config: Any) -> dict[str, Any]:
+    """Accelerate's settings, however they were given: a dict, JSON, a JSON file, an object or None."""
+    if isinstance(config, str):
+        return json.loads(config) if config.lstrip().startswith("{") else read_json(config, "Accelerate's settings")
+    return config if isinstance(config, dict) else vars(config) if config else {}
+
+
+def settings_table() -> str:
+    """All settings and what becomes of them, as a Markdown table in the order of transformers."""
+    rows = []
+    for field in dataclasses.fields(TrainingArguments):
+        name = field.name
+        for kind, entries in (("works", WORKS), ("decided by this package", DECIDED), ("refused", REFUSED)):
+            if name in entries:
+                rows.append([f"`{name}`", kind, entries[name]])
+    return table(["setting", "", ""], rows)

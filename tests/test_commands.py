@@ -1,0 +1,152 @@
+"""The command `hf-ssl-speech`: its help, its errors, its configurations, and several processes."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_ssl_speech.commands import named_configs
+from hf_ssl_speech.commands.configs import listing
+from hf_ssl_speech.commands.launching import take_launch_options
+from hf_ssl_speech.commands.main import COMMANDS, main, overview, run
+
+ROOT = Path(__file__).parents[1]
+OF_DATACLASSES = {"pretrain", "units", "hubert", "finetune", "evaluate", "ngram", "tune-decoder", "align"}
+
+
+def help_of(name, capsys, option="--help") -> str:
+    with pytest.raises(SystemExit) as end:
+        run(name, [option])
+    assert not end.value.code
+    return capsys.readouterr().out
+
+
+def in_a_process(code: str, **environment: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_there_with_help_that_shows_how_it_is_called(name, capsys):
+    assert f"hf-ssl-speech {name}" in help_of(name, capsys)
+    assert COMMANDS[name] in overview()
+
+
+@pytest.mark.parametrize("name", sorted(OF_DATACLASSES))
+@pytest.mark.parametrize("option", ["--help", "--help-all"])
+def test_every_argument_has_a_description(name, option, capsys):
+    lines = [*help_of(name, capsys, option).splitlines(), ""]
+    bare = [place for place, line in enumerate(lines) if re.fullmatch(r"  --\S+ \S+( \.\.\.)?", line)]
+    assert [lines[place] for place in bare if not lines[place + 1].startswith(" " * 8)] == []
+    assert sum(line.startswith("  --") for line in lines) > 5
+
+
+def test_the_help_of_a_run_begins_with_what_people_set_and_leaves_the_rest_to_help_all(capsys):
+    short, full = help_of("finetune", capsys), help_of("finetune", capsys, "--help-all")
+    titles = [line.partition(" (")[0].rstrip(":") for line in short.splitlines() if re.fullmatch(r"\w.*:", line)]
+    assert titles == ["Model", "Data", "Text", "Recipe", "Hardware", "Output, logs and checks", "Several devices"]
+    assert re.search(r"--learning_rate NUMBER .*\n? *\(default:\s+3e-05\)", short)
+    for rare in ("--adam_beta1", "--hub_token", "--deepspeed"):
+        assert rare in full and rare not in short
+
+
+@pytest.mark.parametrize("name", ["--help", "pretrain", "evaluate", "push"])
+def test_help_loads_no_more_than_it_needs(name):
+    """Datasets, models and scientific libraries would take seconds more; torch is there for Trainer's settings only."""
+    heavy = ["datasets", "pandas", "scipy", "sklearn", "torchaudio", "matplotlib", "transformers.modeling_utils"]
+    heavy += [] if name == "pretrain" else ["torch"]
+    code = f"""
+import sys
+sys.modules["peft"] = None  # transformers imports it with Trainer's settings, and its models with it
+from hf_ssl_speech.commands.main import main
+try:
+    main({[name] if name == "--help" else [name, "--help"]!r})
+except SystemExit:
+    pass
+print("LOADED", [module for module in {heavy!r} if module in sys.modules])
+"""
+    result = in_a_process(code)
+    assert result.stdout.splitlines()[-1] == "LOADED []", result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrian"], "There is no command pretrian. Did you mean pretrain?"),
+        (["pretrain", "--learning_rat", "1"], "There is no argument --learning_rat. Did you mean --learning_rate?"),
+        (["pretrain", "hubert_tyni"], "There is no configuration hubert_tyni. Did you mean hubert_tiny?"),
+        (["pretrain", "mine.yaml"], "There is no configuration mine.yaml."),
+        (["pretrain", "--num_processes", "none"], "--num_processes is none: give a whole number, 1 or more."),
+        (["card", "runs/x", "--licence", "mit"], "There is no argument --licence. Did you mean --license?"),
+        (["card"], "The following arguments are required: folder"),
+        (["align", "--limit", "few"], "Argument --limit: invalid int value: 'few'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_ends_it_with_one_sentence(words, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["hf-ssl-speech"])
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert message in end.value.code and len(end.value.code.strip().splitlines()) == 1
+
+
+def test_an_error_stands_alone_on_standard_error():
+    result = in_a_process("from hf_ssl_speech.commands.main import main; main(['card', '--folder'])")
+    assert result.returncode == 1 and result.stdout == ""
+    message = "ValueError: There is no argument --folder. `--help` lists the arguments."
+    assert result.stderr.strip().splitlines() == [message]
+
+
+def test_a_configuration_is_taken_by_its_name_and_listed_with_its_command():
+    for name, path in named_configs.configs().items():
+        assert named_configs.config(name) == path == named_configs.config(str(path))
+        assert f"  {name} " in listing()
+        assert named_configs.summary(path).endswith(".") and len(named_configs.summary(path)) > 30
+    assert set(named_configs.accelerate_configs()) == {"one_gpu", "eight_gpus", "two_nodes"}
+
+
+def test_a_copy_of_a_configuration_overwrites_nothing(tmp_path, capsys):
+    run("configs", ["hubert_tiny", str(tmp_path / "mine.yaml")])
+    assert (tmp_path / "mine.yaml").read_text() == named_configs.config("hubert_tiny").read_text()
+    with pytest.raises(FileExistsError):
+        run("configs", ["demo", str(tmp_path / "mine.yaml")])
+    capsys.readouterr()
+    run("configs", ["demo"])
+    assert capsys.readouterr().out == named_configs.config("demo").read_text()
+
+
+def test_what_concerns_several_processes_is_taken_from_the_arguments():
+    rest = ["hubert_tiny", "--max_steps", "3"]
+    assert take_launch_options([*rest, "--num_processes", "2"]) == ({"num_processes": "2"}, rest)
+    assert take_launch_options(["--accelerate-config=eight_gpus", *rest]) == ({"accelerate_config": "eight_gpus"}, rest)
+    assert take_launch_options([*rest, "--num_processes", "1"]) == ({}, rest)
+    assert take_launch_options([*rest, "--num_processes", "2", "--help"]) == ({}, [*rest, "--help"])
+
+
+WAIT_POLICY = """
+import os, sys
+from hf_ssl_speech.commands import main
+assert "torch" not in sys.modules
+main.run = lambda name, argv: print(os.environ["OMP_WAIT_POLICY"])
+main.start("pretrain", [])
+"""
+
+
+def test_threads_wait_without_taking_the_cores_unless_the_user_has_said_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert in_a_process(WAIT_POLICY).stdout.strip() == "PASSIVE"
+    assert in_a_process(WAIT_POLICY, OMP_WAIT_POLICY="ACTIVE").stdout.strip() == "ACTIVE"
+
+
+def test_the_package_is_imported_in_an_instant_and_its_models_are_known_all_the_same():
+    code = """
+import sys, hf_ssl_speech
+assert not {"torch", "transformers"} & set(sys.modules)
+from transformers import AutoConfig, AutoModel
+config = AutoConfig.for_model("ssl-hubert", hidden_size=32, num_attention_heads=4, num_hidden_layers=1)
+print(type(AutoModel.from_config(config)).__name__)
+"""
+    result = in_a_process(code)
+    assert result.stdout.split() == ["SSLHubertModel"], result.stderr
