@@ -184,8 +184,8 @@ def choose_card(source: Path, repository: Repository, replace_card: bool, card: 
         return False, str(kept)
     raise ValueError(
         f"The card {CARD_FILE} of {repository.repo_id} was edited on the Hub, and this push would replace it. To keep "
-        f"those words, remove the line there that begins with '<!-- Made by', and leave no {CARD_FILE} of your own words "
-        "here; to replace them, set replace_card."
+        f"it, remove the line there that begins with '<!-- Made by', and leave no {CARD_FILE} in your own words here. "
+        "To replace it, set replace_card."
     )
 
 
