@@ -7,7 +7,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from hf_ssl_speech.files import naming_the_file, read_json, write_json
 
 RECORD_FILE = "run.json"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _SECRETS = (
     re.compile(r"(\bhf_)[A-Za-z0-9]{20,}"),
     re.compile(r"(\b[a-z][\w+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)", re.IGNORECASE),
@@ -255,6 +256,12 @@ def command_line() -> str:
     return shlex.join(map(without_secrets, words))
 
 
+def as_path(source: str) -> str:
+    """A source as records tell it: what lies on this disk, but reads like an id on the Hub, by its whole path."""
+    is_here = HUB_ID.fullmatch(source) is not None and Path(source).exists()
+    return str(Path(source).resolve()) if is_here else source
+
+
 def without_secrets(text: str) -> str:
     """A text whose access tokens, and whose URLs' passwords and signatures, are replaced by dots."""
     for secret in _SECRETS:
@@ -275,9 +282,3 @@ def device_name(device: torch.device) -> str:
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells as a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -24,6 +24,15 @@ class Repository:
     private: bool
     files: dict[str, bytes] = field(default_factory=dict)
     commits: list[str] = field(default_factory=lambda: ["0" * 40])
+    branches: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def at(self, revision: str) -> dict[str, bytes]:
+        """The files of a branch, `main` or another one."""
+        if revision == "main" or revision in self.commits:
+            return self.files
+        if revision not in self.branches:
+            raise Refused(404, "Invalid rev id", "RevisionNotFound")
+        return self.branches[revision]
 
 
 class HubStandIn:
@@ -34,6 +43,7 @@ class HubStandIn:
         requests: Method and path of every request, in order.
         drop_uploads: So many LFS uploads from now on break off in the middle.
         fail_commits: So many commits from now on are answered with status 500.
+        refuse_commits: Status and message of the answer to every commit; None lets them through.
     """
 
     def __init__(self):
@@ -42,6 +52,7 @@ class HubStandIn:
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.drop_uploads = self.fail_commits = 0
+        self.refuse_commits: tuple[int, str] | None = None
         self.lock = threading.Lock()
         handler = type("Handler", (HubHandler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -78,8 +89,9 @@ class HubHandler(BaseHTTPRequestHandler):
         ("POST", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "lfs_batch"),
         ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", "lfs_put"),
         ("POST", r"/lfs/verify", "lfs_verify"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/[^/]+", "commit"),
-        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/[^/]+.*", "tree"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<revision>[^/]+)", "commit"),
+        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/branch/(?P<branch>[^/]+)", "branch"),
+        ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+).*", "tree"),
         ("GET", r"/api/models/(?P<repo>[^/]+/[^/]+)(/revision/[^/]+)?", "info"),
         ("GET", r"/(?P<repo>[^/]+/[^/]+)/resolve/[^/]+/(?P<path>.+)", "resolve"),
     )
@@ -200,17 +212,27 @@ class HubHandler(BaseHTTPRequestHandler):
             raise Refused(404, "Object not found")
         self.answer({})
 
-    def commit(self, repo):
+    def branch(self, repo, branch):
+        repository = self.repository(repo, write=True)
+        repository.branches[branch] = dict(repository.files)
+        self.answer({})
+
+    def commit(self, repo, revision):
         repository, content = self.repository(repo, write=True), self.body()
+        files = repository.at(revision)
         if self.hub.fail_commits > 0:
             self.hub.fail_commits -= 1
             raise Refused(500, "Internal error")
+        if self.hub.refuse_commits:
+            raise Refused(*self.hub.refuse_commits)
         for line in map(json.loads, content.splitlines()):
             value = line["value"]
             if line["key"] == "file":
-                repository.files[value["path"]] = base64.b64decode(value["content"])
+                files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
-                repository.files[value["path"]] = self.hub.objects[value["oid"]]
+                files[value["path"]] = self.hub.objects[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         repository.commits.append(hashlib.sha1(content + repository.commits[-1].encode()).hexdigest())
         sha = repository.commits[-1]
         self.answer({"commitUrl": f"{self.hub.url}/{repo}/commit/{sha}", "commitOid": sha, "success": True})
@@ -225,8 +247,8 @@ class HubHandler(BaseHTTPRequestHandler):
              "tags": [], "disabled": False, "gated": False, "downloads": 0, "likes": 0}
         )  # fmt: skip
 
-    def tree(self, repo):
-        files = self.repository(repo).files
+    def tree(self, repo, revision):
+        files = self.repository(repo).at(revision)
         entries = [{"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}
                    for path, content in sorted(files.items())]  # fmt: skip
         self.answer(entries)

@@ -1,6 +1,7 @@
 """Forced alignment: a known transcript gets the times it was said at, as columns and as TextGrid."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from datasets import Dataset
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
 from hf_ssl_speech import SSLWav2Vec2Config, SSLWav2Vec2ForCTC
-from hf_ssl_speech.recognition.alignment import add_alignment, align_text, textgrid_names, write_textgrid
+from hf_ssl_speech.file_names import file_names
+from hf_ssl_speech.recognition.alignment import TEXTGRID, add_alignment, align_text, write_textgrid
 from hf_ssl_speech.recognition.transcript import Alphabet
 
 TOKENS = ["<pad>", "<unk>", "|", *"abcdefgh'"]
@@ -169,14 +171,36 @@ NAMES += ["q?\n:*", ".b", "plain"]
 
 
 def test_textgrids_of_any_names_are_files_of_their_own(tmp_path):
-    found = textgrid_names(NAMES, range(len(NAMES)))
+    found = file_names(NAMES, range(len(NAMES)), TEXTGRID)
     assert found[-1] == "plain.TextGrid" and found[-2] == "_b.TextGrid" and found[-3] == "q____.TextGrid"
     assert len({name.casefold() for name in found}) == len(NAMES)
     for name in found:
         (tmp_path / name).touch()
     assert len(list(tmp_path.iterdir())) == len(NAMES) and max(len(name.encode()) for name in found) <= 255
-    backwards = textgrid_names(NAMES[::-1], range(len(NAMES))[::-1])
+    backwards = file_names(NAMES[::-1], range(len(NAMES))[::-1], TEXTGRID)
     assert backwards == found[::-1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CON", "con.a", "nul ", "Lpt1", "COM\u00b9.x", "a.", "a ", "..", ".", "", " a", "\ud800", "a\u2028b", "a\x85b",
+     "\t", "/etc/passwd", "..\\up", "aux.TextGrid", "a:b"],
+)  # fmt: skip
+def test_a_name_that_other_systems_forbid_is_changed(name):
+    for suffix in (TEXTGRID, ""):
+        (found,) = file_names([name], [0], suffix)
+        assert (
+            not re.search(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\ud800-\udfff\u2028]|^[. ]|[. ]$', found) and found != suffix
+        )
+        assert found.split(".")[0].strip().casefold() not in {"con", "nul", "aux", "lpt1", "com\u00b9"}
+        assert len(found.encode()) <= 255
+
+
+def test_ids_that_differ_only_in_what_is_changed_keep_files_of_their_own():
+    names = ["a.", "a_", "A_", "a\u0307_", "\u0226_", "con", "_con", "\u00df", "ss", "x" * 242, "x" * 400]
+    found = file_names(names, range(len(names)), ".flac")
+    assert len({name.casefold() for name in found}) == len(names)
+    assert file_names(["plain id-7.b"], [0], ".flac") == ["plain id-7.b.flac"]
 
 
 def test_the_recipe_writes_times_as_parquet_and_textgrids(recognizer, rows, tmp_path, monkeypatch):

@@ -12,8 +12,11 @@ PACKAGE = Path(hf_ssl_speech.__file__).parent
 FLOORS = {
     "audio": 0,
     "decoders": 0,
+    "file_names": 0,
+    "markdown": 0,
     "files": 0,
     "records": 0,
+    "uploading": 0,
     "models": 1,
     "data": 2,
     "demo": 3,

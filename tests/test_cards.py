@@ -23,6 +23,7 @@ from hf_ssl_speech import (
     to_transformers,
 )
 from hf_ssl_speech.commands.parsing import as_tokens, parse_arguments
+from hf_ssl_speech.markdown import code, plain, table
 from hf_ssl_speech.models import installing
 from hf_ssl_speech.models.classes import CONFIGS
 from hf_ssl_speech.records import read_record, write_record
@@ -354,3 +355,29 @@ def test_folders_of_this_machine_and_secrets_stay_out_of_a_card(tmp_path):
     for secret in ("anna", "pw@", "zyx", "hf_aaa", str(tmp_path)):
         assert secret not in text
     assert "…/mini/train-*.parquet" in text and "https://me:...@host/x?token=..." in text
+
+
+def test_one_function_writes_cells_that_no_bar_and_no_line_break_ends():
+    for text in ("a|b", "a\nb", "a\r\n\nb", "a\u2028b", "a\\|b", "a\\\\|b", "|", "\\", "a\x85b"):
+        for made in (text, plain(text), code(text)):
+            for aligned in (False, True):
+                lines = table(["x", made], [[made, "y"], ["z", made]], aligned=aligned).split("\n")
+                assert len(lines) == 4 and all(len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 3 for line in lines)
+                assert len("\n".join(lines).splitlines()) == 4
+    assert table(["a"], [["b|c"]], aligned=True).splitlines()[-1] == "| b\\|c |"
+
+
+def test_a_row_without_an_interval_has_none_in_the_card(tmp_path):
+    rate = {"value": 1.0, "low": None, "high": None, "confidence": 0.95}
+    card = create_model_card(make_ctc(tmp_path / "ctc", scores=[score(wer=rate, cer=rate)]))
+    assert "100.00 (one row, no interval)" in card.text
+    assert "low" not in card.data.eval_results[0].metric_args
+
+
+def test_licences_and_departures_of_units_keep_their_tables_whole(tmp_path):
+    names = {"a|b\nc": "x|y", "<b>": None}
+    for make in (make_units, make_encoder):
+        text = create_model_card(make(tmp_path / make.__name__), datasets=names).text
+        for rows in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+            assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows.splitlines()}) == 1
+        assert "a\\|b c" in text and "\\<b\\>" in text

@@ -488,3 +488,51 @@ def test_the_recipes_make_a_language_model_and_find_weights_for_it(recognizer, t
     assert (best.language_model, best.lm_weight in (0.5, 2), best.word_score in (-1, 0, 3)) == (arpa_file, True, True)
     surface = [float(rate) for rate in re.findall(r"([\d.]+)%", printed.split("(right):")[1].split("Best")[0])]
     assert len(surface) == 6 and f"WER {min(surface):.2f}%" in printed
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_become_no_text(tokenizer, config, value):
+    logits = spoken(tokenizer, "the cat")
+    logits[3, 5] = value
+    decoders = [GreedyDecoder(tokenizer, config)]
+    decoders += [BeamDecoder(tokenizer, config)] if find_spec("flashlight") else []
+    for decoder in decoders:
+        with pytest.raises(ValueError, match=f"logits hold NaN or infinity in 1 of {len(logits)} frames"):
+            decode_one(decoder, logits)
+        padded = torch.cat([spoken(tokenizer, "the cat"), logits[3:4]])[None]
+        assert decoder.decode(padded, torch.tensor([len(logits)]))[0].text == "the cat", "padding is not looked at"
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        align_tokens(logits.log_softmax(-1), tokenizer("the cat").input_ids, tokenizer.pad_token_id)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        align_text("the cat", logits, decoders[0].alphabet)
+
+
+def test_a_token_that_is_ruled_out_by_minus_infinity_is_a_number_all_the_same(tokenizer, config):
+    logits = spoken(tokenizer, "the cat")
+    logits[:, tokenizer.convert_tokens_to_ids("z")] = -float("inf")
+    decoder = GreedyDecoder(tokenizer, config)
+    assert decode_one(decoder, logits).text == align_text("the cat", logits, decoder.alphabet).text == "the cat"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beam_size": 0}, "beam_size is 0"),
+        ({"beam_threshold": 0.0}, "beam_threshold is 0"),
+        ({"lm_weight": float("nan")}, "lm_weight is nan"),
+        ({"word_score": float("inf")}, "word_score is inf"),
+    ],
+)
+def test_a_search_that_can_not_go_is_refused_at_once(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        BeamSettings(**settings)
+    (tmp_path / "decoder.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=message):
+        BeamSettings.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", " \n\n", "\\data\\\nngram 1=2\n\n\\1-grams:\n-1 <s>\n-1 </s>\n\\end\\\n"])
+def test_a_list_without_words_is_refused_and_does_not_open_the_search(tokenizer, config, tmp_path, content):
+    (tmp_path / "words.txt").write_text(content)
+    with pytest.raises(ValueError, match=r"words.txt holds no words to choose from"):
+        BeamDecoder(tokenizer, config, BeamSettings(words=str(tmp_path / "words.txt")))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import jiwer
 import numpy as np
 import pytest
 import soundfile
+import torch
 from datasets import Dataset
 from PIL import Image
 from transformers import (
@@ -25,6 +27,7 @@ from transformers import (
 
 from hf_ssl_speech import SSLHubertForCTC, SSLWav2Vec2ForCTC, SSLWav2Vec2ForPreTraining
 from hf_ssl_speech.data.pieces import cut_at_pauses
+from hf_ssl_speech.evaluation import recognizers
 from hf_ssl_speech.evaluation.comparison import (
     ModelScores,
     choose_rows,
@@ -33,7 +36,7 @@ from hf_ssl_speech.evaluation.comparison import (
     read_scores,
     save_scores,
 )
-from hf_ssl_speech.evaluation.recognizers import is_seq2seq, load_ctc, load_seq2seq
+from hf_ssl_speech.evaluation.recognizers import MULTILINGUAL_TOKENS, is_seq2seq, load_ctc, load_seq2seq
 from hf_ssl_speech.evaluation.report import draw_scores, worst_utterances
 from hf_ssl_speech.recognition.metrics import count_edits
 from hf_ssl_speech.recognition.normalization import TextNormalization
@@ -346,3 +349,88 @@ def test_groups_beyond_twenty_are_left_out_of_the_picture_only(tmp_path):
     draw_scores([entry, entry | {"model": "theirs"}], tmp_path / "scores.png")
     picture = np.asarray(Image.open(tmp_path / "scores.png").convert("L"))
     assert picture.shape[0] > picture.shape[1] and picture.std() > 20
+
+
+def old_multilingual_whisper(folder: Path, randomize) -> str:
+    """A Whisper of as many outputs as multilingual ones have, whose generation config does not tell so."""
+    tokens = ["a", "b", "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>"]
+    tokens += ["<|notimestamps|>"]
+    ids = {token: number for number, token in enumerate(tokens)}
+    tokenizer = WhisperTokenizer(vocab=ids, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": tokens[2:]})
+    config = WhisperConfig(
+        vocab_size=MULTILINGUAL_TOKENS, num_mel_bins=8, d_model=4, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=1, decoder_attention_heads=1, encoder_ffn_dim=4, decoder_ffn_dim=4,
+        max_source_positions=50 * WINDOW_SECONDS, max_target_positions=64, pad_token_id=2, bos_token_id=2,
+        eos_token_id=2, decoder_start_token_id=3, begin_suppress_tokens=None,
+    )  # fmt: skip
+    randomize(WhisperForConditionalGeneration(config)).save_pretrained(folder)
+    WhisperProcessor(WhisperFeatureExtractor(feature_size=8, chunk_length=WINDOW_SECONDS), tokenizer).save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
+def test_whisper_is_told_the_language_though_its_generation_config_is_old(tmp_path, randomize, evaluation_set):
+    folder = old_multilingual_whisper(tmp_path / "old", randomize)
+    assert not hasattr(GenerationConfig.from_pretrained(folder), "is_multilingual")
+    for language in ("de", "German"):
+        recognizer = load_seq2seq(folder, language=language)
+        heard = []
+        recognizer.model.model.decoder.register_forward_pre_hook(
+            lambda module, args, kwargs, heard=heard: heard.append(kwargs["input_ids"]), with_kwargs=True
+        )
+        recognizer.texts(evaluation_set.rows.select([0]))
+        assert heard[0].tolist() == [[3, 5, 6, 8]], "start, German, transcribe, no timestamps"
+    with pytest.raises(ValueError, match=r"knows no 'fr': <\|fr\|> is not supported. It knows en, de"):
+        load_seq2seq(folder, language="fr")
+
+
+def test_a_language_that_a_model_does_not_take_is_refused(whisper, make_ctc, evaluate_asr, speech_file, tmp_path):
+    with pytest.raises(ValueError, match=r"The language 'de' was asked for, but .*whisper writes English only"):
+        load_seq2seq(whisper, language="de")
+    load_seq2seq(whisper, language="en")
+    arguments = [
+        "--data",
+        speech_file,
+        "--split",
+        "train",
+        "--output_dir",
+        str(tmp_path / "scores"),
+        "--language",
+        "de",
+    ]
+    with pytest.raises(ValueError, match="has no adapters for languages, so none can be chosen"):
+        evaluate_asr(["--models", make_ctc(HubertForCTC, "stock"), *arguments])
+
+
+def test_whisper_that_never_ends_a_text_is_stopped_and_named(tmp_path, randomize, evaluation_set, caplog, monkeypatch):
+    monkeypatch.setattr(recognizers, "TOKENS_A_SECOND", 10)
+    monkeypatch.setattr(recognizers, "MORE_TOKENS", 10)
+    recognizer = load_seq2seq(old_multilingual_whisper(tmp_path / "old", randomize), language="de")
+    head = torch.nn.Linear(4, MULTILINGUAL_TOKENS)
+    torch.nn.init.zeros_(head.weight)
+    with torch.no_grad():
+        head.bias.fill_(-9.0)[0] = 9.0
+    recognizer.model.proj_out = head
+    rows = evaluation_set.rows.select([0, 1])
+    texts = recognizer.texts(rows)
+    windows = [[len(each) for each in cut_at_pauses([row["samples"]], WINDOW_SECONDS * 16_000)] for row in rows]
+    most = [sum(10 + math.ceil(10 * length / 16_000) for length in row) for row in windows]
+    assert [0 < text.count("a") <= each for text, each in zip(texts, most)] == [True, True]
+    assert "was stopped: more tokens than anybody says" in caplog.text
+    with torch.no_grad():
+        head.bias[3] = float("nan")
+    with pytest.raises(ValueError, match="logits hold NaN"):
+        recognizer.texts(rows)
+
+
+def test_number_words_become_digits_by_choice():
+    said, shown = "Twenty-five men, one thousand two hundred birds", "25 men 1,200 birds"
+    assert (
+        TextNormalization(numbers="digits")(said) == TextNormalization(numbers="digits")(shown) == "25 men 1200 birds"
+    )
+    assert TextNormalization()(said) == "twenty five men one thousand two hundred birds"
+    assert "numbers" not in TextNormalization().to_dict()
+    with pytest.raises(ValueError, match="choose a case"):
+        TextNormalization(numbers="digits", case="keep")

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,3 +123,15 @@ def test_irstlms_own_format_tells_its_words_but_kenlm_can_not_search_with_it(tmp
     assert read_words(tmp_path / "lm.iarpa") == ["naïve"]
     with pytest.raises(ValueError, match=r"is in iARPA, .*compile-lm"), as_kenlm_reads(tmp_path / "lm.iarpa"):
         pass
+
+
+@pytest.mark.parametrize("order", [-1, 1, 7])
+def test_n_grams_that_kenlm_can_not_read_are_refused_before_anything_is_read(order, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
+    import make_ngram
+
+    with pytest.raises(ValueError, match=f"The order is {order}; expected 2 to 6"):
+        write_ngram(["a b c"], tmp_path / "lm.arpa", order=order)
+    with pytest.raises(ValueError, match=f"The order is {order}; expected 2 to 6"):
+        make_ngram.main(["--model", "nowhere", "--output_file", str(tmp_path / "lm.arpa"), "--order", str(order)])
+    assert not list(tmp_path.iterdir())

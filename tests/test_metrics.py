@@ -13,6 +13,8 @@ from hf_ssl_speech.recognition.metrics import (
     count_edits,
     percentile_interval,
     resample_rates,
+    show_edits,
+    summarize_edits,
 )
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero"]
@@ -139,3 +141,18 @@ def test_settings_without_sense_are_errors_in_words(settings, message, word_erro
 def test_lists_of_different_length_are_an_error():
     with pytest.raises(ValueError, match="1 predictions for 2 references"):
         count_edits(["a"], ["a", "b"])
+
+
+def test_white_space_of_any_kind_stands_between_words():
+    for space in "\u00a0\u2009\u202f\u3000\t\n\u2028":
+        heard = f"one{space}two"
+        for unit in ("words", "characters"):
+            assert count_edits([heard, "one two"], ["one two", heard], unit).errors.sum() == 0
+        assert "S" not in show_edits("one two", heard)
+
+
+def test_a_single_utterance_has_no_interval():
+    one = summarize_edits(count_edits(["a"], ["a b"]), "wer")
+    assert (one["wer"], one["low"], one["high"]) == (0.5, None, None)
+    two = summarize_edits(count_edits(["a", "a"], ["a b", "a"]), "wer")
+    assert two["low"] < two["wer"] < two["high"]

@@ -14,15 +14,26 @@ import pytest
 import torch
 import transformers
 import yaml
+from datasets import Dataset
 from hub_folders import VOCABULARY, make_ctc, make_encoder, make_processor, make_units, score
 from hub_server import HubStandIn
 from huggingface_hub import HfApi, ModelCard, parse_eval_result_entries
 from transformers import AutoModelForCTC
 
-from hf_ssl_speech import KMeansUnits, SSLHubertModel, SSLWav2Vec2Model, push_to_hub
+from hf_ssl_speech import (
+    KMeansUnits,
+    SSLHubertForCTC,
+    SSLHubertModel,
+    SSLWav2Vec2ForPreTraining,
+    SSLWav2Vec2Model,
+    create_model_card,
+    push_to_hub,
+)
 from hf_ssl_speech.data.features import HiddenFeatures
+from hf_ssl_speech.data.preparing import SkipReport, split_facts
 from hf_ssl_speech.hub.publishing import PushFailed
 
+ROWS = Dataset.from_dict({"name": ["a"], "num_samples": [16_000]})
 TOKEN, READ_TOKEN, EXPIRED = "hf_" + "A" * 34, "hf_" + "R" * 34, "hf_" + "E" * 34
 
 
@@ -273,3 +284,165 @@ def test_what_is_pushed_names_no_folder_of_this_machine(hub, tmp_path):
     assert not [name for name, content in files.items() if str(tmp_path).encode() in content]
     assert json.loads(files["run.json"])["command"] == "x.py …/mini"
     assert (folder / "run.json").read_text() == before
+
+
+def test_what_an_earlier_push_left_goes_and_what_others_put_there_stays(hub, tmp_path):
+    folder = make_ctc(tmp_path / "ctc", scores=[score()])
+    push_to_hub(folder, "me/ctc", benchmarks={"openslr/librispeech_asr": "clean"})
+    files = hub.repositories["me/ctc"].files
+    theirs = {"thanks.md": b"!", "onnx/model.onnx": b"0", "adapter.safetensors": b"1", "kmeans.json": b"{}"}
+    files.update(theirs)
+    model = SSLHubertForCTC.from_pretrained(folder)
+    torch.nn.init.constant_(model.lm_head.bias, 7.0)
+    (folder / "model.safetensors").unlink()
+    (folder / "scores.json").unlink()
+    model.save_pretrained(folder, max_shard_size="50KB")
+    commits = len(hub.repositories["me/ctc"].commits)
+    pushed = push_to_hub(folder, "me/ctc")
+    assert set(pushed.removed) == {"model.safetensors", "scores.json", ".eval_results/librispeech_asr-1.yaml"}
+    assert set(files) == {*pushed.files, *theirs}
+    assert len(hub.repositories["me/ctc"].commits) == commits + 1
+    loaded = SSLHubertForCTC.from_pretrained("me/ctc")
+    assert loaded.lm_head.bias[0] == 7.0
+    for path in folder.glob("model-*"):
+        path.unlink()
+    (folder / "model.safetensors.index.json").unlink()
+    model.save_pretrained(folder)
+    push_to_hub(folder, "me/ctc", stock=True)
+    assert not [name for name in files if name.startswith("model-") or name.endswith("index.json")]
+
+
+def test_weights_that_somebody_else_pushed_never_win_over_ours_and_their_other_files_stay(hub, tmp_path, make_tiny):
+    make_tiny(SSLHubertModel).push_to_hub("me/model")
+    files = hub.repositories["me/model"].files
+    files |= {"vocab.json": b"{}", "scores.json": b"[]"}
+    folder = make_encoder(tmp_path / "encoder")
+    weights = (folder / "model.safetensors").read_bytes()
+    model = SSLWav2Vec2ForPreTraining.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="50KB")
+    pushed = push_to_hub(folder, "me/model")
+    assert pushed.removed == ("model.safetensors",)
+    assert files["vocab.json"] == b"{}" and weights not in files.values()
+
+
+def test_a_card_that_was_edited_on_the_hub_is_kept_or_named_and_its_metadata_holds(hub, tmp_path, caplog):
+    folder = make_encoder(tmp_path / "encoder")
+    push_to_hub(folder, "me/encoder", license="mit", language=["en"], datasets={"me/data": "mit"})
+    files = hub.repositories["me/encoder"].files
+    card = ModelCard(files["README.md"].decode())
+    card.data.tags.append("whales")
+    card.data.license_link = "LICENSE"
+    files["README.md"] = str(card).encode()
+    push_to_hub(folder, "me/encoder")  # only the metadata was edited: the text is made anew
+    card = ModelCard(files["README.md"].decode())
+    assert (card.data.license, card.data.language, card.data.datasets) == ("mit", ["en"], ["me/data"])
+    assert "whales" in card.data.tags and card.data.license_link == "LICENSE"
+    assert "Licence of the model: mit" in card.text
+    push_to_hub(folder, "me/encoder", license="apache-2.0")
+    assert ModelCard(files["README.md"].decode()).data.license == "apache-2.0"
+
+    files["README.md"] += b"\nDo not use it for birds.\n"
+    for stock in (False, True):
+        with pytest.raises(ValueError, match=r"README.md of me/encoder was edited on the Hub.*replace_card"):
+            push_to_hub(folder, "me/encoder", stock=stock)
+    assert b"birds" in files["README.md"]
+    words = "\n".join(line for line in files["README.md"].decode().splitlines() if "<!-- Made by" not in line)
+    files["README.md"] = words.encode()
+    (folder / "README.md").unlink()
+    push_to_hub(folder, "me/encoder", language="de")
+    kept = ModelCard(files["README.md"].decode())
+    assert "birds" in kept.text and kept.data.language == ["de"] and kept.data.license == "apache-2.0"
+    assert "in somebody's own words" in caplog.text
+    push_to_hub(folder, "me/encoder", replace_card=True)
+    assert b"birds" not in files["README.md"]
+
+
+def test_a_model_beside_whose_files_units_lie_is_pushed_as_the_model(hub, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    folder = make_ctc(tmp_path / "ctc", scores=[])
+    record = (folder / "run.json").read_bytes()
+    make_units(folder)
+    (folder / "run.json").write_bytes(record)
+    pushed = push_to_hub(folder, "me/ctc")
+    card = ModelCard(hub.repositories["me/ctc"].files["README.md"].decode())
+    assert card.data.pipeline_tag == "automatic-speech-recognition" and "discrete units" not in card.text
+    assert "is a CTC model, and the unit set that lies beside it" in caplog.text
+    assert {"kmeans.json", "kmeans.safetensors"} <= set(pushed.files)
+    stock = push_to_hub(folder, "me/ctc-stock", stock=True)
+    assert not {"kmeans.json", "kmeans.safetensors"} & set(stock.files)
+    with pytest.raises(ValueError, match="me/ctc holds a model"):
+        push_to_hub(make_units(tmp_path / "units"), "me/ctc")
+    before = set(hub.repositories["me/ctc"].files)
+    KMeansUnits.from_pretrained(tmp_path / "units").push_to_hub("me/ctc")
+    assert set(hub.repositories["me/ctc"].files) == before
+
+
+def test_bare_units_take_the_same_way_to_the_hub(hub, tmp_path):
+    units = KMeansUnits.from_pretrained(make_units(tmp_path / "units"))
+    units.push_to_hub("me/d")
+    with pytest.raises(ValueError, match="me/d is there already, and public"):
+        units.push_to_hub("me/d", private=True)
+    assert len(hub.repositories["me/d"].commits) == 2
+    units.push_to_hub("me/e", private=True, commit_message="Units", revision="main")
+    assert hub.repositories["me/e"].private
+    units.push_to_hub("me/e", revision="draft")
+    assert set(hub.repositories["me/e"].branches["draft"]) == {"kmeans.json", "kmeans.safetensors"}
+    with pytest.raises(PushFailed, match="may not write to you/d"):
+        units.push_to_hub("you/d")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((403, "Private repository storage limit reached"), "storage limit reached.*Make room"),
+        ((429, "Rate limit"), "Rate limit.*wait"),
+        ((413, "Too large"), "Too large.*Make room"),
+        ((503, "Down for maintenance"), "maintenance.*wait a little"),
+        ((403, "Write access is forbidden for this role"), "may not write to me/units"),
+        ((400, "Invalid metadata in README.md"), "Invalid metadata"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_in_its_own_words(hub, tmp_path, monkeypatch, answer, words):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.refuse_commits = answer
+    with pytest.raises(PushFailed, match=words) as failure:
+        push_to_hub(make_units(tmp_path / "units"), "me/units")
+    assert ("access token" in str(failure.value)) == ("role" in answer[1])
+
+
+def test_what_nobody_meant_to_publish_stays_here_and_is_named_before(hub, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    folder = make_units(tmp_path / "units")
+    for name in ("books.txt", "notes.md", "secret.png", "other.safetensors", "settings.json"):
+        (folder / name).write_text("mine")
+    hub.refuse_commits = (500, "no")
+    with pytest.raises(PushFailed):
+        push_to_hub(folder, "me/units")
+    assert "To me/units go: README.md, kmeans.json, kmeans.safetensors, run.json." in caplog.text
+    assert "These stay here: books.txt, notes.md, other.safetensors, secret.png, settings.json." in caplog.text
+    hub.refuse_commits = None
+    pushed = push_to_hub(folder, "me/units", commit_message="Mine", revision="main")
+    assert set(pushed.files) == set(hub.repositories["me/units"].files)
+    assert not {"books.txt", "notes.md", "secret.png"} & set(pushed.files)
+
+
+def test_what_was_read_from_disk_is_never_named_as_an_id(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_encoder(tmp_path / "runs" / "demo")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "digits").mkdir()
+    source = HiddenFeatures.from_pretrained("runs/demo", 2, device="cpu")
+    units = make_units(tmp_path / "units", source)
+    facts = [split_facts(each, ROWS, SkipReport(1)) for each in ("data/digits", ["data/digits"], "me/digits")]
+    old = score()["data"] | {"source": "data/digits.parquet"}
+    scores = [score(data=score()["data"] | fact) for fact in facts] + [score(data=old)]
+    ctc = make_ctc(tmp_path / "ctc", scores=scores)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="which nobody else has"):
+        push_to_hub(units, "me/units")
+    results = create_model_card(ctc, datasets=["speech/mine.csv"]).data
+    assert results.datasets is None
+    types = [each.dataset_type for each in results.eval_results]
+    assert "/" not in "".join(types[:4] + types[6:]) and types[4] == "me/digits"

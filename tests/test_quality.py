@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
+from hf_ssl_speech.units.abx import _triphones
+from hf_ssl_speech.units.phones import SILENCE, check_phones, is_silence
 from hf_ssl_speech.units.quality import (
     UnitQuality,
     cluster_purity,
@@ -143,3 +145,74 @@ def test_the_metric_collects_batches_and_starts_afresh_after_computing(labels, m
 def test_the_metric_names_the_utterance_whose_labels_do_not_pair(metric):
     with pytest.raises(ValueError, match=r"Utterance 1 has 3 units but 2 phone labels.*every second"):
         metric.compute(predictions=[[1, 2], [1, 2, 3]], references=[["A", "B"], ["A", "B"]])
+
+
+def test_silence_and_noise_are_known_in_the_spellings_of_other_corpora():
+    silent = ["", " ", "sil", "SIL", "<sil>", "sp", "spn", "SPN_S", "SIL_B", "NSN", "h#", "pau", "epi", "<p:>",
+              "VOCNOISE", "{B_TRANS}", "<EXCLUDE-name>", "IVER", "+BREATH+", "#", "_", "<eps>", "LAUGH",
+              "[noise]"]  # fmt: skip
+    assert not [label for label in silent if not is_silence(label)]
+    phones = ["S", "SH", "S_B", "AA1_I", "p", "P_E", "n", "q", "bcl", "ax-h", "eh", "N", "ʔ", "s", "i_B", "NG", "ER0"]
+    assert not [label for label in phones if is_silence(label)]
+    assert is_silence("QQ", ["QQ"]) and not is_silence("QQ")
+    said = [{"phone": name, "start": 0.02 * place, "end": 0.02 * place + 0.02} for place, name in enumerate(silent)]
+    assert set(phones_to_frames(said, len(silent))) == {SILENCE}
+    assert phones_to_frames([{"phone": "QQ", "start": 0, "end": 0.1}], 5, silence=["QQ"]) == [SILENCE] * 5
+
+
+@pytest.mark.parametrize(
+    ("phones", "labels"),
+    [
+        ([("A", 0, 0.1), ("B", 0.02, 0.04)], "A B A A A"),
+        ([("B", 0.02, 0.04), ("A", 0, 0.1)], "A B A A A"),
+        ([("C", 0, 0), ("A", 0, 0.1)], "A A A A A"),
+        ([("A", 0, 0.1), ("C", 0, 0), ("C", 0.06, 0.06)], "A A A A A"),
+        ([("A", 0, 0.06), ("B", 0.04, 0.1)], "A A B B B"),
+        ([("A", 0, 0.1), ("B", 0, 0.02)], "B A A A A"),
+        ([("A", -0.01, 0.02), ("B", 0.08, 0.11)], "A SIL SIL SIL B"),
+    ],
+)
+def test_phones_that_overlap_lie_unsorted_or_last_no_time_blot_out_no_others(phones, labels):
+    rows = [dict(zip(("phone", "start", "end"), phone)) for phone in phones]
+    assert phones_to_frames(rows, 5) == labels.split()
+
+
+@pytest.mark.parametrize(("per_second", "hint"), [(50, "frames of 20 ms"), (1000, "milliseconds"), (16_000, "samples")])
+def test_times_that_are_not_in_seconds_are_refused(per_second, hint):
+    rows = [{"phone": "A", "start": 0.0, "end": 1.0}, {"phone": "B", "start": 1.0, "end": 2.0}]
+    assert check_phones(["one"], [rows], [2.0]).phones == 2
+    other = [phone | {"start": phone["start"] * per_second, "end": phone["end"] * per_second} for phone in rows]
+    with pytest.raises(ValueError, match=f"one lasts 2.00 s, but its phones go on to .*Are they {hint}"):
+        check_phones(["one"], [other], [2.0])
+    with pytest.raises(ValueError, match="expected in seconds"):
+        phones_to_frames(other, 99)
+
+
+@pytest.mark.parametrize("times", [(0.2, 0.1), (float("nan"), 0.1), (0.0, float("inf")), (0.0, None)])
+def test_what_is_no_time_is_refused(times):
+    rows = [{"phone": "A", "start": times[0], "end": times[1]}]
+    with pytest.raises(ValueError, match="one: The phone 'A' lasts from"):
+        check_phones(["one"], [rows], [2.0])
+    with pytest.raises(ValueError, match="The phone 'A' lasts from"):
+        phones_to_frames(rows, 5)
+
+
+def test_the_report_of_phones_counts_gaps_and_overlaps_and_names_what_was_taken():
+    rows = [("sil", 0, 0.1), ("A", 0.1, 0.3), ("B", 0.2, 0.4), ("spn", 0.6, 0.7), ("C", 0.7, 0.7)]
+    phones = [dict(zip(("phone", "start", "end"), row)) for row in rows]
+    report = check_phones(["one", "two", "three"], [phones, None, []], [0.7, 1, 1])
+    assert (report.utterances, report.phones, report.gaps, report.overlaps) == (1, 5, 1, 1)
+    assert "Taken as silence or noise: 'sil' (1), 'spn' (1)." in str(report)
+    assert "Without duration, and left out: 'C' at 0.7 s of one." in str(report)
+    assert report.to_dict()["silence"] == {"sil": 1, "spn": 1}
+
+
+def test_abx_takes_no_triphone_with_silence_or_two_phones_at_once():
+    def of(*names: str) -> int:
+        rows = [{"phone": name, "start": 0.1 * place, "end": 0.1 * place + 0.1} for place, name in enumerate(names)]
+        return len(list(_triphones(rows[::-1], 0.02)))
+
+    assert of("SIL", "T", "AA", "K", "SIL") == of("sil", "T", "AA", "K", "") == of("h#", "T", "AA", "K", "spn") == 1
+    assert of("T", "AA", "K", "S") == 2
+    rows = [{"phone": name, "start": 0.1 * place, "end": 0.5} for place, name in enumerate("ABC")]
+    assert not list(_triphones(rows, 0.02))

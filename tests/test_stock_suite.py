@@ -11,7 +11,7 @@ import pytest
 import transformers
 from huggingface_hub.constants import HF_HOME
 
-from hf_ssl_speech.records import table
+from hf_ssl_speech.markdown import table
 
 RUNNER = Path(__file__).with_name("stock_suite.py")
 SUITE = Path("tests", "test_modeling_common.py")

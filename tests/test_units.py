@@ -3,10 +3,8 @@
 import io
 import json
 import logging
-import shutil
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -140,27 +138,6 @@ def test_damaged_newer_and_mixed_up_files_are_refused_in_words(tmp_path, mfcc_un
     (tmp_path / "kmeans.safetensors").write_bytes(weights[:-100])
     with pytest.raises(ValueError, match="damaged"):
         KMeansUnits.from_pretrained(tmp_path)
-
-
-def test_pushed_units_are_loaded_back_by_the_name_of_the_repository(tmp_path, monkeypatch, mfcc_units):
-    class LocalHub:
-        """Keeps repositories as folders."""
-
-        def __init__(self, token=None):
-            assert token == "secret"
-
-        def create_repo(self, repo_id, private, exist_ok):
-            assert private and exist_ok
-            return SimpleNamespace(repo_id=f"me/{repo_id}")
-
-        def upload_folder(self, *, repo_id, folder_path, commit_message, revision):
-            assert (commit_message, revision) == ("Upload 10 k-means units", "draft")
-            return shutil.copytree(folder_path, tmp_path / "hub" / repo_id)
-
-    monkeypatch.setattr(kmeans_units, "HfApi", LocalHub)
-    mfcc_units.push_to_hub("my-units", private=True, token="secret", revision="draft")
-    loaded = KMeansUnits.from_pretrained(tmp_path / "hub" / "me" / "my-units")
-    assert torch.equal(loaded.centroids, mfcc_units.centroids)
 
 
 def test_features_of_another_kind_rate_layer_or_width_are_refused_in_words(dataset, hidden, mfcc_units, make_tiny):
@@ -453,3 +430,28 @@ def test_too_few_frames_for_the_units_are_told(speech_file, caplog):
     assert "for each: with fewer than 30" not in caplog.text
     KMeansUnits.fit(rows, source, frames // 29)
     assert "for each: with fewer than 30" in caplog.text
+
+
+class Broken(MfccFeatures):
+    """Gives NaN in one frame of each row but the first."""
+
+    def features(self, rows):
+        found = super().features(rows)
+        for frames in found[1:]:
+            frames[2, 0] = float("nan")
+        return found
+
+
+def test_features_that_are_no_numbers_become_no_units(dataset, mfcc_units):
+    rows = list(dataset)[:2]
+    with pytest.raises(ValueError, match=f"The features of row {rows[1]['name']} hold NaN or infinity in 1 of"):
+        mfcc_units.predict_rows(rows, Broken())
+    for value in ("nan", "inf", "-inf"):
+        with pytest.raises(ValueError, match="Features hold NaN or infinity in 1 of 2 frames"):
+            mfcc_units.predict(torch.tensor([[0.0] * 39, [float(value)] * 39]))
+
+
+def test_no_rows_have_no_units_and_units_without_facts_can_be_shown(mfcc_units):
+    assert mfcc_units.predict_rows([], MfccFeatures()) == []
+    bare = KMeansUnits(torch.zeros(4, 39), torch.zeros(4), MfccFeatures().description, {})
+    assert repr(bare) == f"KMeansUnits(4 units of {bare.features})"

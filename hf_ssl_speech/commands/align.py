@@ -41,7 +41,8 @@ def main(argv: list[str]):
     from hf_ssl_speech.data.preparing import prepare_speech
     from hf_ssl_speech.data.sources import load_speech
     from hf_ssl_speech.evaluation.comparison import choose_rows
-    from hf_ssl_speech.recognition.alignment import add_alignment, textgrid_names, write_textgrid
+    from hf_ssl_speech.file_names import file_names
+    from hf_ssl_speech.recognition.alignment import TEXTGRID, add_alignment, write_textgrid
     from hf_ssl_speech.recognition.transcription import load_normalization, load_recognizer
     from hf_ssl_speech.training.lock import hold
 
@@ -68,7 +69,7 @@ def main(argv: list[str]):
     aligned.to_parquet(folder / "aligned.parquet")
     if args.textgrids:
         (folder / "textgrids").mkdir(exist_ok=True)
-        names = textgrid_names(aligned["name"], aligned["sample_id"])
+        names = file_names(aligned["name"], aligned["sample_id"], TEXTGRID)
         for row, name in zip(aligned.remove_columns("audio"), names):
             tiers = {tier: row[tier] for tier in ("words", "characters")}
             write_textgrid(tiers, row["num_samples"] / SAMPLE_RATE, folder / "textgrids" / name)

@@ -46,6 +46,10 @@ class EvaluationArguments:
     punctuation: str = field(default="remove", metadata={"help": "In all texts.", "choices": ["remove", "keep"]})
     keep_characters: str = field(default="'", metadata={"help": "Punctuation that stays."})
     unicode_form: str = field(default="NFKC", metadata={"help": "Unicode normal form of all texts."})
+    numbers: str = field(
+        default="keep",
+        metadata={"help": "English number words: as they are, or as digits.", "choices": ["keep", "digits"]},
+    )
     tags: str = field(
         default="remove", metadata={"help": "<COMMA>, [laughter] and their like.", "choices": ["remove", "keep"]}
     )
@@ -98,7 +102,13 @@ def main(argv: list[str]):
     evaluation_set = load_evaluation_set(
         args.data,
         TextNormalization(
-            args.unicode_form, args.case, args.punctuation, args.keep_characters, args.tags, args.text_language
+            args.unicode_form,
+            args.case,
+            args.punctuation,
+            args.keep_characters,
+            args.tags,
+            args.text_language,
+            numbers=args.numbers,
         ),
         split=args.split,
         text_column=args.text_column,

@@ -34,16 +34,17 @@ class NGramArguments:
     )
     split: str = field(default="train", metadata={"help": "Split of the data: never the one that is scored."})
     text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
-    order: int = field(default=4, metadata={"help": "Words, or characters, of the longest n-grams."})
+    order: int = field(default=4, metadata={"help": "Words, or characters, of the longest n-grams, 2 to 6."})
     characters: bool = field(default=False, metadata={"help": "A model of characters instead of words."})
 
 
 def main(argv: list[str]):
     """Reads, normalises, estimates and writes."""
     (args,) = parse_arguments(argv, NGramArguments, about=__doc__)
-    from hf_ssl_speech.recognition.language_model import as_characters, write_ngram
+    from hf_ssl_speech.recognition.language_model import as_characters, check_order, write_ngram
     from hf_ssl_speech.recognition.transcription import load_normalization, load_processor
 
+    check_order(args.order)
     log_on_the_first_process()
     normalize = load_normalization(args.model, load_processor(args.model))
     sentences = [normalize(sentence) for sentence in read_sentences(args)]

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 from hf_ssl_speech.commands.card import add_metadata, card_metadata, pairs
 from hf_ssl_speech.commands.command_parser import CommandParser
+from hf_ssl_speech.commands.talking import log_on_the_first_process
 
 
 def main(argv: list[str]):
-    """The card, the upload, and where it went. There is no option for the token: commands end up in histories."""
+    """The card, what goes up, the upload, and where it went.
+
+    There is no option for the token: commands end up in histories.
+    """
     parser = CommandParser(about=__doc__)
     parser.add_argument("folder", help="Folder of the model, or of the unit set.")
     parser.add_argument("repo_id", help="Repository, `name` or `owner/name`; made if it is not there.")
@@ -25,6 +29,10 @@ def main(argv: list[str]):
     parser.add_argument(
         "--benchmarks", nargs="+", default=[], metavar="DATASET=TASK", help="Leaderboards to put the error rates on."
     )
+    parser.add_argument("--revision", help="Branch to push to, made if it is not there.")
+    parser.add_argument("--commit_message", help="Of the commit.")
+    parser.add_argument("--create_pr", action="store_true", help="Open a pull request in a repository that is there.")
+    parser.add_argument("--replace_card", action="store_true", help="Replace a card that was edited on the Hub.")
     parser.add_argument("--card", action="store_true", help="Print the card and push nothing.")
     args = parser.parse_args(argv)
     from hf_ssl_speech.hub.cards import create_model_card
@@ -33,14 +41,21 @@ def main(argv: list[str]):
     if args.card:
         print(create_model_card(args.folder, repo_id=args.repo_id, **card_metadata(args)))
         return
+    log_on_the_first_process()  # what goes up, and what stays here
     pushed = push_to_hub(
         args.folder,
         args.repo_id,
         stock=args.stock,
         encoder=args.encoder,
         private=args.private,
+        revision=args.revision,
+        commit_message=args.commit_message,
+        create_pr=args.create_pr,
+        replace_card=args.replace_card,
         benchmarks=dict(pairs(args.benchmarks)),
         **card_metadata(args),
     )
-    print(f"{len(pushed.files)} files: {', '.join(pushed.files)}")
+    print(f"{len(pushed.files)} files are there.")
+    if pushed.removed:
+        print(f"Left by an earlier push, and removed: {', '.join(pushed.removed)}.")
     print(f"{pushed.repository}\n{pushed.commit}")

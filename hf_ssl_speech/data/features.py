@@ -26,6 +26,7 @@ from hf_ssl_speech.data.mfcc import HOP_SAMPLES, MFCC_FEATURES, WINDOW_SAMPLES, 
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.data.processes import rank_and_size
 from hf_ssl_speech.models.frames import ConvLayer, frame_mask, hop_samples, num_frames, window_samples
+from hf_ssl_speech.records import as_path
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class HiddenFeatures(SpeechFeatures):
             layer,
             normalize,
             weights_hash(model),
-            encoder or model.name_or_path or type(model).__name__,
+            as_path(encoder or model.name_or_path or type(model).__name__),
             center,
         )
         super().__init__(description, model.device)

@@ -34,7 +34,7 @@ from hf_ssl_speech.data.rows import (
     undecoded,
     with_distinct_names,
 )
-from hf_ssl_speech.records import without_secrets
+from hf_ssl_speech.records import as_path, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -392,8 +392,9 @@ def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipRepor
 
 def stream_facts(source: Sequence[str]) -> dict[str, Any]:
     """What the record says of a stream, whose rows are not known beforehand."""
-    return {"source": _shown(source), "fingerprint": "stream of " + " ".join(_shown(source)), "streaming": True}
+    named = " ".join(map(without_secrets, source))
+    return {"source": _shown(source), "fingerprint": f"stream of {named}", "streaming": True}
 
 
 def _shown(source: str | Sequence[str]) -> str | list[str]:
-    return without_secrets(source) if isinstance(source, str) else [without_secrets(one) for one in source]
+    return without_secrets(as_path(source)) if isinstance(source, str) else [_shown(one) for one in source]

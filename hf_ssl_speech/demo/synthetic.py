@@ -16,12 +16,12 @@ from datasets import Audio, Dataset, Features, Value
 from hf_ssl_speech.audio import SAMPLE_RATE, read_audio
 from hf_ssl_speech.demo.espeak import ESPEAK_SAMPLE_RATE, Espeak
 from hf_ssl_speech.demo.sentences import LANGUAGES, compose_sentence
+from hf_ssl_speech.units.phones import SILENCE
 
 MIN_UTTERANCE_SECONDS = 2.0
 MAX_UTTERANCE_SECONDS = 10.0
 # A nameless event shorter than this is a glide or a glottal catch: it belongs to the phone before it.
 MIN_PAUSE_SECONDS = 0.08
-SILENCE = "SIL"
 
 FEATURES = Features(
     {

@@ -115,6 +115,10 @@ def choose_rows(dataset: Dataset, limit: int | None) -> Dataset:
     return dataset.select(np.sort(np.random.default_rng(0).permutation(len(dataset))[:limit]))
 
 
+# How much worse a model is than another one, and the bounds of that; None where there is no interval.
+Difference = tuple[float, float | None, float | None]
+
+
 @dataclass(frozen=True)
 class ModelScores:
     """What a recogniser wrote, and what that is worth.
@@ -180,7 +184,7 @@ def describe_device(device: torch.device) -> str:
     return device_name(device) + threads
 
 
-def differences(scores: Sequence[ModelScores], *, confidence: float, **draws: int) -> list[tuple[float, float, float]]:
+def differences(scores: Sequence[ModelScores], *, confidence: float, **draws: int) -> list[Difference]:
     """How much each model's word error rate lies above the first one's, with the interval of the difference.
 
     The draws are the same for both, so what is hard in the data is hard for both: the interval is narrower than those
@@ -189,14 +193,15 @@ def differences(scores: Sequence[ModelScores], *, confidence: float, **draws: in
     Args:
         draws: `bootstrap` and `seed`, see `resample_rates`.
     Returns:
-        `(difference, low, high)` for each model; zeros for the first.
+        `(difference, low, high)` for each model; zeros for the first. Of a single row there is no interval: None.
     """
     length = scores[0].words.reference_length
     errors = np.stack([each.words.errors for each in scores])
     rates = errors.sum(1) / length.sum()
     drawn = resample_rates(errors, length, **draws)
     low, high = percentile_interval(drawn - drawn[:, :1], confidence)
-    return list(zip((rates - rates[0]).tolist(), low.tolist(), high.tolist()))
+    bounds = [(None, None)] * len(rates) if len(length) == 1 else zip(low.tolist(), high.tolist())
+    return [(difference, *pair) for difference, pair in zip((rates - rates[0]).tolist(), bounds)]
 
 
 def score_entry(scores: ModelScores, evaluation_set: EvaluationSet, *, confidence: float, **draws: int) -> Score:

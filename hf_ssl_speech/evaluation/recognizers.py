@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor
 from transformers import (
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
     AutoConfig,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
+    LogitsProcessor,
     PreTrainedModel,
     ProcessorMixin,
 )
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.pieces import cut_at_pauses
 from hf_ssl_speech.data.preparing import row_waveform
+from hf_ssl_speech.models.finite import check_finite
 from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, Decoder, GreedyDecoder
 from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
 
+logger = logging.getLogger(__name__)
+
 WINDOW_SECONDS = 30
+# From so many outputs on, a Whisper knows more than English.
+MULTILINGUAL_TOKENS = 51_865
+# More than anybody says, in scripts too whose letters are three tokens each; and for the shortest audio.
+TOKENS_A_SECOND, MORE_TOKENS = 50, 20
+# What Whisper's texts begin with: start, language, task, no timestamps.
+PROMPT_TOKENS = 4
 
 
 class Recognizer(ABC):
@@ -72,13 +87,14 @@ class Seq2SeqRecognizer(Recognizer):
     Args:
         language: What multilingual Whisper listens for; None has it find out by itself.
         batch_seconds: Audio that the model gets at a time, in whole windows.
+    Raises:
+        ValueError: If the model does not know the language, or takes none.
     """
 
     def __init__(self, name, model, processor, *, language: str | None = None, batch_seconds: float = 60.0):
-        self.settings: dict[str, Any] = {}
-        if getattr(model.generation_config, "is_multilingual", False):
-            self.settings = {"task": "transcribe", "language": language}
+        self.settings = language_settings(name, model, processor, language)
         super().__init__(name, model, processor, {"kind": "greedy", **self.settings})
+        self.model.generation_config.max_length = None  # `LimitedLength` says how long
         # Whisper's windows are padded to one length, which its feature extractor does unasked; others' to the longest.
         whole_window = getattr(processor.feature_extractor, "n_samples", None)
         self.padding = {} if whole_window else {"padding": True}
@@ -105,8 +121,82 @@ class Seq2SeqRecognizer(Recognizer):
             waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True, **self.padding
         )
         inputs = inputs.to(self.model.device)
-        tokens = self.model.generate(**inputs, do_sample=False, num_beams=1, **self.settings)
+        ends = self.model.generation_config.eos_token_id
+        limit = LimitedLength([len(each) / SAMPLE_RATE for each in waveforms], ends)
+        config = self.model.config
+        room = getattr(config, "max_target_positions", None) or getattr(config, "max_position_embeddings", None)
+        most = min(max(limit.most_tokens), (room or max(limit.most_tokens) + PROMPT_TOKENS) - PROMPT_TOKENS)
+        tokens = self.model.generate(
+            **inputs, do_sample=False, num_beams=1, max_new_tokens=most, logits_processor=[limit], **self.settings
+        )
+        if limit.ended:
+            logger.warning(
+                "%s went on writing in %d of %d windows and was stopped: more tokens than anybody says in that time.",
+                self.name, len(limit.ended), len(waveforms),
+            )  # fmt: skip
         return self.processor.batch_decode(tokens, skip_special_tokens=True)
+
+
+class LimitedLength(LogitsProcessor):
+    """Ends each text where it has more tokens than anybody says in its time, and refuses logits that are NaN.
+
+    Args:
+        seconds: Length of each audio of the batch.
+        ends: Ids of the tokens that end a text; without any, texts are not ended.
+
+    Attributes:
+        most_tokens: Of each text.
+        ended: Places of the texts that were ended.
+    """
+
+    def __init__(self, seconds: Sequence[float], ends: int | Sequence[int] | None):
+        self.most_tokens = [MORE_TOKENS + math.ceil(TOKENS_A_SECOND * each) for each in seconds]
+        self.end = ends[0] if isinstance(ends, (list, tuple)) and ends else ends
+        self.ended: set[int] = set()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        check_finite(scores, "The model's logits", logarithms=True)
+        if not isinstance(self.end, int) or len(scores) != len(self.most_tokens):
+            return scores
+        over = {place for place, most in enumerate(self.most_tokens) if input_ids.shape[1] >= most}
+        over = {place for place in over if int(input_ids[place, -1]) != self.end}
+        self.ended |= over
+        for place in over:
+            scores[place] = -math.inf
+            scores[place, self.end] = 0.0
+        return scores
+
+
+def language_settings(
+    name: str, model: PreTrainedModel, processor: ProcessorMixin, language: str | None
+) -> dict[str, Any]:
+    """What `generate` is told of task and language: nothing, unless the model is a multilingual Whisper.
+
+    Where its generation config is of the time before it told of languages, they are read off the tokenizer.
+
+    Raises:
+        ValueError: If a language is asked for that the model does not know.
+    """
+    settings = model.generation_config
+    is_whisper = model.config.model_type == "whisper"
+    if is_whisper and not hasattr(settings, "is_multilingual") and model.config.vocab_size >= MULTILINGUAL_TOKENS:
+        ids = processor.tokenizer.get_vocab()
+        settings.is_multilingual = True
+        codes = TO_LANGUAGE_CODE.values()
+        settings.lang_to_id = {f"<|{code}|>": ids[f"<|{code}|>"] for code in codes if f"<|{code}|>" in ids}
+        settings.task_to_id = {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")}
+        settings.no_timestamps_token_id = ids["<|notimestamps|>"]
+    if getattr(settings, "is_multilingual", False):
+        if language is not None:
+            code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+            if f"<|{code}|>" not in settings.lang_to_id:
+                known = ", ".join(token.strip("<|>") for token in settings.lang_to_id)
+                raise ValueError(f"{name} knows no {language!r}: <|{code}|> is not supported. It knows {known}.")
+        return {"task": "transcribe", "language": language}
+    if language is not None and not (is_whisper and language.lower() in ("en", "english")):
+        kind = "writes English only" if is_whisper else f"is a {type(model).__name__}, which takes no language"
+        raise ValueError(f"The language {language!r} was asked for, but {name} {kind}.")
+    return {}
 
 
 def is_seq2seq(name_or_path: str) -> bool:

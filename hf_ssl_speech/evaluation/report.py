@@ -11,24 +11,25 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_ssl_speech.evaluation.comparison import EvaluationSet, ModelScores
+from hf_ssl_speech.evaluation.comparison import Difference, EvaluationSet, ModelScores
+from hf_ssl_speech.markdown import plain, table
 from hf_ssl_speech.recognition.metrics import show_edits
-from hf_ssl_speech.records import Score, table
+from hf_ssl_speech.records import Score
 
 REPORT_FILE, PICTURE_FILE = "report.md", "scores.png"
 WORST_SHOWN, GROUPS_DRAWN = 5, 20
 GLOSSARY = """\
 WER, CER: substitutions, deletions and insertions over the words, or characters, of the references, all rows together. \
-In brackets the {confidence:.0%} interval over {bootstrap:,} draws of the rows. To the first: by how much the WER of a \
-model lies above that of the first, over the same draws; where the interval holds no zero, they differ. Real-time \
-factor: seconds of computing for a second of audio, from waveform to text (features, network, decoder), on {device}; \
-loading the model and decoding audio files are not in it."""
+In brackets the {confidence:.0%} interval over {bootstrap:,} draws of the rows; a single row has none. To the first: \
+by how much the WER of a model lies above that of the first, over the same draws; where the interval holds no zero, \
+they differ. Real-time factor: seconds of computing for a second of audio, from waveform to text (features, network, \
+decoder), on {device}; loading the model and decoding audio files are not in it."""
 
 
 def comparison_report(
     scores: Sequence[ModelScores],
     entries: Sequence[Score],
-    differences: Sequence[tuple[float, float, float]],
+    differences: Sequence[Difference],
     evaluation_set: EvaluationSet,
     bootstrap: int,
 ) -> str:
@@ -50,9 +51,9 @@ def comparison_report(
         GLOSSARY.format(confidence=confidence, bootstrap=bootstrap, device=devices),
     ]
     for column in evaluation_set.groups:
-        parts += [f"## WER by {column}", groups_table(entries, column)]
+        parts += [f"## WER by {plain(column)}", groups_table(entries, column)]
     for label, each in zip(model_labels(entries), scores):
-        parts += [f"## Most errors: {label}", worst_utterances(each, evaluation_set)]
+        parts += [f"## Most errors: {plain(label)}", worst_utterances(each, evaluation_set)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -61,9 +62,9 @@ def _describe_data(evaluation_set: EvaluationSet) -> str:
     rules = ", ".join(f"{name} {value!r}" for name, value in evaluation_set.normalization.to_dict().items())
     skipped = "; ".join(f"{len(names):,} {reason}" for reason, names in facts["skipped"]["skipped"].items())
     return (
-        f"{facts['source']}, split {facts['split']}: {facts['rows']:,} rows, {facts['hours']:.2f} hours (fingerprint "
-        f"{facts['fingerprint']}). Left out for all models: {skipped or 'none'}. Normalisation of references and "
-        f"recognised texts alike: {rules}."
+        f"{plain(facts['source'])}, split {plain(facts['split'])}: {facts['rows']:,} rows, {facts['hours']:.2f} hours "
+        f"(fingerprint {facts['fingerprint']}). Left out for all models: {skipped or 'none'}. Normalisation of "
+        f"references and recognised texts alike: {rules}."
     )
 
 
@@ -74,7 +75,7 @@ def model_labels(entries: Sequence[Score]) -> list[str]:
     return short if len(set(short)) == len(set(names)) else names
 
 
-def scores_table(entries: Sequence[Score], differences: Sequence[tuple[float, float, float]]) -> str:
+def scores_table(entries: Sequence[Score], differences: Sequence[Difference]) -> str:
     """A row for each model."""
     head = ["model", "decoder", "WER %", "to the first", "CER %", "sub / del / ins %", "real-time factor", "parameters"]
     rows = []
@@ -83,27 +84,27 @@ def scores_table(entries: Sequence[Score], differences: Sequence[tuple[float, fl
         kinds = (100 * wer[kind] / wer["reference_length"] for kind in ("substitutions", "deletions", "insertions"))
         rows.append(
             [
-                label,
+                plain(label),
                 entry["decoder"]["kind"],
                 _percent(wer["value"], wer),
-                "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * each for each in difference)) if rows else "",
+                _points(*difference) if rows else "",
                 _percent(entry["cer"]["value"], entry["cer"]),
                 " / ".join(f"{kind:.1f}" for kind in kinds),
                 f"{entry['real_time_factor']:.4f}",
                 f"{entry['parameters'] / 1e6:.1f} M",
             ]
         )
-    return _aligned(head, rows)
+    return table(head, rows, aligned=True)
 
 
 def groups_table(entries: Sequence[Score], column: str) -> str:
     """A row for each group of a column, those with most errors of the first model first; a column for each model."""
     models = [entry["groups"][column] for entry in entries]
-    rows = [
-        [group, f"{models[0][group]['reference_length']:,}", *(_percent(m[group]["wer"], m[group]) for m in models)]
-        for group in _worst_first(models[0])
-    ]
-    return _aligned([column, "words", *model_labels(entries)], rows)
+    rows = []
+    for group in _worst_first(models[0]):
+        rates = [_percent(each[group]["wer"], each[group]) for each in models]
+        rows.append([plain(group), f"{models[0][group]['reference_length']:,}", *rates])
+    return table([plain(column), "words", *map(plain, model_labels(entries))], rows, aligned=True)
 
 
 def worst_utterances(scores: ModelScores, evaluation_set: EvaluationSet) -> str:
@@ -115,7 +116,7 @@ def worst_utterances(scores: ModelScores, evaluation_set: EvaluationSet) -> str:
     for place in worst:
         lines = show_edits(evaluation_set.references[place], scores.predictions[place])
         length = scores.words.reference_length[place]
-        blocks.append(f"{names[place]}, errors: {errors[place]}, words: {length}\n\n```\n{lines}\n```")
+        blocks.append(f"{plain(names[place])}, errors: {errors[place]}, words: {length}\n\n```\n{lines}\n```")
     return "\n\n".join(blocks) or "No row has an error."
 
 
@@ -156,7 +157,7 @@ def _draw_bars(axis: Axes, first: float, summaries: Sequence[dict[str, Any]], co
     # Of very few draws, all can lie on one side of the rate.
     reach = np.maximum(0, [rates - low, high - rates])
     axis.errorbar(rates, places, xerr=reach, fmt="none", ecolor="0.2", capsize=2, lw=1)
-    for place, rate, right in zip(places, rates, high):
+    for place, rate, right in zip(places, rates, np.where(np.isfinite(high), high, rates)):
         if np.isfinite(rate):
             axis.annotate(f"{rate:.1f}", (right, place), (4, 0), textcoords="offset points", va="center", fontsize=7)
 
@@ -181,13 +182,11 @@ def _worst_first(groups: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _percent(rate: float | None, interval: dict[str, Any]) -> str:
-    return "" if rate is None else f"{100 * rate:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+    if rate is None or interval["low"] is None:
+        return "" if rate is None else f"{100 * rate:.1f} (one row)"
+    return f"{100 * rate:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
 
 
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up in a terminal too."""
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    head, *rows = ([cell.ljust(width) for cell, width in zip(line, widths)] for line in (head, *rows))
-    first, _, *rest = table(head, rows).splitlines()
-    rule = "| " + " | ".join("-" * width for width in widths) + " |"
-    return "\n".join([first, rule, *rest])
+def _points(difference: float, low: float | None, high: float | None) -> str:
+    interval = "(one row)" if low is None else f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * difference:+.1f} {interval}"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_ssl_speech.hub.wording import code, plain
+from hf_ssl_speech.markdown import code, plain, table
 from hf_ssl_speech.recipes.iterations_report import LAYERS_PICTURE, QUALITY, UNITS_PICTURE, last_value
-from hf_ssl_speech.records import Rate, Record, Score, SplitFacts, UnitFacts, table
+from hf_ssl_speech.records import Rate, Record, Score, SplitFacts, UnitFacts
 from hf_ssl_speech.training.record_keeper import PICTURE_FILE
 
 GROUPS_SHOWN = 10
@@ -217,6 +217,11 @@ def quality_table(record: Record) -> str:
     """How well units follow phones, and how they are used."""
     quality = record["quality"]
     rows = [[label, format(quality[name], form)] for name, label, form in QUALITY if name in quality]
+    phones = record["data"].get("validation", {}).get("phones")
+    if rows and phones:
+        taken = ", ".join(code(name) if name else "the empty name" for name in phones["silence"])
+        rows.append(["taken as silence", taken or "no label"])
+        rows.append(["gaps, overlaps and phones without duration", _counts(phones, "gaps", "overlaps", "empty")])
     return table(["", ""], rows or [[label, NOT_MEASURED] for name, label, _ in QUALITY if name != "agreement"])
 
 
@@ -263,9 +268,15 @@ def _time(seconds: float | None) -> str:
     return NOT_MEASURED if seconds is None else f"{seconds / 3600:.2f} hours ({seconds:,.0f} s)"
 
 
+def _counts(facts: Mapping[str, int], *names: str) -> str:
+    return ", ".join(f"{facts[name]:,}" for name in names)
+
+
 def _rate(rate: Rate) -> str:
     if rate["value"] is None:
         return NOT_MEASURED
+    if rate["low"] is None:
+        return f"{100 * rate['value']:.2f} (one row, no interval)"
     return f"{100 * rate['value']:.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Any
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from hf_ssl_speech.data.folders import AUDIO_SUFFIXES
+from hf_ssl_speech.data.tables import TABLE_SUFFIXES
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
 from hf_ssl_speech.files import naming_the_file, read_json
 from hf_ssl_speech.hub.card_sections import (
@@ -32,19 +35,30 @@ from hf_ssl_speech.hub.card_sections import (
     unit_effort_table,
 )
 from hf_ssl_speech.hub.licences import LICENCES
-from hf_ssl_speech.hub.wording import for_others, plain, quoted
+from hf_ssl_speech.hub.wording import for_others
+from hf_ssl_speech.markdown import plain, quoted, table
 from hf_ssl_speech.models.classes import config_class_of
 from hf_ssl_speech.models.installing import install_command
 from hf_ssl_speech.recipes.iterations_report import UNITS_GLOSSARY
-from hf_ssl_speech.records import Record, Score, UnitFacts, as_record, complete, read_record
+from hf_ssl_speech.records import HUB_ID, Record, Score, UnitFacts, as_record, complete, read_record
 from hf_ssl_speech.training.paper_settings import compare_with_paper
 from hf_ssl_speech.units.kmeans_units import FACTS_FILE
 
 CARD_FILE = "README.md"
+# Cards with one of these were written by a program, and are made anew.
+GENERATED = (
+    "Made by hf_ssl_speech from run.json",
+    "generated automatically according to the information the Trainer",
+    "This model card has been automatically generated",
+)
+# The line that marks a card of ours, with the digest of all below the metadata but for this line.
+MARK = re.compile(r"<!-- Made by hf_ssl_speech from run\.json.*?-->")
+DIGEST = re.compile(r"\(text ([0-9a-f]{16})\)")
 # In the wheel the templates lie in the package, in a checkout beside it.
 PACKAGE = Path(__file__).parents[1]
 TEMPLATES = [PACKAGE / "model_cards", PACKAGE.parent / "model_cards"]
 NOT_STATED = "not stated"
+FILE_SUFFIXES = {".parquet", ".arrow", *AUDIO_SUFFIXES, *TABLE_SUFFIXES}
 MEASURES_GLOSSARY = {
     "ssl-wav2vec2": "Accuracy: how often, of the true hidden frame and the negatives, the model picks the true one; "
     "chance: how often a blind guess would. Codebook entries in use: perplexity of the hard choices of each group.",
@@ -79,6 +93,7 @@ def create_model_card(
     folder = Path(folder)
     kind, config = find_kind(folder)
     languages = [language] if isinstance(language, str) else list(language or ())
+    datasets = [datasets] if isinstance(datasets, str) else datasets
     licences = dict(datasets) if isinstance(datasets, Mapping) else dict.fromkeys(datasets)
     check_metadata(license, languages)
     config, record, scores = map(for_others, (config, read_record(folder) or as_record({}), read_scores(folder)))
@@ -90,7 +105,7 @@ def create_model_card(
         "install": install_command(),
         "license": license or NOT_STATED,
         "language": ", ".join(languages) or NOT_STATED,
-        "licences": {data: licence or NOT_STATED for data, licence in licences.items()},
+        "licence_rows": [[plain(data), plain(licence or NOT_STATED)] for data, licence in licences.items()],
         "data_table": data_table(record),
         "pictures": pictures(folder),
         "limits": limits(kind, record, languages, scores),
@@ -105,20 +120,56 @@ def create_model_card(
         keep_trailing_newline=True,
     )
     environment.filters |= {"plain": plain, "quoted": quoted}
+    environment.globals["table"] = table
     text = re.sub(r"\n{3,}", "\n\n", environment.get_template(f"{kind}.md").render(context))
     metadata = card_data(kind, context, record, scores, license=license, languages=languages, datasets=licences)
-    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text.strip()}\n")
+    marked = MARK.sub(lambda found: found[0].replace("(text)", f"(text {digest(text)})"), text, count=1)
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{marked.strip()}\n")
+
+
+def digest(text: str) -> str:
+    """Of a card's text below its metadata, but for the line that marks it and white space around lines."""
+    lines = (line.strip() for line in MARK.sub("", text).splitlines())
+    return hashlib.sha256("\n".join(filter(None, lines)).encode()).hexdigest()[:16]
+
+
+def is_hand_written(card: str) -> bool:
+    """Whether somebody wrote the card, or took it over by removing the line that says how it was made."""
+    return not any(mark in card for mark in GENERATED)
+
+
+def is_untouched(card: str) -> bool:
+    """Whether the text below the metadata is as a program made it, and nobody edited it since."""
+    mark = MARK.search(card)
+    if not mark:
+        return not is_hand_written(card)
+    made = DIGEST.search(mark[0])
+    return made is not None and made[1] == digest(ModelCard(card, ignore_metadata_errors=True).text)
+
+
+def merge_metadata(made: ModelCardData, there: Mapping[str, Any]) -> ModelCardData:
+    """The metadata of a new card, with what the Hub's own says beyond it: other fields, and other tags.
+
+    Figures and the model that it started from are those of the new card alone.
+    """
+    fields = made.to_dict()
+    stale = {"model-index", "base_model"}
+    merged = {name: value for name, value in there.items() if name not in stale} | fields
+    merged["tags"] = list(dict.fromkeys([*fields.get("tags", []), *there.get("tags", [])]))
+    return ModelCardData(**merged)
 
 
 def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
     """`units`, `ctc` or `pretraining` (an encoder, with or without the head it was pretrained with), and its JSON.
 
+    A model stays what its config.json says where a unit set lies beside its files.
+
     Raises:
         ValueError: If the folder holds none of them.
     """
-    if (folder / FACTS_FILE).exists():
-        return "units", read_json(folder / FACTS_FILE, "a unit set")
     if not (folder / "config.json").exists():
+        if (folder / FACTS_FILE).exists():
+            return "units", read_json(folder / FACTS_FILE, "a unit set")
         raise ValueError(
             f"{folder} has neither config.json nor {FACTS_FILE}: expected the folder of a pretrained or fine-tuned "
             "model, or of a unit set."
@@ -260,6 +311,8 @@ def eval_results(scores: Sequence[Score]) -> list[EvalResult]:
         source = _source(score)
         for metric in ("wer", "cer"):
             rate = score[metric]
+            interval = {} if rate["low"] is None else {bound: round(100 * rate[bound], 2) for bound in ("low", "high")}
+            interval |= {"confidence": rate["confidence"]} if interval else {}
             found.append(
                 EvalResult(
                     task_type="automatic-speech-recognition",
@@ -271,9 +324,7 @@ def eval_results(scores: Sequence[Score]) -> list[EvalResult]:
                     metric_name=f"{metric.upper()} (%)",
                     metric_value=round(100 * rate["value"], 2),
                     metric_args={
-                        "low": round(100 * rate["low"], 2),
-                        "high": round(100 * rate["high"], 2),
-                        "confidence": rate["confidence"],
+                        **interval,
                         "decoder": score["decoder"],
                         "normalization": score["normalization"],
                     },
@@ -316,5 +367,10 @@ def _source(score: Score) -> str:
 
 
 def is_hub_id(name: Any) -> bool:
-    """Whether a name has the form `owner/name` and is no folder here."""
-    return isinstance(name, str) and bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)) and not Path(name).exists()
+    """Whether a name has the form `owner/name` of a repository, and is nothing on a disk.
+
+    Records tell what was read from a disk by its whole path (see `as_path`); where older ones don't, a name that ends
+    like a file's is one.
+    """
+    has_form = isinstance(name, str) and HUB_ID.fullmatch(name) is not None
+    return has_form and Path(name).suffix.lower() not in FILE_SUFFIXES and not Path(name).exists()

@@ -1,35 +1,72 @@
-"""From a folder to a repository on the Hub: checks, the card, the upload, and errors that say what to do."""
+"""From a folder to a repository on the Hub: checks, the card, and what goes up."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub import ModelCard, get_token
 
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
 from hf_ssl_speech.files import read_json, write_json
-from hf_ssl_speech.hub.cards import CARD_FILE, benchmark_results, create_model_card, find_kind, is_hub_id
+from hf_ssl_speech.hub.card_sections import PICTURES
+from hf_ssl_speech.hub.cards import (
+    CARD_FILE,
+    benchmark_results,
+    create_model_card,
+    find_kind,
+    is_hand_written,
+    is_hub_id,
+    is_untouched,
+    merge_metadata,
+)
 from hf_ssl_speech.hub.exchange import load_model, to_transformers
 from hf_ssl_speech.hub.wording import for_others
 from hf_ssl_speech.models.configuration import AUTO_MODULE
-from hf_ssl_speech.recognition.decoding import DECODER_FILE
+from hf_ssl_speech.recognition.normalization import NORMALIZATION_FILE
 from hf_ssl_speech.recognition.transcription import load_processor
 from hf_ssl_speech.records import RECORD_FILE, read_record
-from hf_ssl_speech.units.kmeans_units import CENTROIDS_FILE, KMeansUnits
+from hf_ssl_speech.units.kmeans_units import CENTROIDS_FILE, FACTS_FILE, KMeansUnits
+from hf_ssl_speech.uploading import ACCESS_TOKEN, Pushed, PushFailed, Repository
 
-# Files that others need. Checkpoints, optimizer states and anything pickled stay here.
-PUBLISHED_SUFFIXES = (".json", ".safetensors", ".png", ".txt", ".md")
+__all__ = ["PushFailed", "Pushed", "push_to_hub"]
+
+logger = logging.getLogger(__name__)
+
+# Weights of a model, in one file or in shards: what an earlier push left of them would win over new ones.
+WEIGHTS_PUSHED = ("model.safetensors", "model.safetensors.index.json", "model-[0-9]*-of-[0-9]*.safetensors")
+UNITS_PUSHED = (CENTROIDS_FILE, FACTS_FILE)
+# All that others need, file by file. What else lies in a folder was not meant for everybody: texts and notes, settings
+# that name a language model on this machine, checkpoints, and anything pickled.
+PUBLISHED = (
+    *WEIGHTS_PUSHED,
+    *UNITS_PUSHED,
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+    "vocab.json",
+    NORMALIZATION_FILE,
+    RECORD_FILE,
+    SCORES_FILE,
+    f"{AUTO_MODULE}.py",
+    *PICTURES,
+    CARD_FILE,
+)
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 FEATURE_EXTRACTOR = ("preprocessor_config.json", "processor_config.json")
 NEEDED = {
@@ -37,26 +74,9 @@ NEEDED = {
     "ctc": [WEIGHTS, FEATURE_EXTRACTOR, ("vocab.json",), ("tokenizer_config.json",)],
     "units": [(CENTROIDS_FILE,)],
 }
+CALLED = {"pretraining": "a pretrained encoder", "ctc": "a CTC model", "units": "a unit set"}
 RESULTS_FOLDER = ".eval_results"
 RECORDS = {RECORD_FILE: dict, SCORES_FILE: list}
-# Cards with one of these were written by a program, and are made anew.
-GENERATED = ("Made by hf_ssl_speech from run.json", "generated automatically according to the information the Trainer")
-ACCESS_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
-# Of the HTTP library that the client was built on: network errors, too, descend from it.
-HTTP_ERROR = HfHubHTTPError.__bases__[0]
-
-
-class PushFailed(OSError):
-    """The Hub could not be reached or refused. The message says why and what to do; nothing here was lost."""
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """What lies on the Hub now: the repository's address, the commit's, and the files."""
-
-    repository: str
-    commit: str
-    files: tuple[str, ...]
 
 
 def push_to_hub(
@@ -67,55 +87,120 @@ def push_to_hub(
     encoder: str | None = None,
     private: bool | None = None,
     token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+    replace_card: bool = False,
     benchmarks: Mapping[str, str] | None = None,
     **card: Any,
 ) -> Pushed:
     """Puts an encoder, a CTC model or a unit set, with its card, into a repository, which is made if it is not there.
 
+    What goes up, and what stays here, is told in the log before. Files that an earlier push left and this one does not
+    write are removed in the same commit; other files there stay.
+
     The card is written to `README.md` in the folder (with `stock` and `encoder`, to what is pushed only); one that
-    somebody wrote by hand is left and pushed as it is. Started again after an interruption, it sends what is missing.
+    somebody wrote by hand is left and pushed as it is. So is one that somebody wrote on the Hub, whose metadata
+    (licence, languages, data sets and more) holds wherever this push says nothing else. Started again after an
+    interruption, it sends what is missing.
 
     Args:
-        folder: What a run left.
+        folder: What a run left. Where a unit set lies beside a model, the model is what is pushed, and they go along.
         repo_id: `name` or `owner/name`.
         stock: Push a model in transformers' own form, which loads without this package, instead of ours.
         encoder: For units of a hidden layer: the repository of the encoder, whose folder only this machine has.
         private: Whether a new repository is; by default as its owner has it.
         token: Instead of the one logged in with.
+        revision: Branch to commit to, made if it is not there; by default the main one.
+        commit_message: Of the commit.
+        create_pr: Open a pull request instead, in a repository that is there.
+        replace_card: Replace the card on the Hub, whoever edited it.
         benchmarks: Data sets with a leaderboard on the Hub that the model was evaluated on, and the task's name there.
         card: More arguments of `create_model_card`: `license`, `language`, `datasets`.
     Raises:
-        ValueError: If files are missing, the run is not over, a file holds an access token, the metadata is wrong, or
-            `private` is asked of a public repository.
+        ValueError: If files are missing, the run is not over, a file holds an access token, the metadata is wrong,
+            `private` is asked of a public repository, units would take the place of a model, or the card was edited
+            both here and there.
         PushFailed: If the Hub can't be reached or refuses.
     """
     folder = Path(folder)
     with prepared(folder, stock, encoder) as source:
+        kind, _ = find_kind(source)
         results = benchmark_results(read_scores(source), benchmarks or {})
         check_tokens(folder, token)
         files = {path.name for path in published_files(source)} | {CARD_FILE}
         files |= {f"{RESULTS_FOLDER}/{name}" for name in results}
         create_model_card(source, **card)  # wrong metadata shows before anything is made on the Hub
-        api = HfApi(token=token)
-        with told_in_words(folder, api.endpoint, repo_id):
-            user = api.whoami()["name"]
-            repository = api.create_repo(repo_id, private=private, exist_ok=True)
-            repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
-            if private and not api.repo_info(repo_id).private:
-                raise ValueError(f"{repo_id} is there already, and public: make it private first, or use another name.")
-        if not is_hand_written(source / CARD_FILE):
-            create_model_card(source, repo_id=repo_id, **card).save(source / CARD_FILE)
-            if not stock and encoder is None:
-                shutil.copy(source / CARD_FILE, folder)
+        tell(folder, kind, files, repo_id)
+        repository = Repository(
+            repo_id, private=private, token=token, revision=revision, create_pr=create_pr, kept=f"{folder}"
+        )
+        if kind == "units" and "config.json" in repository.files:
+            raise ValueError(
+                f"{repository.repo_id} holds a model, whose card and record would be lost. Take another repository for "
+                "the units, or put them beside the model: KMeansUnits.from_pretrained(folder).push_to_hub(...)."
+            )
+        is_made, text = choose_card(source, repository, replace_card, card)
+        (source / CARD_FILE).write_text(text, encoding="utf-8")
+        if is_made and not stock and encoder is None:
+            shutil.copy(source / CARD_FILE, folder)
         for name, content in results.items():
             (source / RESULTS_FOLDER).mkdir(exist_ok=True)
             (source / RESULTS_FOLDER / name).write_text(yaml.safe_dump(content, sort_keys=False))
-        message = f"Upload {find_kind(source)[0]}" + (" in transformers' own form" if stock else "")
-        with told_in_words(folder, api.endpoint, repo_id):
-            commit = api.upload_folder(
-                repo_id=repo_id, folder_path=source, allow_patterns=sorted(files), commit_message=message
-            )
-    return Pushed(str(repository), str(commit.commit_url), tuple(sorted(files)))
+        message = commit_message or f"Upload {kind}" + (" in transformers' own form" if stock else "")
+        return repository.commit(source, list(files), message, removed=left_by_us(repository.files, kind))
+
+
+def tell(folder: Path, kind: str, files: Iterable[str], repo_id: str):
+    """Says what goes up and what stays here, before anything is sent."""
+    beside = ", and the unit set that lies beside it" if kind != "units" and FACTS_FILE in files else ""
+    logger.info(f"{folder} is {CALLED[kind]}{beside}. To {repo_id} go: {', '.join(sorted(files))}.")
+    kept = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in files)
+    if kept:
+        logger.info(f"These stay here: {', '.join(kept)}.")
+
+
+def choose_card(source: Path, repository: Repository, replace_card: bool, card: Mapping[str, Any]) -> tuple[bool, str]:
+    """The card to push, and whether it is made from the records: not if somebody wrote it, here or on the Hub.
+
+    Raises:
+        ValueError: If the one on the Hub was edited and can't be kept as it is.
+    """
+    ours = source / CARD_FILE
+    mine = ours.read_text(encoding="utf-8") if ours.exists() else None  # only one in somebody's own words is there
+    there = repository.read(CARD_FILE)
+    metadata = {} if there is None or replace_card else ModelCard(there, ignore_metadata_errors=True).data.to_dict()
+    given = {name: card.get(name) or metadata.get(name) for name in ("license", "language", "datasets")}
+    made = create_model_card(source, repo_id=repository.repo_id, **{name: each for name, each in given.items() if each})
+    if there is None or replace_card or there == mine or is_untouched(there):
+        if mine is not None:
+            return False, mine
+        made.data = merge_metadata(made.data, metadata)
+        return True, str(made)
+    if is_hand_written(there) and mine is None:
+        logger.warning(f"The card of {repository.repo_id} is in somebody's own words, and stays; look at its figures.")
+        kept = ModelCard(there, ignore_metadata_errors=True)
+        kept.data = merge_metadata(made.data, metadata)
+        return False, str(kept)
+    raise ValueError(
+        f"The card {CARD_FILE} of {repository.repo_id} was edited on the Hub, and this push would replace it. To keep "
+        f"it, remove the line there that begins with '<!-- Made by', and leave no {CARD_FILE} in your own words here. "
+        "To replace it, set replace_card."
+    )
+
+
+def left_by_us(files: Iterable[str], kind: str) -> list[str]:
+    """What an earlier push may have left in a repository, of its files.
+
+    Weights of a model always count: those of another form would be loaded instead of the new ones. Other files count
+    only where a record says that we pushed before. A unit set beside a model has a push of its own, and stays.
+    """
+    files = list(files)
+    names = () if kind == "units" else WEIGHTS_PUSHED
+    if RECORD_FILE in files:
+        names = [name for name in PUBLISHED if name not in UNITS_PUSHED]
+        names.append(f"{RESULTS_FOLDER}/*-[0-9]*.yaml")
+    return [file for file in files if any(fnmatch(file, name) for name in names)]
 
 
 def export_stock(folder: str | os.PathLike, target: str | os.PathLike, **card: Any) -> Path:
@@ -134,7 +219,7 @@ def export_stock(folder: str | os.PathLike, target: str | os.PathLike, **card: A
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{target} holds something already: give a new folder.")
     with prepared(Path(folder), stock=True, encoder=None) as source:
-        if not is_hand_written(source / CARD_FILE):
+        if not (source / CARD_FILE).exists():  # only one in somebody's own words is there
             create_model_card(source, **{"repo_id": target.name, **card}).save(source / CARD_FILE)
         shutil.copytree(source, target, dirs_exist_ok=True)
     return target
@@ -168,7 +253,13 @@ def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
             elif path.suffix == ".safetensors":
                 if not another_form:
                     (target / path.name).symlink_to(path.resolve())
-            elif path.name != CARD_FILE or is_hand_written(path):
+            elif path.name.endswith(".index.json"):
+                if not another_form:
+                    shutil.copy(path, target)
+            elif path.name == FACTS_FILE and kind != "units":
+                if not stock:
+                    shutil.copy(path, target)
+            elif path.name != CARD_FILE or is_hand_written(path.read_text(encoding="utf-8")):
                 shutil.copy(path, target)
         if stock:
             save_stock(folder, facts, target)
@@ -206,13 +297,11 @@ def check_folder(folder: Path, kind: str):
 
 
 def published_files(folder: Path) -> list[Path]:
-    """The files of a folder that others need; a decoder's settings name a language model that only this machine has."""
+    """The files of a folder that others need."""
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.is_file()
-        and path.name != DECODER_FILE
-        and (path.suffix in PUBLISHED_SUFFIXES or path.name == f"{AUTO_MODULE}.py")
+        if path.is_file() and any(fnmatch(path.name, name) for name in PUBLISHED)
     ]
 
 
@@ -224,47 +313,3 @@ def check_tokens(folder: Path, token: str | None):
             text = path.read_text(errors="replace")
             if ACCESS_TOKEN.search(text) or (secret and secret in text):
                 raise ValueError(f"{path} holds an access token: take it out, everybody would read it on the Hub.")
-
-
-def is_hand_written(card: Path) -> bool:
-    """Whether somebody wrote the card, or took it over by removing the line that says how it was made."""
-    return card.exists() and not any(mark in card.read_text() for mark in GENERATED)
-
-
-@contextlib.contextmanager
-def told_in_words(folder: Path, endpoint: str, repo_id: str) -> Iterator[None]:
-    """Turns what the client raises into a `PushFailed` that says what to do."""
-    try:
-        yield
-    except (HTTP_ERROR, OSError, RuntimeError) as error:
-        raise PushFailed(
-            f"{reason(error, endpoint, repo_id)} Nothing in {folder} was lost. What has arrived there already is not "
-            "sent again when you repeat the command."
-        ) from error
-
-
-def reason(error: BaseException, endpoint: str, repo_id: str) -> str:
-    """Why a push failed, and the way out; never what was sent along, such as the token."""
-    if isinstance(error, LocalTokenNotFoundError):
-        return "No access token was found: log in with `hf auth login`, or set HF_TOKEN."
-    if isinstance(error, OfflineModeIsEnabled):
-        return "The client is told to stay offline: unset HF_HUB_OFFLINE."
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if status == 401:
-        return (
-            f"{endpoint} refused the access token: it has expired or was revoked. Make one that may write at "
-            f"{endpoint}/settings/tokens and log in with `hf auth login`, or set HF_TOKEN."
-        )
-    if status == 403:
-        return (
-            f"The access token may not write to {repo_id}: take a repository of your own, or a token that may write "
-            f"({endpoint}/settings/tokens)."
-        )
-    if status is not None:
-        return f"{endpoint} answered with status {status} ({getattr(error, 'server_message', None) or 'no message'})."
-    if isinstance(error, (HTTP_ERROR, ConnectionError)):
-        return f"{endpoint} could not be reached ({type(error).__name__}). Check the network, or HF_ENDPOINT."
-    if error.__cause__ is not None:
-        return reason(error.__cause__, endpoint, repo_id)
-    return f"The push to {endpoint} broke off: {ACCESS_TOKEN.sub('hf_...', str(error))}."

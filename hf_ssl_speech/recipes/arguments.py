@@ -8,6 +8,8 @@ from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 
 CRITERIA = {"phones": "pnmi", "agreement": "agreement"}
 
+SILENCE_HELP = "Labels in `phones` that mean silence or noise, beyond the usual ones of TIMIT, MFA, Kaldi and Buckeye."
+
 
 @dataclass
 class HubertIterationsArguments:
@@ -45,6 +47,7 @@ class HubertIterationsArguments:
             "choices": list(CRITERIA),
         },
     )
+    silence: list[str] = field(default_factory=list, metadata={"help": SILENCE_HELP})
     center: bool = field(
         default=False,
         metadata={
@@ -103,6 +106,7 @@ class UnitArguments:
     output_dir: str = field(metadata={"help": "Folder for the unit set, its record and pictures."})
     encoder: str | None = field(default=None, metadata={"help": "Folder or Hub id of an encoder, instead of MFCC."})
     layer: int = field(default=6, metadata={"help": "The encoder's layer, counted from 1."})
+    silence: list[str] = field(default_factory=list, metadata={"help": SILENCE_HELP})
     center: bool = field(
         default=False,
         metadata={

@@ -36,6 +36,7 @@ from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.layers import Remembered, compare_layers, disturb, first_hours, measure_units
+from hf_ssl_speech.units.phones import check_phone_column
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class HubertIterations:
         self.train = load_split("train", data_args, args)
         self.validation = load_split("validation", data_args, args, keep=["phones"], beside=self.train)
         self.measured = first_hours(self.validation.rows, iterations_args.choice_hours, args.seed)
+        self.validation.facts.update(check_phone_column(self.validation.rows, iterations_args.silence))
         self.criterion = self.find_criterion()
 
     def run(self):
@@ -185,6 +187,7 @@ class HubertIterations:
                 num_units,
                 seed=seed,
                 memory_bytes=settings.memory_gb * 1e9,
+                silence=settings.silence,
                 progress=not self.args.disable_tqdm,
             )
             best = max(layers, key=lambda layer: layer[self.criterion])["layer"]
@@ -220,7 +223,7 @@ class HubertIterations:
             )
             if PartialState().is_main_process:
                 units.save_pretrained(folder)
-            quality = measure_units(units, source, source.with_changed_audio(disturb), self.measured)
+            quality = measure_units(units, source, source.with_changed_audio(disturb), self.measured, settings.silence)
             facts = {"features": str(features), "layer": features.layer, "num_units": units.num_units, **units.facts}
             data = {"train": self.train.facts, "validation": self.validation.facts}
             example = self.label_example(units, source)

@@ -11,7 +11,8 @@ import numpy as np
 import soundfile
 from matplotlib.ticker import MaxNLocator
 
-from hf_ssl_speech.records import Record, read_record, table
+from hf_ssl_speech.markdown import table
+from hf_ssl_speech.records import Record, read_record
 from hf_ssl_speech.units.pictures import draw_units
 
 REPORT_FILE, EXAMPLE_FILE = "report.md", "example.flac"

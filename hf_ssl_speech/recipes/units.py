@@ -21,6 +21,7 @@ from hf_ssl_speech.training.arguments import SpeechDataArguments
 from hf_ssl_speech.units.abx import abx_error, import_fastabx
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
+from hf_ssl_speech.units.phones import check_phone_column
 from hf_ssl_speech.units.pictures import draw_phone_unit_matrix, draw_units
 from hf_ssl_speech.units.quality import UnitQuality, phones_to_frames
 
@@ -41,6 +42,8 @@ def make_units(data_args: SpeechDataArguments, args: UnitArguments, state: Parti
     facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
     if args.abx:
         check_abx(validation.rows)
+    if "validation" in facts:
+        facts["validation"] |= check_phone_column(validation.rows, args.silence)
 
     # Units: every process computes the features of its share of the rows.
     if args.encoder:
@@ -85,6 +88,7 @@ def identify(source: FeatureSource, facts: dict[str, Any], args: UnitArguments) 
         "stage": "units",
         "features": {name: getattr(features, name) for name in ("kind", "layer", "center", "weights_hash")},
         **{name: getattr(args, name) for name in ("num_units", "kmeans_share", "restarts", "seed", "abx")},
+        **({"silence": sorted(args.silence)} if args.silence else {}),
         "data": {split: found["fingerprint"] for split, found in facts.items()},
     }
 
@@ -114,6 +118,7 @@ def measure(
     times = {
         "hop_seconds": 1 / units.features.frames_per_second,
         "window_seconds": units.features.window_samples / SAMPLE_RATE,
+        "silence": args.silence,
     }
     predictions = list(labelled["units"])
     references = [phones_to_frames(phones, len(row), **times) for phones, row in zip(labelled["phones"], predictions)]

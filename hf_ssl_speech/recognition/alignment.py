@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,8 +18,6 @@ from hf_ssl_speech.recognition.transcription import compute_logits
 
 SPANS = List({"text": Value("string"), "start": Value("float64"), "end": Value("float64")})
 TEXTGRID = ".TextGrid"
-# What a file system of Linux, macOS or Windows refuses, and a dot in front, which hides a file.
-NOT_IN_FILE_NAMES = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]|^\.')
 ALIGNED = Features({"words": SPANS, "characters": SPANS})
 
 
@@ -108,29 +102,6 @@ def add_alignment(
 
 def _columns(transcript: Transcript) -> dict[str, list[dict[str, Any]]]:
     return {column: [span._asdict() for span in getattr(transcript, column)] for column in ALIGNED}
-
-
-def textgrid_names(names: Sequence[str], sample_ids: Sequence[int]) -> list[str]:
-    """A file name for the TextGrid of each row: any file system takes it, and no two are the same.
-
-    A row's own name is kept but for characters that a file name can't have. Where names meet, also where only case
-    tells them apart, or a name is longer than file systems take, part of a hash of the row's name and id follows it.
-
-    Args:
-        names, sample_ids: Those of prepared rows.
-    Returns:
-        Names without folders, of at most 255 bytes, which don't depend on the order of the rows.
-    """
-    plain = [NOT_IN_FILE_NAMES.sub("_", unicodedata.normalize("NFC", name)) for name in names]
-    met = Counter(map(str.casefold, plain))
-    most_bytes = 255 - len(TEXTGRID)
-    found = []
-    for name, sample_id, stem in zip(names, sample_ids, plain):
-        if met[stem.casefold()] > 1 or len(stem.encode()) > most_bytes:
-            mark = "-" + hashlib.sha256(f"{name} {sample_id}".encode()).hexdigest()[:12]
-            stem = stem.encode()[: most_bytes - len(mark)].decode(errors="ignore") + mark
-        found.append(stem + TEXTGRID)
-    return found
 
 
 def write_textgrid(tiers: Mapping[str, Sequence[Mapping[str, Any]]], seconds: float, path: str | os.PathLike):

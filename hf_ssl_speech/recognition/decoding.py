@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hf_ssl_speech.files import as_dataclass, naming_the_file, read_json, write_json
+from hf_ssl_speech.models.finite import check_finite
 from hf_ssl_speech.models.objectives import frames_needed
 from hf_ssl_speech.recognition.language_model import as_kenlm_reads, read_words, spellable_words
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
@@ -26,6 +28,7 @@ from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
 DECODER_FILE = "decoder.json"
 # No token but the wanted one: a log probability that a beam never recovers from.
 IMPOSSIBLE = -1e4
+LOGITS = "The model's logits"
 # What a wild card pays for a frame: where silence is as likely, the frame is silence.
 WILDCARD_COST = 1e-3
 
@@ -55,6 +58,8 @@ class Decoder(ABC):
         Args:
             logits: `(batch, frames, vocabulary)`, on any device.
             num_frames: Real frames of each row, `(batch,)`; a row without any is silent.
+        Raises:
+            ValueError: If real frames hold NaN or infinity.
         """
         log_probabilities = logits.float().log_softmax(-1).cpu()
         return [
@@ -64,7 +69,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def decode_row(self, log_probabilities: Tensor) -> Transcript:
-        """The transcript of one row, `(frames, vocabulary)` on the CPU."""
+        """The transcript of one row, `(frames, vocabulary)` on the CPU; NaN is a ValueError."""
 
 
 class GreedyDecoder(Decoder):
@@ -73,6 +78,7 @@ class GreedyDecoder(Decoder):
     settings = {"kind": "greedy"}
 
     def decode_row(self, log_probabilities):
+        check_finite(log_probabilities, LOGITS, logarithms=True)
         scores, path = log_probabilities.max(-1)
         return self.alphabet.read(path, scores.sum().item())
 
@@ -89,6 +95,8 @@ class BeamSettings:
         word_score: Added for each word.
         beam_size: Hypotheses kept from frame to frame.
         beam_threshold: A hypothesis that is so much worse than the best is dropped.
+    Raises:
+        ValueError: If no search can go like that.
     """
 
     language_model: str | None = None
@@ -97,6 +105,15 @@ class BeamSettings:
     word_score: float = 0.0
     beam_size: int = 100
     beam_threshold: float = 50.0
+
+    def __post_init__(self):
+        if self.beam_size < 1:
+            raise ValueError(f"beam_size is {self.beam_size}: a search keeps one hypothesis or more.")
+        if not self.beam_threshold > 0:
+            raise ValueError(f"beam_threshold is {self.beam_threshold}; expected more than 0, such as 50.")
+        for name in ("lm_weight", "word_score"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number.")
 
     def save(self, folder: str | os.PathLike):
         """Writes `decoder.json`; files in the same folder are named relative to it."""
@@ -171,7 +188,10 @@ class BeamDecoder(Decoder):
             if name and not Path(name).exists():
                 raise ValueError(f"There is no file {name}.")
         source = settings.words or settings.language_model
-        return read_words(source) if source else None
+        entries = read_words(source) if source else None
+        if source and not entries:
+            raise ValueError(f"{source} holds no words to choose from. Leave it out to let the search write anything.")
+        return entries
 
     def _are_tokens(self, entries: Sequence[str]) -> bool:
         """Whether they are the characters of a text, delimiters included, and not words of one character."""
@@ -225,6 +245,7 @@ class BeamDecoder(Decoder):
 
     def decode_row(self, log_probabilities):
         """The best text of the beam, with times from its alignment."""
+        check_finite(log_probabilities, LOGITS, logarithms=True)
         emissions = log_probabilities[:, self._ids]
         if self._words is not None and self.alphabet.delimiter is not None:
             # A word ends with a delimiter, which nobody says after the last one.
@@ -269,8 +290,9 @@ def align_tokens(log_probabilities: Tensor, ids: Sequence[int], alphabet: Alphab
         The id of each frame, `(frames,)`, silence as blanks but for the delimiters in `ids`; and the natural logarithm
         of the path's probability.
     Raises:
-        ValueError: If there are too few frames: one for each token, and one more between equal ones.
+        ValueError: If there are too few frames: one for each token, and one more between equal ones. If they hold NaN.
     """
+    check_finite(log_probabilities, LOGITS, logarithms=True)
     needed = int(frames_needed(torch.tensor(ids)))
     if needed > len(log_probabilities):
         raise ValueError(

@@ -27,6 +27,8 @@ START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 # Discounts where a corpus is too small to tell: the ones KenLM falls back to.
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 MOST_UNSPELLABLE = 0.05
+# KenLM reads no longer n-grams, unless it was built for them.
+LONGEST_ORDER = 6
 IRSTLM = "iARPA"
 ARPA_STARTS = ("\\data\\", IRSTLM)
 KENLM_BINARY = b"mmap lm http://kheafield.com/code"
@@ -56,10 +58,9 @@ def write_ngram(sentences: Iterable[str], path: str | os.PathLike, *, order: int
     Returns:
         How many sentences, words (running) and n-grams of each order there are.
     Raises:
-        ValueError: If there is no text, it holds the marks <s>, </s> or <unk>, or the order is below 2.
+        ValueError: If there is no text, it holds the marks <s>, </s> or <unk>, or the order is not one.
     """
-    if order < 2:
-        raise ValueError(f"The order is {order}; expected 2 or more.")
+    check_order(order)
     texts = [words for words in (sentence.split() for sentence in sentences) if words]
     if not texts:
         raise ValueError("There is no text to count: give files or transcripts with words in them.")
@@ -80,6 +81,12 @@ def write_ngram(sentences: Iterable[str], path: str | os.PathLike, *, order: int
     _write_arpa(probabilities, backoffs[1:], path)
     facts = {"sentences": len(texts), "words": sum(map(len, texts))}
     return facts | {f"{length}-grams": len(grams) for length, grams in enumerate(probabilities, 1)}
+
+
+def check_order(order: int):
+    """Raises a ValueError if n-grams of this length can't be estimated, or not be read again."""
+    if not 2 <= order <= LONGEST_ORDER:
+        raise ValueError(f"The order is {order}; expected 2 to {LONGEST_ORDER}, the longest n-grams that KenLM reads.")
 
 
 def as_characters(sentence: str) -> str:

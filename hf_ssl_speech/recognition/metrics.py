@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -48,7 +49,8 @@ def count_edits(
     Args:
         predictions: Recognised texts, one for each utterance.
         references: True texts of the same utterances.
-        unit: What is compared: words between spaces, or characters, spaces between words included.
+        unit: What is compared: words between white space, or characters, spaces between words included. White
+            space of any kind, such as a no-break space, counts as a space.
     Raises:
         ValueError: If there are not as many predictions as references.
     """
@@ -57,10 +59,11 @@ def count_edits(
             f"Got {len(predictions):,} predictions for {len(references):,} references; expected one for each. A row "
             "that could not be recognised has the prediction ''."
         )
+    predictions, references = (list(map(_spaced, texts)) for texts in (predictions, references))
     process = {"words": jiwer.process_words, "characters": jiwer.process_characters}[unit]
     counts = np.zeros((4, len(references)), dtype=np.int64)
     places = {"equal": 0, "substitute": 1, "delete": 2, "insert": 3}
-    alignments = process(list(references), list(predictions)).alignments if len(references) else []
+    alignments = process(references, predictions).alignments if len(references) else []
     for utterance, chunks in enumerate(alignments):
         for chunk in chunks:
             length = max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
@@ -68,11 +71,15 @@ def count_edits(
     return EditCounts(*counts)
 
 
+def _spaced(text: str) -> str:
+    """A text whose white space is all spaces: jiwer knows no other between words."""
+    return re.sub(r"\s", " ", text)
+
+
 def show_edits(reference: str, heard: str) -> str:
     """A transcript above what was heard, edits marked below."""
-    lines = jiwer.visualize_alignment(
-        jiwer.process_words([reference], [heard]), show_measures=False, skip_correct=False, line_width=100
-    ).splitlines()
+    edits = jiwer.process_words([_spaced(reference)], [_spaced(heard)])
+    lines = jiwer.visualize_alignment(edits, show_measures=False, skip_correct=False, line_width=100).splitlines()
     return "\n".join(line.rstrip() for line in lines[1:] if line.strip())
 
 
@@ -124,14 +131,17 @@ def summarize_edits(
             the interval is too narrow for other speakers.
         confidence: Share of the draws that the interval holds.
     Returns:
-        `{name}`, `low`, `high` and the sums of the counts. The rates are None if the references are empty altogether.
+        `{name}`, `low`, `high` and the sums of the counts. The rates are None if the references are empty
+        altogether, and the interval is for a single utterance, which tells nothing of others.
     """
     sums = {kind: int(getattr(counts, kind).sum()) for kind in (*vars(counts), "reference_length")}
     if not sums["reference_length"]:
         return {name: None, "low": None, "high": None, **sums}
     draws = resample_rates(counts.errors[None], counts.reference_length, bootstrap=bootstrap, seed=seed)[:, 0]
-    low, high = percentile_interval(draws, confidence)
-    return {name: int(counts.errors.sum()) / sums["reference_length"], "low": float(low), "high": float(high), **sums}
+    low, high = map(float, percentile_interval(draws, confidence))
+    if len(counts.errors) == 1:  # every draw is that one
+        low = high = None
+    return {name: int(counts.errors.sum()) / sums["reference_length"], "low": low, "high": high, **sums}
 
 
 def group_edits(counts: EditCounts, groups: Sequence[Hashable]) -> dict[Hashable, EditCounts]:
@@ -160,7 +170,7 @@ class ErrorRate(evaluate.Metric):
 
     and returns the rate, `low` and `high`, the counts `hits`, `substitutions`, `deletions`, `insertions` and
     `reference_length`, and with `groups` the same for each of them under `groups`; None for the rate of a group whose
-    references are all empty. Empty references only are a ValueError.
+    references are all empty, and for the interval of a single utterance. Empty references only are a ValueError.
     """
 
     measure: ClassVar[str]

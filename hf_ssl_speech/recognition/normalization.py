@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import regex
+from transformers.models.whisper.english_normalizer import EnglishNumberNormalizer
 from transformers.utils import cached_file
 
 from hf_ssl_speech.files import as_dataclass, naming_the_file, read_json, write_json
 from hf_ssl_speech.recognition import scripts
 
+NUMBERS = ("keep", "digits")
 NORMALIZATION_FILE = "text_normalization.json"
 
 # Markup and sounds: <COMMA>, <|en|>, [laughter], {breath}; an angle bracket with a space after it is a sign.
@@ -46,6 +48,8 @@ class TextNormalization:
             follows no language's own rules.
         final_delimiter: Whether the labels for CTC end with the word delimiter, as in fairseq, or not, as in Hugging
             Face's recipes. Says nothing about the text.
+        numbers: `keep`, or `digits`: English number words become digits, as Whisper's own scoring has it, and digits
+            lose the commas between thousands. Not for `case="keep"`.
     """
 
     unicode_form: str = "NFKC"
@@ -55,6 +59,7 @@ class TextNormalization:
     tags: str = "remove"
     language: str | None = None
     final_delimiter: bool = True
+    numbers: str = "keep"
 
     def __post_init__(self):
         choices = {
@@ -62,10 +67,13 @@ class TextNormalization:
             "case": ("lower", "upper", "keep"),
             "punctuation": ("remove", "keep"),
             "tags": ("remove", "keep"),
+            "numbers": NUMBERS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
+        if self.numbers == "digits" and self.case == "keep":
+            raise ValueError("numbers is 'digits', which reads number words in one case: choose a case.")
         object.__setattr__(self, "language", scripts.language_code(self.language))
 
     @functools.cached_property
@@ -81,16 +89,21 @@ class TextNormalization:
             text = TAG.sub(" ", text)
         text = scripts.change_case(scripts.language_letters(text, self.language), self.case, self.language)
         text = scripts.drop_invisible(text)
+        if self.numbers == "digits":
+            text = regex.sub(r"(?<=[0-9]),(?=[0-9]{3})", "", text)
         if self.apostrophe or self.punctuation == "remove":  # which then goes with the rest of the punctuation
             text = scripts.write_apostrophes(text, self.apostrophe or "'", unquote=self.punctuation == "remove")
         if self.punctuation == "remove":
             text = scripts.drop_punctuation(text, self.keep_characters, self.language)
         text = " ".join(ORPHANS.sub("", text).split())
+        if self.numbers == "digits":
+            text = scripts.change_case(EnglishNumberNormalizer()(text.lower()), self.case, self.language)
         return unicodedata.normalize("NFD" if self.unicode_form.endswith("D") else "NFC", text)
 
     def to_dict(self) -> dict[str, str | bool | None]:
-        """The settings, ready for JSON."""
-        return asdict(self)
+        """The settings, ready for JSON; numbers that are kept are not told, as in records before there was a choice."""
+        settings = asdict(self)
+        return settings if self.numbers != "keep" else {name: settings[name] for name in settings if name != "numbers"}
 
     def save_pretrained(self, folder: str | os.PathLike):
         """Writes `text_normalization.json`, beside a model's files."""

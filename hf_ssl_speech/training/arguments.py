@@ -329,6 +329,7 @@ class SpeechTextArguments:
     punctuation: str = field(default="remove", metadata={"help": "remove or keep."})
     keep_characters: str = field(default="'", metadata={"help": "Punctuation that is kept nevertheless."})
     tags: str = field(default="remove", metadata={"help": "<COMMA>, [laughter] and their like: remove or keep."})
+    numbers: str = field(default="keep", metadata={"help": "English number words: keep them, or write digits."})
     language: str | None = field(
         default=None, metadata={"help": "Code of the transcripts' language, where its writers have rules of their own."}
     )

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from hf_ssl_speech.files import read_json
-from hf_ssl_speech.records import table
+from hf_ssl_speech.markdown import table
 
 _EVALUATION = "an evaluation adds up sums over batches and ranks and keeps no predictions"
 _UPLOAD = "the card is made of the finished run: use `push_to_hub(folder, repo_id)` or `examples/push_to_hub.py` then"

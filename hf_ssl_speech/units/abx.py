@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from hf_ssl_speech.units.quality import SILENCE
+from hf_ssl_speech.units.phones import SLACK_SECONDS, in_order, is_silence
 
 # As in ZeroSpeech 2021: of each triphone of a speaker, and of other speakers that X may come from.
 MOST_TOKENS, MOST_SPEAKERS = 10, 5
@@ -21,8 +21,6 @@ CONDITIONS: dict[str, dict[str, list[str]]] = {
     "within": {"by": [*CONTEXT, "speaker"]},
     "across": {"by": CONTEXT, "across": ["speaker"]},
 }
-# So much longer than its frames an utterance's alignment may be.
-SLACK_SECONDS = 0.1
 
 
 def import_fastabx() -> ModuleType:
@@ -42,6 +40,7 @@ def abx_error(
     hop_seconds: float = 0.02,
     window_seconds: float = 0.025,
     seed: int = 0,
+    silence: Collection[str] = (),
 ) -> dict[str, float | int | None]:
     """How often a triphone is nearer to another one than to a second token of its own (ZeroSpeech 2021, ABX).
 
@@ -52,11 +51,12 @@ def abx_error(
     Args:
         features: Frames of each utterance, `(frames, width)`: MFCC, a hidden layer, or units as one-hot rows or as
             their centroids. Utterances without frames are passed over.
-        phones: Of each utterance, `{"phone", "start", "end"}` in order of time, in seconds.
+        phones: Of each utterance, `{"phone", "start", "end"}` in seconds.
         speakers: Of each utterance.
         hop_seconds: Time from one frame to the next: 0.02 in the encoder, and for every second MFCC frame.
         window_seconds: Audio that a frame sees, from `frame * hop_seconds` on.
         seed: Decides which tokens are compared where there are many.
+        silence: Labels of silence beyond the usual ones (see `is_silence`).
     Returns:
         `within`: The error where A, B and X are of one speaker, 0.5 by chance. `across`: where X is of another one
         than A and B. Each is None if no tokens are such. `num_triphones`: tokens, and `num_speakers`: who say them.
@@ -74,7 +74,7 @@ def abx_error(
     for row, (row_frames, row_phones, speaker) in enumerate(zip(frames, phones, speakers)):
         _check_times(row, len(row_frames), row_phones, hop_seconds, window_seconds)
         centres = np.arange(len(row_frames)) * hop_seconds + window_seconds / 2
-        for before, phone, after in _triphones(row_phones, hop_seconds):
+        for before, phone, after in _triphones(row_phones, hop_seconds, silence):
             first, end = np.searchsorted(centres, (before["start"], after["end"]))
             if first < end:
                 labels.append((phone["phone"], before["phone"], after["phone"], speaker))
@@ -116,18 +116,23 @@ def _check(features: Sequence, phones: Sequence, speakers: Sequence) -> list[Ten
 
 def _check_times(row: int, num_frames: int, phones: Sequence[Mapping], hop_seconds: float, window_seconds: float):
     seconds = (num_frames - 1) * hop_seconds + window_seconds
-    if num_frames and phones and phones[-1]["end"] > seconds + hop_seconds + SLACK_SECONDS:
+    end = max((phone["end"] for phone in phones), default=0.0)
+    if num_frames and end > seconds + hop_seconds + SLACK_SECONDS:
         raise ValueError(
-            f"Utterance {row} has phones up to {phones[-1]['end']:.2f} s, but its {num_frames} frames, one every "
-            f"{1000 * hop_seconds:g} ms, end at {seconds:.2f} s: pass the `hop_seconds` of these features."
+            f"Utterance {row} has phones up to {end:.2f} s, but its {num_frames} frames, one every "
+            f"{1000 * hop_seconds:g} ms, end at {seconds:.2f} s: pass the `hop_seconds` of these features, and times "
+            "in seconds."
         )
 
 
-def _triphones(phones: Sequence[Mapping[str, Any]], hop_seconds: float) -> Iterator[tuple[Mapping, Mapping, Mapping]]:
-    """Each phone with its neighbours, unless one is silence or a pause lies between."""
+def _triphones(
+    phones: Sequence[Mapping[str, Any]], hop_seconds: float, silence: Collection[str] = ()
+) -> Iterator[tuple[Mapping, Mapping, Mapping]]:
+    """Each phone with its neighbours, unless one is silence, a pause lies between or two are said at once."""
+    phones = in_order(phones)
     for triphone in zip(phones, phones[1:], phones[2:]):
-        touch = all(right["start"] - left["end"] < hop_seconds for left, right in pairwise(triphone))
-        if touch and all(phone["phone"] != SILENCE for phone in triphone):
+        touch = all(abs(right["start"] - left["end"]) < hop_seconds for left, right in pairwise(triphone))
+        if touch and not any(is_silence(phone["phone"], silence) for phone in triphone):
             yield triphone
 
 

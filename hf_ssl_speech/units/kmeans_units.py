@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from datasets import Dataset, IterableDataset
-from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,8 +26,10 @@ from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.features import FeatureSource, FeatureStream, SpeechFeatures, open_features
 from hf_ssl_speech.data.processes import in_several_processes
 from hf_ssl_speech.files import as_dataclass, naming_the_file, read_json, write_json
+from hf_ssl_speech.models.finite import check_finite
 from hf_ssl_speech.units.kmeans import fit_kmeans
 from hf_ssl_speech.units.nearest import assign
+from hf_ssl_speech.uploading import Repository
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ class KMeansUnits:
         return len(self.centroids)
 
     def __repr__(self) -> str:
-        return f"KMeansUnits({self.num_units} units of {self.features}, from {self.facts['hours']:.2f} hours)"
+        hours = self.facts.get("hours")
+        fitted = "" if hours is None else f", from {hours:.2f} hours"
+        return f"KMeansUnits({self.num_units} units of {self.features}{fitted})"
 
     @classmethod
     def fit(
@@ -132,18 +135,24 @@ class KMeansUnits:
         Returns:
             `(frames,)` int64, on the device of the features.
         Raises:
-            ValueError: If they are of another width.
+            ValueError: If they are of another width, or hold NaN or infinity.
         """
+        check_finite(features, "Features")
         return assign(features, self.centroids)[0]
 
     def predict_rows(self, rows: Sequence[Mapping[str, Any]], source: FeatureSource) -> list[np.ndarray]:
         """Units of prepared rows: `(frames,)` int32 each, none for a row whose audio turns out to be unusable.
 
         Raises:
-            ValueError: If the source computes other features than the units were fitted on.
+            ValueError: If the source computes other features than the units were fitted on, or NaN. The row is named.
         """
         self.check_features(source.description)
+        if not rows:
+            return []
         features = source.features(rows)
+        if not torch.stack([frames.isfinite().all() for frames in features]).all():
+            for row, frames in zip(rows, features):
+                check_finite(frames, f"The features of row {row['name']}")
         units = self.predict(torch.cat(features)).to("cpu", torch.int32)
         return [part.numpy() for part in units.split([len(frames) for frames in features])]
 
@@ -208,23 +217,38 @@ class KMeansUnits:
             )
         return units
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, **commit) -> str:
-        """Puts the unit set into a repository on the Hub, which is made if it is not there.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Puts the unit set into a repository on the Hub, which is made if it is not there; what lies there stays.
 
         Args:
             repo_id: `name` or `owner/name`.
             private: Whether a new repository is; by default as its owner has it.
             token: Instead of the one logged in with.
-            commit: More arguments of `HfApi.upload_folder`, such as `revision` or `commit_message`.
+            revision: Branch to commit to; by default the main one.
+            commit_message: Of the commit.
+            create_pr: Open a pull request instead.
         Returns:
             The address of the commit.
+        Raises:
+            ValueError: If `private` is asked of a public repository.
+            PushFailed: If the Hub can't be reached or refuses.
         """
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        repository = Repository(
+            repo_id, private=private, token=token, revision=revision, create_pr=create_pr, kept="the unit set"
+        )
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            commit = {"commit_message": f"Upload {self.num_units} k-means units", **commit}
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **commit))
+            message = commit_message or f"Upload {self.num_units} k-means units"
+            return repository.commit(folder, [CENTROIDS_FILE, FACTS_FILE], message).commit
 
 
 def _default_share(dataset: Dataset | IterableDataset) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -111,7 +111,11 @@ def disturb(waveform: np.ndarray, sample_id: int, seed: int = 0) -> np.ndarray:
 
 
 def measure_units(
-    units: KMeansUnits, source: FeatureSource, disturbed: FeatureSource, dataset: Dataset
+    units: KMeansUnits,
+    source: FeatureSource,
+    disturbed: FeatureSource,
+    dataset: Dataset,
+    silence: Collection[str] = (),
 ) -> dict[str, Any]:
     """What a unit set is worth on validation rows, over all processes.
 
@@ -125,6 +129,7 @@ def measure_units(
         units: Fitted on training rows.
         source, disturbed: Give the features of `dataset`, and those of its disturbed rows.
         dataset: Prepared rows; with the column `phones`, where phones are known.
+        silence: Labels of silence beyond the usual ones (see `is_silence`).
     Returns:
         The figures; those that need phones only if rows have some.
     """
@@ -133,7 +138,7 @@ def measure_units(
     for batch in rows.iter(ROWS_AT_ONCE):
         batch = rows_of(batch)
         for row, clean, other in zip(batch, units.predict_rows(batch, source), units.predict_rows(batch, disturbed)):
-            found.append({"clean": clean, "disturbed": other, "phones": frame_phones(row, clean, units)})
+            found.append({"clean": clean, "disturbed": other, "phones": frame_phones(row, clean, units, silence)})
     found = [row for row in gather_object(found) if len(row["clean"])]
     if not found:
         raise ValueError("None of the validation rows has usable audio: units can't be measured on them.")
@@ -157,6 +162,7 @@ def compare_layers(
     *,
     seed: int,
     memory_bytes: float,
+    silence: Collection[str] = (),
     **kmeans,
 ) -> list[dict[str, Any]]:
     """Fits units to each layer of an encoder and measures them, with one pass over the audio for all layers.
@@ -168,6 +174,7 @@ def compare_layers(
         num_units: Units in each set.
         seed: The seed of k-means.
         memory_bytes: Keep no more features than this in memory; others are computed again in each pass.
+        silence: As for `measure_units`.
         kmeans: More arguments of `KMeansUnits.fit`.
     Returns:
         For each layer from 1 on its number, the inertia, and what `measure_units` tells.
@@ -182,17 +189,19 @@ def compare_layers(
     for layer in range(1, every.layer + 1):
         fitting, clean, disturbed = (OneLayer(source, layer, every.layer_width) for source in sources)
         units = KMeansUnits.fit(train, fitting, num_units, seed=seed, share=1.0, **kmeans)
-        quality = measure_units(units, clean, disturbed, validation)
+        quality = measure_units(units, clean, disturbed, validation, silence)
         layers.append({"layer": layer, "inertia": units.facts["inertia"], **quality})
     return layers
 
 
-def frame_phones(row: Mapping[str, Any], units: Sequence[int], made_by: KMeansUnits) -> list[str]:
+def frame_phones(
+    row: Mapping[str, Any], units: Sequence[int], made_by: KMeansUnits, silence: Collection[str] = ()
+) -> list[str]:
     """The phone of each unit's frame; nothing where the row has no phones."""
     if not row.get("phones"):
         return []
     window_seconds = made_by.features.window_samples / SAMPLE_RATE
-    return phones_to_frames(row["phones"], len(units), 1 / made_by.features.frames_per_second, window_seconds)
+    return phones_to_frames(row["phones"], len(units), 1 / made_by.features.frames_per_second, window_seconds, silence)
 
 
 def first_hours(dataset: Dataset, hours: float, seed: int) -> Dataset:

@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.preparing import row_waveform
-from hf_ssl_speech.units.quality import SILENCE, phone_normalized_mutual_information
+from hf_ssl_speech.units.phones import is_silence
+from hf_ssl_speech.units.quality import phone_normalized_mutual_information
 
 # 25 ms windows every 5 ms.
 FFT_SAMPLES, WINDOW_SAMPLES, HOP_SAMPLES = 512, 400, 80
@@ -64,7 +65,7 @@ def draw_units(
         label = f"{name}:\n{len(np.unique(each))} different"
         _draw_strip(strip, label, [(*run, _unit_color(run[-1])) for run in runs])
     phone_runs = [(phone["start"], phone["end"], phone["phone"]) for phone in phones]
-    _draw_strip(bottom, "phones", [(*run, "0.95" if run[-1] == SILENCE else "0.8") for run in phone_runs])
+    _draw_strip(bottom, "phones", [(*run, "0.95" if is_silence(run[-1]) else "0.8") for run in phone_runs])
     bottom.set_xlabel("seconds")
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -10,7 +10,7 @@ import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 
-SILENCE = "SIL"
+from hf_ssl_speech.units.phones import SILENCE, check_end, in_order, is_silence
 
 
 def phones_to_frames(
@@ -18,25 +18,32 @@ def phones_to_frames(
     num_frames: int,
     hop_seconds: float = 0.02,
     window_seconds: float = 0.025,
+    silence: Collection[str] = (),
 ) -> list[str]:
     """The phone at the centre of each frame.
 
     Args:
-        phones: `{"phone", "start", "end"}` in order of time, in seconds, as an alignment gives them.
+        phones: `{"phone", "start", "end"}` in seconds, as an alignment gives them. Where some overlap, the one that
+            started last counts.
         num_frames: Frames to label.
         hop_seconds: Time from one frame to the next: 0.02 in the encoder, and for every second MFCC frame.
         window_seconds: Audio that a frame sees, from `frame * hop_seconds` on.
+        silence: Labels of silence beyond the usual ones (see `is_silence`).
     Returns:
-        One label per frame; `SIL` where no phone is.
+        One label per frame; `SIL` where no phone is, however silence is spelt there.
+    Raises:
+        ValueError: If the phones go on after the frames, or a time is none.
     """
-    if not phones:
-        return [SILENCE] * num_frames
-    labels = [phone["phone"] for phone in phones]
-    starts, ends = (np.array([phone[edge] for phone in phones]) for edge in ("start", "end"))
+    phones = in_order(phones)
+    if num_frames:
+        check_end(phones, num_frames * hop_seconds + window_seconds, "Audio of these frames")
+    labels = [SILENCE] * num_frames
     centres = np.arange(num_frames) * hop_seconds + window_seconds / 2
-    places = np.searchsorted(starts, centres, side="right") - 1
-    inside = (places >= 0) & (centres < ends[places])
-    return [labels[place] if is_inside else SILENCE for place, is_inside in zip(places, inside)]
+    for phone in phones:
+        first, end = np.searchsorted(centres, (phone["start"], phone["end"])).tolist()
+        name = SILENCE if is_silence(phone["phone"], silence) else phone["phone"]
+        labels[first:end] = [name] * (end - first)
+    return labels
 
 
 def phone_purity(units: ArrayLike, phones: ArrayLike) -> float:

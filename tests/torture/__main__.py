@@ -12,7 +12,8 @@ from pathlib import Path
 
 import datasets
 
-from hf_ssl_speech.records import now, table, versions
+from hf_ssl_speech.markdown import table
+from hf_ssl_speech.records import now, versions
 from torture.damage import damage_checkpoints
 from torture.files import lose_files
 from torture.inputs import torment_kind

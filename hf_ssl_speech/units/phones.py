@@ -1,0 +1,169 @@
+"""Phones as other people write them: the spellings of silence, and times that are checked before they count."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+from datasets import Dataset
+
+from hf_ssl_speech.audio import SAMPLE_RATE
+
+logger = logging.getLogger(__name__)
+
+SILENCE = "SIL"
+# Silence, noise and spoken noise as TIMIT, the Montreal Forced Aligner, Kaldi, Buckeye, WebMAUS, Festival and CMU
+# Sphinx spell them, without brackets and case. The empty name is silence in every TextGrid.
+NO_PHONES = {
+    "", "sil", "silence", "sp", "spn", "nsn", "noi", "noise", "pau", "pause", "epi", "h#", "#h", "#", "_", "eps",
+    "p:", "nib", "usb", "lau", "laugh", "laughter", "vocnoise", "iver", "unknown", "exclude", "cutoff", "b_trans",
+    "e_trans", "breath", "cough", "smack", "nonspeech",
+}  # fmt: skip
+BRACKETS = "<>[](){}+*~ \t"
+# Kaldi marks where in a word a phone stands.
+WORD_POSITION = re.compile(r"(?<=[^\W_])_[BIES]$")
+# So much longer than its audio an utterance's alignment may be, and so much of an overlap or gap is rounding.
+SLACK_SECONDS, ROUNDING_SECONDS = 0.1, 1e-3
+NAMED = 5
+
+
+def is_silence(phone: str, others: Collection[str] = ()) -> bool:
+    """Whether a label means silence or noise instead of a phone.
+
+    Args:
+        phone: As an alignment gives it.
+        others: More labels that do, spelt as they are there.
+    """
+    plain = WORD_POSITION.sub("", phone.strip()).strip(BRACKETS).casefold()
+    return plain in NO_PHONES or phone in others or plain.startswith(("exclude-", "sil-", "noise-"))
+
+
+def in_order(phones: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The phones that last some time, by their starts; of two that start together, the longer first.
+
+    Raises:
+        ValueError: If a time is none, or a phone ends before it starts.
+    """
+    phones = list(phones)
+    for phone in phones:
+        times = phone["start"], phone["end"]
+        if None in times or not all(map(isfinite, times)) or phone["end"] < phone["start"]:
+            raise ValueError(f"The phone {phone['phone']!r} lasts from {times[0]} to {times[1]} s.")
+    lasting = (phone for phone in phones if phone["end"] > phone["start"])
+    return sorted(lasting, key=lambda phone: (phone["start"], -phone["end"]))
+
+
+def check_end(phones: Sequence[Mapping[str, Any]], seconds: float, what: str = "The audio"):
+    """Raises a ValueError if phones go on after the audio, as they do if their times are not in seconds.
+
+    Args:
+        phones: With their times.
+        seconds: Length of the audio.
+        what: Begins the message.
+    """
+    end = max((phone["end"] for phone in phones), default=0.0)
+    if end > seconds + SLACK_SECONDS:
+        units = {50: "frames of 20 ms", 100: "frames of 10 ms", 1000: "milliseconds", 16_000: "samples"}
+        nearest = min(units, key=lambda ratio: abs(end / max(seconds, 1e-3) / ratio - 1))
+        hint = f" Are they {units[nearest]}?" if abs(end / max(seconds, 1e-3) / nearest - 1) < 0.2 else ""
+        raise ValueError(
+            f"{what} lasts {seconds:.2f} s, but its phones go on to {end:g}: their times are expected in seconds from "
+            f"its start.{hint}"
+        )
+
+
+@dataclass
+class PhoneReport:
+    """What was found in the phones of a data set.
+
+    Attributes:
+        utterances, phones: How many have phones, and how many they have.
+        silence: Labels that were taken as silence or noise, and how often each occurs.
+        gaps, overlaps: Places where no phone follows at once, and where two phones claim the same time.
+        empty: Phones without duration, which no frame can have.
+    """
+
+    utterances: int = 0
+    phones: int = 0
+    silence: Counter[str] = field(default_factory=Counter)
+    gaps: int = 0
+    overlaps: int = 0
+    empty: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        taken = ", ".join(f"{name!r} ({count:,})" for name, count in self.silence.most_common()) or "no label"
+        text = (
+            f"{self.phones:,} phones in {self.utterances:,} utterances. Taken as silence or noise: {taken}. Gaps: "
+            f"{self.gaps:,}, overlaps: {self.overlaps:,}."
+        )
+        if self.empty:
+            more = f" and {len(self.empty) - NAMED:,} more" if len(self.empty) > NAMED else ""
+            text += f" Without duration, and left out: {', '.join(self.empty[:NAMED])}{more}."
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """For records."""
+        counts = {name: getattr(self, name) for name in ("utterances", "phones", "gaps", "overlaps")}
+        return counts | {"silence": dict(self.silence.most_common()), "empty": len(self.empty)}
+
+
+def check_phones(
+    names: Sequence[str],
+    phones: Sequence[Sequence[Mapping[str, Any]] | None],
+    seconds: Sequence[float],
+    silence: Collection[str] = (),
+) -> PhoneReport:
+    """Looks at the phones of a data set before anything is measured with them.
+
+    Args:
+        names: Of the utterances.
+        phones: Of each utterance, `{"phone", "start", "end"}` in seconds; none where they are not known.
+        seconds: Length of each utterance.
+        silence: More labels that mean silence.
+    Raises:
+        ValueError: If times are not in seconds, or are no times. The utterance is named.
+    """
+    report = PhoneReport()
+    for name, row, length in zip(names, phones, seconds):
+        if not row:
+            continue
+        try:
+            ordered = in_order(row)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        check_end(row, length, name)
+        report.utterances += 1
+        report.phones += len(row)
+        report.silence.update(phone["phone"] for phone in row if is_silence(phone["phone"], silence))
+        report.empty += [f"{each['phone']!r} at {each['start']:g} s of {name}" for each in row if _is_empty(each)]
+        reached = ordered[0]["start"] if ordered else 0.0
+        for phone in ordered:
+            report.gaps += phone["start"] - reached > ROUNDING_SECONDS
+            report.overlaps += reached - phone["start"] > ROUNDING_SECONDS
+            reached = max(reached, phone["end"])
+    return report
+
+
+def check_phone_column(rows: Dataset | None, silence: Collection[str] = ()) -> dict[str, Any]:
+    """What a record says of the phones of prepared rows, which are checked and told in the log; empty without any.
+
+    Raises:
+        ValueError: As `check_phones`.
+    """
+    if rows is None or "phones" not in rows.column_names:
+        return {}
+    seconds = rows.with_format("numpy")["num_samples"][:] / SAMPLE_RATE
+    report = check_phones(rows["name"], rows["phones"], seconds.tolist(), silence)
+    if not report.utterances:
+        return {}
+    logger.info(str(report))
+    return {"phones": report.to_dict()}
+
+
+def _is_empty(phone: Mapping[str, Any]) -> bool:
+    return phone["start"] == phone["end"]
