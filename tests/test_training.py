@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import soundfile
 import torch
 from conftest import TINY, WAV2VEC2
 from datasets import Dataset
-from transformers import TrainerCallback, Wav2Vec2FeatureExtractor
+from transformers import TrainerCallback, TrainerState, Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech import (
     SpeechModelArguments,
@@ -29,6 +30,7 @@ from hf_ssl_speech.data.preparing import split_facts
 from hf_ssl_speech.recipes.pretraining import make_model, pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import command_line, read_record, write_record
+from hf_ssl_speech.training.callbacks import ProgressLine
 from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.outcomes import UnhealthyRun
 from hf_ssl_speech.training.record_keeper import RecordKeeper
@@ -413,6 +415,7 @@ def test_a_run_that_is_complete_says_so_and_ends_with_code_0(begun, make_trainer
 
 HOLDER = """
 import sys, time
+from hf_ssl_speech.training.callbacks import ProgressLine
 from hf_ssl_speech.training.lock import hold
 
 hold(sys.argv[1])
@@ -432,3 +435,15 @@ def test_a_second_run_in_a_folder_is_refused_by_name_until_the_first_is_gone(tmp
         first.wait()
     hold(tmp_path)
     hold(tmp_path)  # the same run: a later stage of it
+
+
+def test_a_line_of_the_log_has_the_figures_that_tell_how_it_goes():
+    line, bar = ProgressLine(), mock.Mock()
+    line.training_bar = bar
+    state = TrainerState(global_step=1200, is_world_process_zero=True)
+    logs = {"loss": 4.5, "contrastive_loss": 4.4, "accuracy": 0.12, "chance": 0.01, "grad_norm": 0.1, "epoch": 3}
+    line.on_log(None, state, None, logs | {"hours_seen": 1.5, "audio_seconds_per_second": 60.0})
+    line.on_log(None, state, None, {"eval_loss": 2.0, "eval_wer": 0.5, "eval_variety": 1.0, "eval_runtime": 9.0})
+    lines = [call.args[0] for call in bar.write.call_args_list]
+    assert lines[0] == "update   1,200 | loss 4.5  accuracy 0.12  chance 0.01 | 1.50 h seen, 60 audio-s/s"
+    assert lines[1] == "eval     1,200 | loss 2  wer 0.5"

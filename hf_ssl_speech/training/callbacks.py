@@ -121,18 +121,10 @@ def saved_attributes(callback: TrainerCallback, state: TrainerState) -> dict:
 
 
 class ProgressLine(ProgressCallback):
-    """The usual progress bar, with one short line per log instead of a dictionary."""
+    """The usual progress bar, with one short line per log: what tells how it goes. The record has the rest."""
 
-    HIDDEN = (
-        "epoch",
-        "learning_rate",
-        "head_learning_rate",
-        "total_flos",
-        "hours_seen",
-        "audio_seconds_per_second",
-        "masked_share",
-    )
-    HIDDEN_ENDS = ("_runtime", "_per_second", "eval_masked_share", "eval_variety", "eval_changed")
+    SHOWN = ("loss", "accuracy", "chance", "wer", "cer", "infinite_losses")
+    PARTS = ("contrastive_loss", "diversity_loss", "masked_loss", "unmasked_accuracy")  # of the loss, which is shown
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Writes the line above the bar."""
@@ -142,7 +134,7 @@ class ProgressLine(ProgressCallback):
         shown = {
             name.removeprefix("eval_"): value
             for name, value in logs.items()
-            if name not in self.HIDDEN and not name.endswith(self.HIDDEN_ENDS)
+            if name.endswith(self.SHOWN) and not name.endswith(self.PARTS)
         }
         line = f"{kind} {state.global_step:>7,} | " + "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         if "hours_seen" in logs:
