@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+import torch
+from torture.inputs import save_recognizer
 
 from hf_ssl_speech.commands import named_configs
 from hf_ssl_speech.commands.configs import listing
@@ -150,3 +154,17 @@ print(type(AutoModel.from_config(config)).__name__)
 """
     result = in_a_process(code)
     assert result.stdout.split() == ["SSLHubertModel"], result.stderr
+
+
+def test_transcribe_writes_a_line_for_each_audio_and_names_what_it_can_not_read(tmp_path, capsys):
+    torch.manual_seed(0)
+    save_recognizer(tmp_path / "recogniser")
+    generator = np.random.default_rng(0)
+    (tmp_path / "audio").mkdir()
+    for name in ("one", "two"):
+        soundfile.write(tmp_path / "audio" / f"{name}.wav", generator.normal(scale=0.1, size=32_000), 16_000)
+    (tmp_path / "audio" / "three.flac").write_bytes(b"no audio")
+    main(["transcribe", str(tmp_path / "recogniser"), str(tmp_path / "audio")])
+    heard = capsys.readouterr()
+    assert [line.split("\t")[0] for line in heard.out.splitlines()] == ["one", "two"]
+    assert "1 of 3 rows skipped" in heard.err and "three" in heard.err

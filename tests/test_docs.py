@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torture.inputs import save_recognizer
 
-from hf_ssl_speech import SSLWav2Vec2Config, SSLWav2Vec2ForPreTraining
 from hf_ssl_speech.commands.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-HERE = ["README.md", "docs/hubert.md"]  # other pages with code have tests of their own
+HERE = ["README.md", "docs/hubert.md", "docs/few_labels.md"]  # other pages with code have tests of their own
 SETTINGS_OF_TRAINER = ("pretrain", "units", "hubert", "finetune")
 COMMAND = re.compile(r"hf-ssl-speech ([a-z-]+)([^\n`#|]*)")
 
@@ -28,7 +28,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with what the pages take for granted: recordings in `my_audio`, a model in `runs/demo`."""
+    """A folder with what the pages take for granted: recordings in `my_audio`, a model in `runs/recogniser`."""
     folder = tmp_path_factory.mktemp("docs")
     generator = np.random.default_rng(0)
     (folder / "my_audio").mkdir()
@@ -36,7 +36,7 @@ def place(tmp_path_factory):
         noise = generator.normal(scale=0.1, size=40_000)
         soundfile.write(folder / "my_audio" / f"{number}.flac", noise, 16_000)
     torch.manual_seed(0)
-    SSLWav2Vec2ForPreTraining(SSLWav2Vec2Config.preset("tiny")).save_pretrained(folder / "runs" / "demo")
+    save_recognizer(folder / "runs" / "recogniser")
     return folder
 
 

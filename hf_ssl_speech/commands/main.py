@@ -19,6 +19,7 @@ COMMANDS = {
     "units": "Make the units that HuBERT learns to predict, and measure them.",
     "hubert": "Train HuBERT in several iterations, units included, from raw audio.",
     "finetune": "Fine-tune an encoder on transcribed speech with CTC.",
+    "transcribe": "Write what is said in audio files, with a fine-tuned recogniser.",
     "evaluate": "Score recognisers side by side on the same audio.",
     "ngram": "Make an n-gram language model from text, for beam search.",
     "tune-decoder": "Find the weights of a beam search on validation data.",

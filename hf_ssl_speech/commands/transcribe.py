@@ -1,0 +1,35 @@
+"""Writes what is said in audio files or folders, a line each: name, tab, text.
+
+    hf-ssl-speech transcribe runs/ctc one.wav two.mp3 my_recordings > transcripts.tsv
+
+The recogniser is a folder or an id on the Hub with a CTC head, ours or stock. Recordings of more than a minute are cut
+at pauses. Audio that can't be read is named on standard error. Language models, other recognisers, scores: `evaluate`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from hf_ssl_speech.commands.command_parser import CommandParser
+
+PIECE_SECONDS = 30
+
+
+def main(argv: list[str]):
+    """Loads, listens and prints."""
+    parser = CommandParser(about=__doc__)
+    parser.add_argument("model", help="Folder or Hub id of a recogniser with a CTC head.")
+    parser.add_argument("audio", nargs="+", help="Files, folders, or whatever else training takes as data.")
+    parser.add_argument("--split", default="train", help="Split of the data, where it has several (default: train).")
+    parser.add_argument("--language", help="Which of its languages a model like MMS hears.")
+    args = parser.parse_args(argv)
+    from hf_ssl_speech.data.preparing import prepare_speech
+    from hf_ssl_speech.data.sources import load_speech
+    from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
+
+    model, processor = load_recognizer(args.model, language=args.language)
+    rows, report = prepare_speech(load_speech(args.audio, split=args.split), min_seconds=0, max_seconds=PIECE_SECONDS)
+    if report.num_skipped:
+        print(report, file=sys.stderr)
+    for name, transcript in zip(rows["name"], transcribe(model, processor, rows)):
+        print(f"{name}\t{transcript.text}")
