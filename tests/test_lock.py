@@ -9,7 +9,7 @@ import pytest
 
 from hf_ssl_speech import SpeechPreTrainingArguments
 from hf_ssl_speech.recipes import hubert_iterations
-from hf_ssl_speech.training.lock import LOCK_FILE
+from hf_ssl_speech.training.lock import LOCK_FILE, hold
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 HOLDER = """
@@ -63,3 +63,9 @@ def test_the_iterations_of_hubert_are_refused_it_too(held):
 
     with pytest.raises(ValueError, match=r"going on in .* already \(process 1 on another desk\)"):
         Checked().run()
+
+
+def test_a_folder_that_can_not_be_made_is_told_in_words(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"Nothing can be written to .*use another output_dir"):
+        hold(tmp_path / "file" / "run")

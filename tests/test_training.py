@@ -447,3 +447,14 @@ def test_a_line_of_the_log_has_the_figures_that_tell_how_it_goes():
     lines = [call.args[0] for call in bar.write.call_args_list]
     assert lines[0] == "update   1,200 | loss 4.5  accuracy 0.12  chance 0.01 | 1.50 h seen, 60 audio-s/s"
     assert lines[1] == "eval     1,200 | loss 2  wer 0.5"
+
+
+def test_of_a_stream_the_workers_that_share_out_its_rows_must_agree(tmp_path):
+    def identity(fingerprint, workers):
+        args = SpeechPreTrainingArguments(str(tmp_path), **SETTINGS | {"dataloader_num_workers": workers})
+        return run_identity(SSLWav2Vec2Config(), {"train": fingerprint}, args)
+
+    assert differences(identity("stream of audio", 0), identity("stream of audio", 2)) == [
+        "recipe.dataloader_num_workers: 0 there, 2 here"
+    ]
+    assert not differences(identity("rows", 0), identity("rows", 2))

@@ -32,6 +32,7 @@ def main(argv: list[str]):
         load_transcribed,
         make_recognizer,
     )
+    from hf_ssl_speech.training.lock import hold
 
     log_on_the_first_process(args.process_index)
     set_seed(args.seed)
@@ -41,6 +42,8 @@ def main(argv: list[str]):
     transcripts = Transcripts.given(text_args, feature_extractor, start)
     # What is wrong with the model shows before the data is prepared.
     make_recognizer(model_args, transcripts, text_args.new_vocabulary)
+    if not args.preflight_only:
+        hold(args.output_dir)
     train = load_transcribed("train", data_args, args, text_args)
     validation = load_transcribed("validation", data_args, args, text_args, beside=train)
     transcripts = transcripts or Transcripts.of_rows(train, text_args, feature_extractor)

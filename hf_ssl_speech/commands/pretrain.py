@@ -26,6 +26,7 @@ def main(argv: list[str]):
     from hf_ssl_speech.recipes.pretraining import make_model, pretrain
     from hf_ssl_speech.recipes.splits import load_split
     from hf_ssl_speech.recipes.unit_labels import UnitLabels
+    from hf_ssl_speech.training.lock import hold
 
     log_on_the_first_process(args.process_index)
     set_seed(args.seed)
@@ -34,6 +35,8 @@ def main(argv: list[str]):
     model = make_model(model_args, **(units.config_fields if units else {}))
     start = model_args.model_name_or_path
     feature_extractor = feature_extractor_for(model.config, start)
+    if not args.preflight_only:
+        hold(args.output_dir)
     train = load_split("train", data_args, args)
     validation = load_split("validation", data_args, args, beside=train)
     if units:  # what HuBERT predicts

@@ -39,6 +39,7 @@ from hf_ssl_speech.records import as_path, without_secrets
 logger = logging.getLogger(__name__)
 
 NAMES_SHOWN = 4
+STREAM = "stream of "  # how the fingerprint of rows begins that are not known beforehand
 ROWS_AT_ONCE, DECODED_AT_ONCE = 64, 8  # a row may last hours
 STRING, INTEGER = Value("string"), Value("int64")
 MEASURED = {"name": STRING, "problem": STRING, "sample_id": INTEGER, "num_samples": INTEGER}
@@ -393,7 +394,7 @@ def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipRepor
 def stream_facts(source: Sequence[str]) -> dict[str, Any]:
     """What the record says of a stream, whose rows are not known beforehand."""
     named = " ".join(map(without_secrets, source))
-    return {"source": _shown(source), "fingerprint": f"stream of {named}", "streaming": True}
+    return {"source": _shown(source), "fingerprint": f"{STREAM}{named}", "streaming": True}
 
 
 def _shown(source: str | Sequence[str]) -> str | list[str]:

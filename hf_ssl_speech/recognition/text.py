@@ -42,7 +42,7 @@ def read_texts(dataset: Dataset, column: str) -> list[str]:
     values = dataset.with_format(None)[column][:]
     for place, value in enumerate(values):
         if value is not None and not isinstance(value, str):
-            name = dataset[place]["name"] if "name" in dataset.column_names else place
+            name = dataset[place]["name"] if "name" in dataset.column_names else f"row {place}"
             raise ValueError(
                 f"Column {column!r} should hold transcripts as text, but {name} holds {type(value).__name__} "
                 f"{str(value)[:60]!r} (the column's type is {dataset.features[column]}). {_way_out(value, column)}"

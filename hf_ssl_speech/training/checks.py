@@ -12,6 +12,7 @@ Thresholds, in one place:
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -227,6 +228,8 @@ def check_disk(model: PreTrainedModel, args: SpeechTrainingArguments, updates: i
     """Whether the checkpoints that are kept at one time, and the final model, fit the disk."""
     folder = Path(args.output_dir).resolve()
     there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return Finding("disk", f"Nothing can be written to {folder}: use another output_dir.", "error")
     kept = checkpoints_kept(args, updates)
     weights = 4 * model.num_parameters()
     needed = weights + kept * (weights if args.save_only_model else 3 * weights)  # Adam keeps two moments

@@ -21,7 +21,7 @@ def hold(folder: str | os.PathLike):
     units, speech, scores, decoders and alignments. The folder is made if it is not there.
 
     Raises:
-        ValueError: In all of them, if another run has the folder; it is named.
+        ValueError: In all of them, if another run has the folder, which is named, or it can't be written to.
     """
     with failing_together():
         if rank_and_size()[0] == 0:
@@ -33,8 +33,11 @@ def _lock(folder: Path):
         return
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / LOCK_FILE, "a+")  # noqa: SIM115 open as long as the process lives
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / LOCK_FILE, "a+")  # noqa: SIM115 open as long as the process lives
+    except OSError as error:
+        raise ValueError(f"Nothing can be written to {folder} ({error.strerror}): use another output_dir.") from error
     try:
         # Of this process alone: loader workers, which are forked, can't keep it when the run is killed.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SchedulerType, get_last_checkpoint, sort_checkpoints
 
+from hf_ssl_speech.data.preparing import STREAM
 from hf_ssl_speech.files import read_json
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.records import RECORD_FILE, Record, read_record
@@ -25,11 +26,16 @@ from hf_ssl_speech.training.schedules import keeps_rates
 def run_identity(
     config: SSLSpeechConfig, fingerprints: dict[str, str], args: SpeechTrainingArguments
 ) -> dict[str, Any]:
-    """What must agree for a run to be continued: model, data and recipe; devices and logging may change."""
+    """What must agree for a run to be continued: model, data and recipe; devices and logging may change.
+
+    Of a stream, the processes and their workers share out the rows, so their numbers must agree as well.
+    """
     ours = {field.name for field in fields(config)} - {field.name for field in fields(PreTrainedConfig)}
     architecture = {name: getattr(config, name) for name in sorted(ours)}
     recipe = settings_of(args, MUST_AGREE)
     recipe["seconds_per_update"] = round(args.batch_seconds * args.batches_per_update, 1)
+    if any(fingerprint.startswith(STREAM) for fingerprint in fingerprints.values() if isinstance(fingerprint, str)):
+        recipe |= {"processes": args.world_size, "dataloader_num_workers": args.dataloader_num_workers}
     return {
         "model_type": config.model_type,
         "config": {name: list(value) if isinstance(value, tuple) else value for name, value in architecture.items()},
