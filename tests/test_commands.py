@@ -168,3 +168,16 @@ def test_transcribe_writes_a_line_for_each_audio_and_names_what_it_can_not_read(
     heard = capsys.readouterr()
     assert [line.split("\t")[0] for line in heard.out.splitlines()] == ["one", "two"]
     assert "1 of 3 rows skipped" in heard.err and "three" in heard.err
+
+
+def test_the_commands_of_a_models_folder_make_its_card_and_its_stock_form(tmp_path, capsys):
+    torch.manual_seed(0)
+    save_recognizer(tmp_path / "ctc")
+    for licence in ("mit", "apache-2.0"):  # a card that a program made is made anew
+        main(["card", str(tmp_path / "ctc"), "--license", licence])
+        assert f"license: {licence}" in (tmp_path / "ctc" / "README.md").read_text()
+    (tmp_path / "mine.md").write_text("# My model\n")
+    with pytest.raises(SystemExit, match="was written by hand and is left as it is"):
+        main(["card", str(tmp_path / "ctc"), "--output_file", str(tmp_path / "mine.md")])
+    main(["export", str(tmp_path / "ctc"), str(tmp_path / "stock")])
+    assert "config.json" in capsys.readouterr().out and (tmp_path / "stock" / "model.safetensors").exists()

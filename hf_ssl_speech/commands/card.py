@@ -23,11 +23,10 @@ def main(argv: list[str]):
     parser.add_argument("--output_file", type=Path, help="Another file to write the card to.")
     add_metadata(parser)
     args = parser.parse_args(argv)
-    from hf_ssl_speech.hub.cards import CARD_FILE, create_model_card
-    from hf_ssl_speech.hub.publishing import is_hand_written
+    from hf_ssl_speech.hub.cards import CARD_FILE, create_model_card, is_hand_written
 
     file = args.output_file or args.folder / CARD_FILE
-    if is_hand_written(file):
+    if file.exists() and is_hand_written(file.read_text(encoding="utf-8")):
         raise ValueError(f"{file} was written by hand and is left as it is: name another --output_file.")
     create_model_card(args.folder, repo_id=args.repo_id, **card_metadata(args)).save(file)
     print(f"The card is in {file}")
