@@ -304,6 +304,14 @@ def test_preflight_only_checks_transcripts_and_whether_a_few_rows_can_be_learnt(
     assert not any(line.endswith("error") for line in shown)
 
 
+def test_preflight_only_shows_too_many_lost_rows_among_its_other_findings(finetune, tmp_path, capsys):
+    with pytest.raises(SystemExit, match=r"4\.2% of the train rows can't be used, more than max_skipped_share=0\.0%"):
+        finetune("run", "--preflight_only", "--max_skipped_share", "0")
+    shown = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("train ") and line.endswith("error") for line in shown)
+    assert any(line.startswith("masks ") and not line.endswith("error") for line in shown)
+
+
 def test_hubert_is_fine_tuned_too_and_fresh_weights_are_not_frozen(finetune, tmp_path):
     assert "Fresh weights: nothing is frozen." in finetune("run", "--objective", "hubert")
     assert AutoConfig.from_pretrained(tmp_path / "run").model_type == SSLHubertModel.config_class.model_type
@@ -325,7 +333,7 @@ def test_a_stock_checkpoint_is_fine_tuned_too(finetune, make_tiny, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--max_skipped_share", "0.01"), "4.2% of the train rows can't be used, more than max_skipped_share=1.0%"),
+        (("--max_skipped_share", "0"), "4.2% of the train rows can't be used, more than max_skipped_share=0.0%"),
         (("--text_column", "sentence"), r"no columns \['sentence'\]; there are"),
         (("--streaming",), "leave out `streaming`"),
         (("--model_name_or_path", "nowhere/at-all"), "No model is found at nowhere/at-all"),

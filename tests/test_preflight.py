@@ -89,10 +89,11 @@ def facts_with(skipped: int, **more):
     return {"rows": 100 - skipped, "hours": 1.0, "skipped": report.to_dict(), **more}
 
 
-def test_skipped_rows_are_counted_by_reason_and_many_of_them_are_a_warning():
+def test_skipped_rows_are_counted_by_reason_and_too_many_of_them_are_an_error():
     assert level_of(check_rows("train", facts_with(0)), "100 rows, 1.00 hours; 0 skipped") == "ok"
     assert level_of(check_rows("train", facts_with(5)), "5 skipped (5 too short)") == "ok"
-    assert level_of(check_rows("train", facts_with(6)), "6.0% of the rows can't be used") == "warning"
+    too_many = {"too_many_skipped": "6.0% of the train rows can't be used"}
+    assert level_of(check_rows("train", facts_with(6, **too_many)), "6.0% of the train rows") == "error"
     assert level_of(check_rows("validation", facts_with(0, shared_with_training=3)), "3 of the rows") == "warning"
     assert check_rows("train", stream_facts(["somewhere"])).level == "ok"
 

@@ -134,7 +134,7 @@ class Transcripts:
         """The rows of `train` or `validation` that can be learnt from, with labels; the others named and counted.
 
         Raises:
-            ValueError: If more than `max_skipped_share` of all rows can't be used.
+            ValueError: If too many of all rows can't be used (`check_skipped`).
         """
         rows, facts = split
         if rows is None:
@@ -157,11 +157,11 @@ class Transcripts:
         logger.info(f"{which}: {found['words']:,} words in {found['rows']:,} transcripts. {report}")
         unknown = found["unknown_characters"]
         cause = f"Characters outside the vocabulary: {' '.join(unknown) or 'none'}.{hint if unknown else ''} "
-        check_skipped(report, which, data_args.max_skipped_share, args.min_seconds, cause)
+        problem = check_skipped(report, which, data_args, args, cause)
         found["fingerprint"] = hashlib.sha256("\n".join(rows["text"]).encode()).hexdigest()[:16]
         self.facts |= found if which == "train" else {which: found}
         self.facts["vocabulary"] = list(self.processor.tokenizer.get_vocab())
-        return Split(rows, facts | split_facts(facts["source"], rows, report))
+        return Split(rows, facts | split_facts(facts["source"], rows, report) | problem)
 
 
 def load_transcribed(

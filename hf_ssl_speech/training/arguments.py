@@ -279,7 +279,11 @@ class SpeechDataArguments:
         metadata={"help": "Channel to take of audio that has several, counted from 1; by default their mean."},
     )
     max_skipped_share: float = field(
-        default=0.05, metadata={"help": "The run stops if more rows than this can't be used, for whatever reason."}
+        default=0.05,
+        metadata={
+            "help": "The run stops if a larger share of the rows can't be used, for whatever reason. Of fewer than 100 "
+            "rows as many may be lost as of 100, but no more than half."
+        },
     )
     streaming: bool = field(default=False, metadata={"help": "Read train_data as a stream, never stored as a whole."})
     cache_audio: bool = field(

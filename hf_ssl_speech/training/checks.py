@@ -2,8 +2,8 @@
 
 Thresholds, in one place:
 
-- `MOST_SKIPPED`: share of the rows that can't be used from which on that is a warning.
-- `MOST_UNFITTING`: share of the rows whose transcript needs more frames than its audio makes, likewise.
+- `MOST_UNFITTING`: share of the rows whose transcript needs more frames than its audio makes from which on that is a
+  warning. How many rows may be unusable is a setting, `max_skipped_share`.
 - `MASK_MARGIN`: how far the share of frames that the masks hide may be from what the config means, before a warning.
 - `MOST_HIDDEN`: share of hidden frames above which too little is left to tell them from: an error.
 - `BATCH_FACTOR`: how many times more or less audio than the recipe means an update may hold, before a warning.
@@ -34,7 +34,6 @@ from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.findings import Finding
 from hf_ssl_speech.training.precision import cpu_computes_bf16
 
-MOST_SKIPPED = 0.05
 MOST_UNFITTING = 0.01
 MASK_MARGIN = 0.1
 MOST_HIDDEN = 0.9
@@ -56,18 +55,17 @@ def check_rows(part: str, facts: Mapping[str, Any]) -> Finding:
     if facts.get("streaming"):
         return Finding(part, "a stream: rows are checked as they come")
     skipped = facts["skipped"]
-    share = skipped["num_skipped"] / max(skipped["total"], 1)
     reasons = ", ".join(f"{len(names):,} {reason}" for reason, names in skipped["skipped"].items())
     found = [f"{facts['rows']:,} rows, {facts['hours']:.2f} hours; {skipped['num_skipped']:,} skipped"]
     found[0] += f" ({reasons})" if reasons else ""
     shared, cropped = facts.get("shared_with_training"), facts.get("cropped")
-    if share > MOST_SKIPPED:
-        found.append(f"{share:.1%} of the rows can't be used: is that the right data, and is min_seconds right for it?")
+    if "too_many_skipped" in facts:
+        return Finding(part, facts["too_many_skipped"], "error")
     if shared:
         found.append(f"{shared:,} of the rows are training rows too: scores on them say nothing of new speech")
     if cropped:
         found.append(f"long rows are cropped: an epoch uses {cropped['share_used_each_epoch']:.1%} of the audio")
-    return Finding(part, "; ".join(found), "warning" if share > MOST_SKIPPED or shared else "ok")
+    return Finding(part, "; ".join(found), "warning" if shared else "ok")
 
 
 def check_transcripts(facts: Mapping[str, Any], rows: Dataset, config: SSLSpeechConfig) -> Finding:
