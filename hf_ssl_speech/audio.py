@@ -228,6 +228,7 @@ def _whole_rate(rate: Any) -> int:
 
 
 def _as_float(samples: np.ndarray) -> np.ndarray:
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     if np.issubdtype(samples.dtype, np.floating):
         return samples.astype(np.float32)
     if samples.dtype == np.uint8:

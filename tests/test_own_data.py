@@ -275,6 +275,28 @@ def test_what_is_passed_over_in_a_folder_is_counted_by_kind(tmp_path, caplog):
     assert "2 .mid, 1 .txt files" in caplog.text and "README" not in caplog.text
 
 
+def test_hidden_folders_are_not_read(tmp_path):
+    for name in ("a.wav", ".ipynb_checkpoints/a-checkpoint.wav", "b/.cache/c.wav"):
+        sound(tmp_path / name)
+    assert load_speech(str(tmp_path))["id"][:] == ["a"]
+
+
+def test_a_table_from_windows_names_files_with_backslashes(tmp_path, caplog):
+    for name in ("clips/a.wav", "clips/b.wav"):
+        sound(tmp_path / name)
+    write(tmp_path / "metadata.csv", "file_name,text", "clips\\a.wav,one", "clips\\b.wav,two")
+    rows = load_speech(str(tmp_path))
+    assert rows["id"][:] == ["a", "b"] and rows["text"][:] == ["one", "two"]
+    assert "no transcript" not in caplog.text
+
+
+def test_nan_in_json_is_no_word(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        sound(tmp_path / name)
+    write(tmp_path / "metadata.jsonl", '{"file_name": "a.wav", "text": NaN}', '{"file_name": "b.wav", "text": "two"}')
+    assert load_speech(str(tmp_path))["text"][:] == [None, "two"]
+
+
 @pytest.mark.parametrize("suffix", ["sph", "aifc", "voc", "htk", "sf", "snd", "pvf", "paf", "w64", "caf", "wave"])
 def test_formats_that_libsndfile_reads_are_taken_beside_others(tmp_path, suffix):
     kinds = {"sph": "NIST", "aifc": "AIFF", "sf": "IRCAM", "snd": "AU", "wave": "WAV"}

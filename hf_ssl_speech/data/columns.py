@@ -141,12 +141,13 @@ def usual_text_name(columns: Iterable[str]) -> str | None:
 def resolve(path: str, folder: str) -> str:
     """A path that a file names, as one that can be opened: relative to the folder of that file.
 
-    Where nothing is there but something in the working directory, that is meant.
+    Where nothing is there but something in the working directory, that is meant; a backslash may stand for a slash, as
+    tables from Windows have it.
     """
     if "://" in path or os.path.isabs(path):
         return path
-    beside = os.path.join(folder, path)
-    return path if not os.path.exists(beside) and os.path.exists(path) else beside
+    beside, from_windows = (os.path.join(folder, name) for name in (path, path.replace("\\", "/")))
+    return next((name for name in (beside, path, from_windows) if os.path.exists(name)), beside)
 
 
 @lru_cache(maxsize=1_000)

@@ -132,11 +132,11 @@ def _load_audio(folder: Path, roots: Sequence[Path]) -> list[Dataset]:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """The files below a folder, in linked folders too, each folder once."""
+    """The files below a folder, in linked folders too, each folder once; hidden ones hold what programs put there."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if real in seen:  # a link to a folder above, or a second one to the same
             folders.clear()
             continue

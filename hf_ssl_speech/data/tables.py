@@ -137,20 +137,24 @@ def _read_text(path: str) -> str:
 def _json_rows(text: str, path: str) -> Iterator[dict[str, Any]]:
     try:
         if text.lstrip().startswith("["):
-            rows = json.loads(text)
+            rows = json.loads(text, parse_constant=_missing)
             if not all(isinstance(row, dict) for row in rows):
                 raise ValueError(f"{path} holds a list of something else than rows (JSON objects).")
             yield from rows
             return
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
-                row = json.loads(line)
+                row = json.loads(line, parse_constant=_missing)
                 if not isinstance(row, dict):
                     raise ValueError(f"Line {number:,} of {path} is no JSON object: {line[:80]!r}.")
                 yield row
     except json.JSONDecodeError as error:
         number = error.lineno if text.lstrip().startswith("[") else number
         raise ValueError(f"Line {number:,} of {path} is no JSON: {error.msg}.") from error
+
+
+def _missing(constant: str) -> None:
+    """What NaN in JSON says, which pandas writes for a missing value: a transcript would become the word "nan"."""
 
 
 def _lines(text: str, suffix: str, delimiter: str, path: str) -> Iterator[tuple[int, list[str]]]:
