@@ -33,7 +33,8 @@ def test_bytes_path_and_row_of_the_same_audio_give_the_same_waveform(tmp_path):
     path.write_bytes(encoded)
     expected = read_audio(encoded)
     assert expected.dtype == np.float32 and expected.shape == (8_000,)
-    for audio in (path, str(path), path.as_uri(), {"bytes": encoded, "path": None}, {"bytes": None, "path": str(path)}):
+    row = {"bytes": None, "path": path}
+    for audio in (path, str(path), path.as_uri(), {"bytes": encoded, "path": None}, row, row | {"path": str(path)}):
         np.testing.assert_array_equal(read_audio(audio), expected)
         assert count_samples(audio) == 8_000
 

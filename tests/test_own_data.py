@@ -290,6 +290,31 @@ def test_a_table_from_windows_names_files_with_backslashes(tmp_path, caplog):
     assert "no transcript" not in caplog.text
 
 
+def test_a_name_may_have_its_accent_as_a_letter_of_its_own_on_either_side(tmp_path, caplog):
+    sound(tmp_path / "cafe\u0301.wav")
+    sound(tmp_path / "\u00e9t\u00e9.wav")
+    write(tmp_path / "metadata.csv", "file_name,text", "caf\u00e9.wav,one", "e\u0301te\u0301.wav,two")
+    assert sorted(load_speech(str(tmp_path))["text"]) == ["one", "two"]
+    assert "no transcript" not in caplog.text
+
+
+def test_lines_of_a_table_about_files_elsewhere_are_counted(tmp_path, caplog):
+    sound(tmp_path / "a.wav")
+    sound(tmp_path / "in/b.wav")
+    write(tmp_path / "in/metadata.csv", "file_name,text", "../a.wav,one", "b.wav,two")
+    assert load_speech(str(tmp_path / "in"))["text"][:] == ["two"]
+    assert "names 1 files outside of" in caplog.text
+    caplog.clear()
+    assert sorted(load_speech(str(tmp_path / "in/metadata.csv"))["text"]) == ["one", "two"]
+
+
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path):
+    sound(tmp_path / "a.wav")
+    write(tmp_path / "metadata.csv", "file_name,text,text", "a.wav,one,two")
+    with pytest.raises(ValueError, match=r"several columns 'text'"):
+        load_speech(str(tmp_path))
+
+
 def test_nan_in_json_is_no_word(tmp_path):
     for name in ("a.wav", "b.wav"):
         sound(tmp_path / name)

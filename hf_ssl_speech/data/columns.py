@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -141,13 +142,15 @@ def usual_text_name(columns: Iterable[str]) -> str | None:
 def resolve(path: str, folder: str) -> str:
     """A path that a file names, as one that can be opened: relative to the folder of that file.
 
-    Where nothing is there but something in the working directory, that is meant; a backslash may stand for a slash, as
-    tables from Windows have it.
+    Where nothing is there but something in the working directory, that is meant. Tables from Windows may have
+    backslashes for slashes, and names from macOS their accents as letters of their own.
     """
     if "://" in path or os.path.isabs(path):
         return path
-    beside, from_windows = (os.path.join(folder, name) for name in (path, path.replace("\\", "/")))
-    return next((name for name in (beside, path, from_windows) if os.path.exists(name)), beside)
+    slashes = path.replace("\\", "/")
+    spellings = (path, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")))
+    beside, *others = (os.path.join(folder, name) for name in spellings)
+    return next((name for name in (beside, path, *others) if os.path.exists(name)), beside)
 
 
 @lru_cache(maxsize=1_000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,9 @@ def read_table(path: str) -> dict[str, list]:
         names = list(dict.fromkeys(name for row in rows for name in row))
         return {name: [row.get(name) for row in rows] for name in names}
     header, rows = table_header(path), []
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
+    if twice:
+        raise ValueError(f"{path} has several columns {', '.join(map(repr, twice))}: rename all but one of each.")
     for number, fields in _lines(text, suffix, header.delimiter, path):
         if number == 1:
             continue
