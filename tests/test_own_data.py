@@ -315,6 +315,20 @@ def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path):
         load_speech(str(tmp_path))
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_half_a_character_in_json_is_named_and_a_whole_one_is_read(listed, tmp_path):
+    sound(tmp_path / "a.wav")
+    line = '{"file_name": "a.wav", "text": "TEXT"}'
+    for text, whole in ((r"hi \ud83d\ude00", True), (r"hi \ud83d there", False), (r"\\ud83d", True)):
+        written = line.replace("TEXT", text)
+        write(tmp_path / "metadata.jsonl", f"[{written}]" if listed else written)
+        if whole:
+            assert load_speech(str(tmp_path))["text"][0] in ("hi \U0001f600", r"\ud83d")
+        else:
+            with pytest.raises(ValueError, match=r"metadata\.jsonl holds half a character, '\\ud83d'"):
+                load_speech(str(tmp_path))
+
+
 def test_nan_in_json_is_no_word(tmp_path):
     for name in ("a.wav", "b.wav"):
         sound(tmp_path / name)

@@ -142,6 +142,7 @@ def _json_rows(text: str, path: str) -> Iterator[dict[str, Any]]:
     try:
         if text.lstrip().startswith("["):
             rows = json.loads(text, parse_constant=_missing)
+            _check_characters(rows, path)
             if not all(isinstance(row, dict) for row in rows):
                 raise ValueError(f"{path} holds a list of something else than rows (JSON objects).")
             yield from rows
@@ -149,12 +150,22 @@ def _json_rows(text: str, path: str) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 row = json.loads(line, parse_constant=_missing)
+                _check_characters(row, f"Line {number:,} of {path}")
                 if not isinstance(row, dict):
                     raise ValueError(f"Line {number:,} of {path} is no JSON object: {line[:80]!r}.")
                 yield row
     except json.JSONDecodeError as error:
         number = error.lineno if text.lstrip().startswith("[") else number
         raise ValueError(f"Line {number:,} of {path} is no JSON: {error.msg}.") from error
+
+
+def _check_characters(parsed: Any, where: str):
+    """Refuses halves of characters, such as \\ud83d alone, that JSON can write and UTF-8 can't."""
+    try:
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"{where} holds half a character, {half}: write both halves, or none.") from error
 
 
 def _missing(constant: str) -> None:
