@@ -137,7 +137,7 @@ WORKS = {
     "ddp_timeout": "also how long a lost process is waited for",
     "fsdp": "",
     "fsdp_config": "",
-    "deepspeed": "handed on to Accelerate; not covered by the tests of this package",
+    "deepspeed": 'handed on to Accelerate; ZeRO stage 2 with `"auto"` on one process is tested (docs/clients.md)',
     "debug": "",
     "skip_memory_metrics": "",
     "resume_from_checkpoint": "",
