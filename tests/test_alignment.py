@@ -145,7 +145,7 @@ def test_aligned_rows_go_through_parquet(recognizer, rows, tmp_path):
 def test_alignment_needs_a_text_column_and_rows_that_fit(recognizer, rows):
     with pytest.raises(ValueError, match=r"expected 'sentence' with the transcripts.*keep="):
         add_alignment(rows, *recognizer, text_column="sentence")
-    with pytest.raises(ValueError, match="no words or characters yet"):
+    with pytest.raises(ValueError, match="no words or characters or score yet"):
         add_alignment(rows.rename_column("speaker", "words"), *recognizer)
     with pytest.raises(ValueError, match="No row can be aligned: 1 of 1 rows skipped"):
         add_alignment(rows.select([3]), *recognizer)

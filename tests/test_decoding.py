@@ -104,7 +104,7 @@ def test_times_are_those_of_the_frames(tokenizer, config):
     transcript = decode_one(GreedyDecoder(tokenizer, config), spoken(tokenizer, "ab c", frames_each=2))
     assert transcript.text == "ab c"
     assert [span.text for span in transcript.characters] == ["a", "b", "c"]
-    times = [time for span in transcript.characters for time in span[1:]]
+    times = [time for span in transcript.characters for time in span[1:3]]
     assert times == pytest.approx([0.0, 0.04, 0.06, 0.1, 0.18, 0.22])  # 20 ms a frame, 3 frames a character
     assert [(word.text, round(word.start, 3), round(word.end, 3)) for word in transcript.words] == [
         ("ab", 0.0, 0.1),
@@ -365,9 +365,9 @@ def test_an_aligned_path_writes_its_text_in_the_likeliest_way(tokenizer, config)
     logits = spoken(tokenizer, "abba").log_softmax(-1)
     ids = tokenizer("abba").input_ids
     alphabet = Alphabet(tokenizer, config)
-    path, score = align_tokens(logits, ids, alphabet)
+    path, scores = align_tokens(logits, ids, alphabet)
     assert torch.equal(path, logits.argmax(-1))
-    assert score == pytest.approx(logits.amax(-1).sum().item())
+    assert torch.equal(scores, logits.amax(-1).double())
     with pytest.raises(ValueError, match="4 characters need 5 frames, but the audio makes 4"):
         align_tokens(logits[:4], ids, alphabet)
 
@@ -430,7 +430,7 @@ def test_a_checkpoint_without_a_ctc_head_is_refused(make_tiny, recognizer, proce
     with pytest.raises(ValueError, match=r"SSLWav2Vec2ForPreTraining without a CTC head.*finetune_ctc\.py"):
         load_recognizer(tmp_path / "pretrained")
     WhisperConfig().save_pretrained(tmp_path / "whisper")
-    with pytest.raises(ValueError, match="is a whisper model; expected a wav2vec"):
+    with pytest.raises(ValueError, match=r"of type 'whisper', which can't write through a CTC head here; expected"):
         load_recognizer(tmp_path / "whisper")
     with pytest.raises(ValueError, match=r"No recogniser can be loaded from .*nowhere"):
         load_recognizer(tmp_path / "nowhere")

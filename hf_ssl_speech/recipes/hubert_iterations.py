@@ -161,7 +161,8 @@ class HubertIterations:
         )
         if layer is None:
             layer = self.choose_layer(iteration, source)
-            source = HiddenFeatures(source.model, layer, normalize=source.normalize, center=center, encoder=encoder)
+            settings = {"normalize": source.normalize, "extractor": source.extractor}
+            source = HiddenFeatures(source.model, layer, center=center, encoder=encoder, **settings)
         self.fit_units(iteration, source)
 
     def choose_layer(self, iteration: int, encoder: HiddenFeatures) -> int:
