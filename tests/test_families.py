@@ -1,21 +1,34 @@
 """The families of speech models in transformers: what works with them is proved on tiny models of random weights."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import transformers
 from datasets import Dataset
-from transformers import AutoModel, AutoModelForCTC
+from tokenizers import Tokenizer, models
+from transformers import (
+    AutoModel,
+    AutoModelForCTC,
+    AutoModelForSpeechSeq2Seq,
+    PreTrainedTokenizerFast,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+)
 
 import hf_ssl_speech
-from hf_ssl_speech.data.families import encoder_of, extractor_of, hearing_of
+from hf_ssl_speech.data.families import FAMILIES, USES, encoder_of, extractor_of, hearing_of
 from hf_ssl_speech.data.features import HiddenFeatures
 from hf_ssl_speech.data.preparing import row_waveform
-from hf_ssl_speech.models.frames import hop_samples, num_frames
+from hf_ssl_speech.evaluation.recognizers import is_seq2seq, load_seq2seq
+from hf_ssl_speech.models.frames import hop_samples, num_frames, window_samples
 from hf_ssl_speech.recognition.alignment import add_alignment
 from hf_ssl_speech.recognition.text import make_processor
 from hf_ssl_speech.recognition.transcript import Alphabet
-from hf_ssl_speech.recognition.transcription import compute_logits
+from hf_ssl_speech.recognition.transcription import compute_logits, load_recognizer
+from hf_ssl_speech.units.kmeans_units import KMeansUnits
+from hf_ssl_speech.units.layers import EveryLayer
 
 EXACT = 1e-10  # in float64; other frames differ by 1e-3 and more
 AS_FLOAT32 = dict(rtol=2e-7, atol=1e-9)  # of models in float64: features become float32 at the very end
@@ -182,3 +195,86 @@ def test_times_of_any_ctc_family_reach_from_the_beginning_to_the_end(name, make,
 def as_dataset(rows, text):
     columns = {column: [row[column] for row in rows] for column in rows[0]} | {"text": [text] * len(rows)}
     return Dataset.from_dict(columns)
+
+
+@pytest.fixture
+def moonshine(make, tmp_path) -> str:
+    """A folder with Moonshine that writes letters."""
+    vocabulary = {token: index for index, token in enumerate(["<unk>", "</s>", "<s>", *map(chr, range(97, 124))])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
+    processor = Wav2Vec2Processor(Wav2Vec2FeatureExtractor(do_normalize=False), tokenizer)
+    make("moonshine", AutoModelForSpeechSeq2Seq).float().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+def test_moonshine_writes_a_row_whatever_its_company(moonshine, rows):
+    """Its first norm averages over time, so it would hear the padding of a shorter row."""
+    recognizer, dataset = load_seq2seq(moonshine, device="cpu"), as_dataset(rows, "a").with_format("numpy")
+    sizes = []
+    write = recognizer._write
+    recognizer._write = lambda waveforms: sizes.append(len(waveforms)) or write(waveforms)
+    together = recognizer.texts(dataset)
+    assert sorted(sizes) == [1, 1, 1, 1, 2]
+    assert together == [recognizer.texts(dataset.select([place]))[0] for place in range(len(dataset))]
+    assert len(set(together)) > 1
+
+
+@pytest.mark.parametrize("name", ["wav2vec2, MMS", "sew-d", "w2v-bert", "whisper", "moonshine"])
+def test_all_layers_at_once_are_the_layers_one_by_one_and_units_are_made_of_them(name, make, rows, tmp_path):
+    model = make(name, AutoModel)
+    (every,) = EveryLayer(model, normalize=False).features(rows[:1])
+    width = model.config.hidden_size
+    for layer in (1, 3):
+        (one,) = HiddenFeatures(model, layer, normalize=False).features(rows[:1])
+        torch.testing.assert_close(every[:, (layer - 1) * width : layer * width], one, **AS_FLOAT32)
+    model.float().save_pretrained(tmp_path)
+    extractor_of(model.config, normalize=False).save_pretrained(tmp_path)
+    source = HiddenFeatures.from_pretrained(tmp_path, 2, device="cpu")
+    units = KMeansUnits.fit(as_dataset(rows, "a"), source, 3, seed=0, share=1.0)
+    frames = [source.description.num_frames(length) for length in LENGTHS]
+    assert list(map(len, units.predict_rows(rows, units.open_features(device="cpu")))) == frames
+
+
+def test_whisper_is_given_no_more_than_it_hears(make, rows):
+    rows[0] |= {"num_samples": 16_001, "samples": np.zeros(16_001, np.int16)}
+    with pytest.raises(ValueError, match=r"Row row 0 has 1\.0 s, but Whisper hears 1 s at most: prepare"):
+        HiddenFeatures(make("whisper", AutoModel), 1, normalize=False).features(rows)
+
+
+REFUSED = {
+    "features": ("Speech2TextConfig", "ParakeetCTCConfig", "SpeechT5Config", "SeamlessM4TConfig", "BertConfig"),
+    "ctc": ("ParakeetCTCConfig", "WhisperConfig", "MoonshineConfig", "LasrCTCConfig", "BertConfig"),
+    "tokens": ("Speech2TextConfig", "SpeechT5Config", "SeamlessM4TConfig", "KyutaiSpeechToTextConfig"),
+}
+
+
+@pytest.mark.parametrize(("use", "config_class"), [(use, each) for use, classes in REFUSED.items() for each in classes])
+def test_other_families_are_refused_in_a_sentence_by_their_configuration_alone(use, config_class, tmp_path):
+    getattr(transformers, config_class)().save_pretrained(tmp_path)
+    open_it = {
+        "features": lambda: HiddenFeatures.from_pretrained(tmp_path, 1, device="cpu"),
+        "ctc": lambda: load_recognizer(tmp_path, device="cpu"),
+        "tokens": lambda: is_seq2seq(str(tmp_path)),
+    }[use]
+    said = rf"^{tmp_path} is of type '\S+', which can't {USES[use]} here; expected one of"
+    with pytest.raises(ValueError, match=said):
+        open_it()
+
+
+def test_the_page_on_families_says_what_is_proved_here():
+    page = Path(__file__).parents[1].joinpath("docs", "families.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| `")][1:]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[0] for row in rows] == list(FAMILIES)
+    proved = {config_of(name).model_type: name for name in reversed(EVERY)}
+    assert proved.keys() == FAMILIES.keys()
+    for kind, name, features, milliseconds, teacher, recogniser, alignment, _ in rows:
+        hearing = hearing_of(config_of(proved[kind]))
+        hop, window = hop_samples(hearing.frame_layers), window_samples(hearing.frame_layers)
+        assert name == FAMILIES[kind].name and features == "yes"
+        assert float(milliseconds) == hop / 16
+        assert teacher == ("yes" if (hop, window) == (320, 400) else "no")
+        assert recogniser == {"ctc": "CTC", "tokens": "tokens"}[FAMILIES[kind].writes]
+        assert alignment == ("yes" if FAMILIES[kind].writes == "ctc" else "no")
