@@ -117,7 +117,7 @@ rows = rows.add_column("text", ["abba cad " * (20 * minutes)])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 aligned, _ = add_alignment(rows, *parts)
 more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(json.dumps({"gigabytes": more / 1e6, "times": [word["start"] for word in aligned[0]["words"]]}))
+print(json.dumps({"gigabytes": more / 1e6, "times": [word["start"] for word in aligned.with_format(None)["words"][0]]}))
 """
 
 

@@ -115,6 +115,7 @@ def _columns(transcript: Transcript) -> dict[str, Any]:
 
 def describe_scores(aligned: Dataset) -> str:
     """The scores of aligned rows in a few lines: what is usual, and the rows whose transcripts fit worst."""
+    aligned = aligned.with_format(None).select_columns(["name", "words", "score"])
     scores = np.array(aligned["score"])
     median, tenth = np.quantile(scores, [0.5, 0.1])
     lines = [f"Scores from 0 to 1: median {median:.2f}; a tenth of the rows has less than {tenth:.2f}. Lowest:"]
