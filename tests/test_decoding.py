@@ -32,6 +32,8 @@ from hf_ssl_speech import (
     SSLWav2Vec2ForPreTraining,
     TextNormalization,
     add_labels,
+    load_speech,
+    prepare_speech,
 )
 from hf_ssl_speech.evaluation.recognizers import CTCRecognizer
 from hf_ssl_speech.recognition.alignment import align_text
@@ -441,6 +443,18 @@ def test_a_checkpoint_without_a_ctc_head_is_refused(make_tiny, recognizer, proce
     (tmp_path / "bare" / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="has no weights that can be loaded"):
         load_recognizer(tmp_path / "bare")
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_the_channel_that_was_prepared_is_the_one_that_is_heard(recognizer, cache, tmp_path):
+    both = np.random.default_rng(0).normal(scale=0.1, size=(8_000, 2)).astype(np.float32)
+    for name, waveform in (("both", both), ("1", both[:, 0]), ("2", both[:, 1])):
+        soundfile.write(tmp_path / f"{name}.wav", waveform, 16_000)
+    parts = recognizer()
+    for channel in (1, 2):
+        rows, _ = prepare_speech(load_speech([str(tmp_path / "both.wav")]), min_seconds=0, channel=channel, cache=cache)
+        alone, _ = prepare_speech(load_speech([str(tmp_path / f"{channel}.wav")]), min_seconds=0, cache=cache)
+        assert transcribe(*parts, rows)[0].text == transcribe(*parts, alone)[0].text
 
 
 @pytest.mark.parametrize("model_class", [SSLHubertForCTC, Wav2Vec2ForCTC])

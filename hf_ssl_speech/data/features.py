@@ -191,6 +191,11 @@ class HiddenFeatures(SpeechFeatures):
                 "the first."
             )
         self.extractor = extractor or extractor_of(model.config, normalize=normalize)
+        if self.extractor.sampling_rate != SAMPLE_RATE:
+            raise ValueError(
+                f"The encoder was trained at {self.extractor.sampling_rate:,} Hz, but audio is read at {SAMPLE_RATE:,} "
+                "Hz here: take one of that rate."
+            )
         self.layer = layer
         self.normalize = normalize
         if batch_seconds is None:

@@ -78,9 +78,10 @@ def load_recognizer(
             f"{name_or_path} is a {kind} without a CTC head, so it can't transcribe: fine-tune it on transcripts with "
             "examples/finetune_ctc.py first."
         )
-    processor = load_processor(name_or_path)
+    processor = load_processor(name_or_path, language)
     if language:
-        choose_language(model, processor, language)
+        with naming_the_file(name_or_path, f"an adapter for {language}"):
+            model.load_adapter(language)
     if processor.feature_extractor.sampling_rate != SAMPLE_RATE:
         raise ValueError(
             f"{name_or_path} was trained at {processor.feature_extractor.sampling_rate} Hz; expected {SAMPLE_RATE}."
@@ -90,39 +91,36 @@ def load_recognizer(
     return model.eval().to(device), processor
 
 
-def choose_language(model: PreTrainedModel, processor: Wav2Vec2Processor, language: str):
-    """Gives a model with adapters for many languages, such as MMS, the adapter, head and vocabulary of one.
-
-    Raises:
-        ValueError: If the model has no adapters, or none for this language; close names are told.
-    """
-    name, vocabulary = model.config._name_or_path, processor.tokenizer.vocab
-    languages = [each for each, tokens in vocabulary.items() if isinstance(tokens, dict)]
-    if getattr(model.config, "adapter_attn_dim", None) is None or not languages:
-        raise ValueError(f"{name} has no adapters for languages, so none can be chosen: leave out `language`.")
-    if language not in languages:
-        close = [each for each in languages if each[:2] == language[:2]] or languages
-        shown = ", ".join(close[:8])
-        raise ValueError(f"{name} has no language {language!r}; it has {len(languages)}, such as {shown}.")
-    processor.tokenizer.set_target_lang(language)
-    with naming_the_file(name, f"an adapter for {language}"):
-        model.load_adapter(language)
-
-
-def load_processor(name_or_path: str | os.PathLike) -> Wav2Vec2Processor:
+def load_processor(name_or_path: str | os.PathLike, language: str | None = None) -> Wav2Vec2Processor:
     """The processor of a CTC model.
 
+    Args:
+        name_or_path: Folder or Hub id.
+        language: Which vocabulary its tokenizer takes, of a model with adapters for many languages.
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or it knows no languages, or not this one; close names are told.
     """
     try:
         with naming_the_file(name_or_path, "a processor"):
-            return Wav2Vec2Processor.from_pretrained(name_or_path)
+            processor = Wav2Vec2Processor.from_pretrained(name_or_path)
     except (OSError, HFValidationError) as error:
         raise ValueError(
             f"{name_or_path} has no processor (tokenizer and feature extractor): save the one it was trained with "
             f"there. {error}"
         ) from error
+    if language:
+        vocabulary = processor.tokenizer.vocab
+        languages = [each for each, tokens in vocabulary.items() if isinstance(tokens, dict)]
+        if not languages:
+            raise ValueError(
+                f"{name_or_path} has no adapters for languages, so none can be chosen: leave out `language`."
+            )
+        if language not in languages:
+            close = [each for each in languages if each[:2] == language[:2]] or languages
+            shown = ", ".join(close[:8])
+            raise ValueError(f"{name_or_path} has no language {language!r}; it has {len(languages)}, such as {shown}.")
+        processor.tokenizer.set_target_lang(language)
+    return processor
 
 
 def load_normalization(
