@@ -85,7 +85,7 @@ def test_a_long_recording_gets_the_outputs_of_the_whole(model_class, batch_secon
     monkeypatch.setattr(transcription, "LONGEST_SECONDS", 60)
     ((_, whole, all_frames),) = compute_logits(model, processor, rows, batch_seconds)
     assert places == [0] and frames.tolist() == all_frames.tolist() == [whole.shape[1]]
-    torch.testing.assert_close(logits, whole, rtol=0, atol=1e-6)  # the normalised waveform is float32
+    torch.testing.assert_close(logits, whole, rtol=0, atol=1e-4)  # the normalised waveform is float32
 
 
 def test_a_long_recording_gets_the_text_and_the_times_of_the_whole(short_windows, monkeypatch):

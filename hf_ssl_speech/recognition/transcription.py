@@ -260,9 +260,9 @@ class _Listener:
 
     def hear_long(self, waveform: np.ndarray, batch_seconds: float) -> tuple[Tensor, Tensor]:
         """Logits `(1, frames, vocabulary)` and frames `(1,)` of a waveform of any length."""
-        listener = self
+        listener, mean, deviation = self, 0.0, 1.0
         if getattr(self.extractor, "do_normalize", False):  # by the whole, as it is without windows
-            waveform = self.extractor.zero_mean_unit_var_norm([waveform], None)[0]
+            mean, deviation = mean_and_deviation(waveform)
             listener = replace(self, extractor=copy.copy(self.extractor))
             listener.extractor.do_normalize = False
         windows = cut_windows(len(waveform), self.hearing)
@@ -271,7 +271,16 @@ class _Listener:
         # The last window is of another length, so it goes alone: no padding is needed.
         batches = [windows[:-1][start : start + at_once] for start in range(0, len(windows) - 1, at_once)]
         for batch in [*batches, windows[-1:]]:
-            logits, _ = listener.hear([waveform[window.start : window.stop] for window in batch])
+            heard = [(waveform[window.start : window.stop] - mean) / deviation for window in batch]
+            logits, _ = listener.hear(heard)
             parts += [row[window.first : window.last] for row, window in zip(logits, batch)]
         joined = torch.cat(parts)[None]
         return joined, torch.tensor([joined.shape[1]])
+
+
+def mean_and_deviation(waveform: np.ndarray) -> tuple[np.float32, np.float32]:
+    """What `Wav2Vec2FeatureExtractor` normalises a waveform `(samples,)` by, without a copy of it."""
+    mean = waveform.mean(dtype=np.float64)
+    blocks = (waveform[start : start + SAMPLE_RATE] for start in range(0, len(waveform), SAMPLE_RATE))
+    variance = sum(np.square(block - mean).sum(dtype=np.float64) for block in blocks) / len(waveform)
+    return np.float32(mean), np.float32(math.sqrt(variance + 1e-7))
