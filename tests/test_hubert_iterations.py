@@ -15,6 +15,7 @@ import torch
 from conftest import TINY
 from safetensors.torch import load_file
 from tones import spoilt_rows, tone_rows
+from transformers import AutoModel, MoonshineConfig, SEWConfig, Wav2Vec2FeatureExtractor
 
 import hf_ssl_speech
 from hf_ssl_speech import KMeansUnits, SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
@@ -213,6 +214,19 @@ def test_a_teacher_gives_the_first_units_and_layers_can_be_named(finished, make_
     assert (units[0].features.encoder, units[0].features.layer, units[0].num_units) == (teacher, 2, 6)
     assert (units[1].features.layer, units[1].num_units) == (1, 8)
     assert not list((tmp_path / "run").glob("*-layers"))
+
+
+@pytest.mark.parametrize("squeezed", [SEWConfig, MoonshineConfig])
+def test_a_teacher_of_another_frame_rate_is_refused_before_the_data_is_read(
+    squeezed, make_iterations, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(iterations_module, "load_split", None)
+    convs = dict(conv_kernel=(10, 3, 3, 3, 3, 2, 2), conv_stride=(5, 2, 2, 2, 2, 2, 2))
+    config = squeezed(**dict(TINY, **convs) if squeezed is SEWConfig else dict(hidden_size=32, intermediate_size=64))
+    AutoModel.from_config(config).save_pretrained(tmp_path / "teacher")
+    Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path / "teacher")
+    with pytest.raises(ValueError, match=r"makes a unit every (640 samples from 720|384 samples from 895), but the"):
+        make_iterations(tmp_path / "run", teacher=str(tmp_path / "teacher"))
 
 
 def test_start_weights_fill_the_encoder_and_leave_the_head_fresh(finished, make_iterations, tmp_path):

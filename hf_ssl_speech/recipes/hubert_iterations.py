@@ -28,7 +28,7 @@ from hf_ssl_speech.recipes.pretraining import identify, make_model, pretrain
 from hf_ssl_speech.recipes.running import preflight
 from hf_ssl_speech.recipes.splits import hold_out, load_split
 from hf_ssl_speech.recipes.stages import is_complete
-from hf_ssl_speech.recipes.unit_labels import UnitLabels
+from hf_ssl_speech.recipes.unit_labels import UnitLabels, check_label_rate
 from hf_ssl_speech.records import Record, new_record, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.lock import hold
@@ -116,14 +116,17 @@ class HubertIterations:
         """Makes model and teacher for a try: what is wrong with them shows before the data is prepared.
 
         Raises:
-            ValueError: If the layers to make units of are not there, or a model can't be made or loaded.
+            ValueError: If the layers to make units of are not there, a model can't be made or loaded, or the teacher's
+                frames are of another rate than the models'.
         """
-        settings, highest = self.iterations_args, self.new_model({}).config.num_hidden_layers
+        settings, config = self.iterations_args, self.new_model({}).config
+        highest = config.num_hidden_layers
         if any(not 0 <= layer <= highest for layer in settings.layers or ()):
             raise ValueError(f"layers is {settings.layers}, but the models have {highest} layers, counted from 1.")
         if settings.teacher is not None:
             layer = 1 if settings.teacher_layer is None else settings.teacher_layer
-            HiddenFeatures.from_pretrained(settings.teacher, layer, device="cpu")
+            teacher = HiddenFeatures.from_pretrained(settings.teacher, layer, device="cpu")
+            check_label_rate(teacher.description, config)
 
     def preflight(self):
         """Checks before the first units are made: the first iteration's training, with as many units as any learns.
@@ -163,7 +166,8 @@ class HubertIterations:
         )
         if layer is None:
             layer = self.choose_layer(iteration, source)
-            source = HiddenFeatures(source.model, layer, normalize=source.normalize, center=center, encoder=encoder)
+            settings = {"normalize": source.normalize, "extractor": source.extractor}
+            source = HiddenFeatures(source.model, layer, center=center, encoder=encoder, **settings)
         self.fit_units(iteration, source)
 
     def choose_layer(self, iteration: int, encoder: HiddenFeatures) -> int:
