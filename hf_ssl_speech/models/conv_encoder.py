@@ -9,6 +9,7 @@ from transformers.activations import ACT2FN
 from hf_ssl_speech.models.channels_last import conv_and_norm, conv_frames, is_fast
 from hf_ssl_speech.models.checkpointing import CheckpointedLayer
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.dropout import Dropout
 from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import UniformLinear
 from hf_ssl_speech.models.precision import at_least_float32
@@ -137,7 +138,7 @@ class FeatureProjection(nn.Module):
         has_norm = getattr(config, "feat_proj_layer_norm", True)
         self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps) if has_norm else nn.Identity()
         self.projection = UniformLinear(config.conv_dim[-1], config.hidden_size)
-        self.dropout = nn.Dropout(config.feat_proj_dropout)
+        self.dropout = Dropout(config.feat_proj_dropout)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """The projected frames `(batch, frames, hidden)` and the normalised ones `(batch, frames, channels)`."""
