@@ -145,7 +145,7 @@ class Transformer(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_hidden_layers))
-        self.update: int | None = None
+        self.kept: Tensor | None = None  # which layers run in this update, `(layers,)` bool, on the CPU
 
     def forward(
         self, hidden: Tensor, mask: Tensor | None, *, output_hidden_states: bool, output_attentions: bool
@@ -168,10 +168,12 @@ class Transformer(nn.Module):
         hidden = self.dropout(hidden)
 
         hidden_states, attentions = [hidden], []
-        for layer, keep in zip(self.layers, self.layers_to_keep()):
-            if not keep:
+        kept = self.kept_layers(hidden.device)
+        for number, layer in enumerate(self.layers):
+            if isinstance(kept, list) and not kept[number]:
                 continue
-            hidden, weights = layer(hidden, attention_mask)
+            layer_output, weights = layer(hidden, attention_mask)
+            hidden = layer_output if isinstance(kept, list) else torch.where(kept[number], layer_output, hidden)
             if output_hidden_states:
                 hidden_states.append(hidden)
             if output_attentions:
@@ -180,9 +182,18 @@ class Transformer(nn.Module):
             hidden = self.layer_norm(hidden)
         return hidden, tuple(hidden_states) if output_hidden_states else None, tuple(attentions) or None
 
-    def layers_to_keep(self) -> list[bool]:
-        """Layer drop: which layers run. All ranks and micro-batches of an update drop the same ones."""
+    def set_update(self, update: int):
+        """Layer drop: draws which layers run in an update. All ranks and micro-batches of it drop the same ones."""
+        if self.config.layerdrop:
+            self.kept = self.draw_layers(torch.Generator().manual_seed(update))
+
+    def draw_layers(self, generator: torch.Generator | None = None) -> Tensor:
+        """True for the layers that run, `(layers,)` bool."""
+        return torch.rand(len(self.layers), generator=generator) >= self.config.layerdrop
+
+    def kept_layers(self, device: torch.device) -> list[bool] | Tensor:
+        """Which layers run. In a compiled graph a tensor: no choice of layers needs a graph of its own."""
         if not (self.training and self.config.layerdrop):
             return [True] * len(self.layers)
-        generator = None if self.update is None else torch.Generator().manual_seed(self.update)
-        return (torch.rand(len(self.layers), generator=generator) >= self.config.layerdrop).tolist()
+        kept = self.draw_layers() if self.kept is None else self.kept
+        return kept.to(device, non_blocking=True) if torch.compiler.is_compiling() else kept.tolist()
