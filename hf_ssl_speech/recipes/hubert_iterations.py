@@ -35,7 +35,7 @@ from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
-from hf_ssl_speech.units.layers import Remembered, compare_layers, disturb, first_hours, measure_units
+from hf_ssl_speech.units.layers import compare_layers, disturb, first_hours, measure_units
 from hf_ssl_speech.units.phones import check_phone_column
 
 logger = logging.getLogger(__name__)
@@ -221,10 +221,11 @@ class HubertIterations:
         def work(folder: Path) -> dict[str, Any]:
             units = KMeansUnits.fit(
                 self.train.rows,
-                Remembered(source, settings.memory_gb * 1e9),
+                source,
                 settings.num_units_of(iteration),
                 seed=seed,
                 share=settings.kmeans_share,
+                memory_gb=settings.memory_gb,
                 progress=not self.args.disable_tqdm,
             )
             if PartialState().is_main_process:

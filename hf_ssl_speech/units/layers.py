@@ -19,6 +19,7 @@ from hf_ssl_speech.data.features import ROWS_AT_ONCE, FeatureSource, HiddenFeatu
 from hf_ssl_speech.data.processes import rank_and_size
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.quality import UnitQuality, phones_to_frames, unit_agreement
+from hf_ssl_speech.units.remembered import Remembered
 
 # How audio is disturbed to see which units stay: as another microphone and another room might.
 NOISE_DECIBELS, GAIN_DECIBELS = 15.0, 6.0
@@ -35,32 +36,6 @@ class EveryLayer(HiddenFeatures):
     def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
         states = self.model(**inputs, output_hidden_states=True).hidden_states[1:]
         return torch.cat([state.float() for state in states], dim=-1)
-
-
-class Remembered(FeatureSource):
-    """The features of one dataset, computed once and kept until the memory for them is full; others are computed anew.
-
-    Args:
-        source: Computes them.
-        memory_bytes: Keep no more than this.
-    """
-
-    def __init__(self, source: FeatureSource, memory_bytes: float):
-        self.description, self.device, self.skipped = source.description, source.device, source.skipped
-        self.source = source
-        self.free_bytes = memory_bytes
-        self.kept: dict[int, Tensor] = {}
-
-    def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """As the source gives them."""
-        new = [row for row in rows if row["sample_id"] not in self.kept]
-        found = {row["sample_id"]: frames for row, frames in zip(new, self.source.features(new))} if new else {}
-        answer = [self.kept.get(row["sample_id"], found.get(row["sample_id"])) for row in rows]
-        for sample_id, frames in found.items():
-            if frames.nbytes <= self.free_bytes:
-                self.kept[sample_id] = frames
-                self.free_bytes -= frames.nbytes
-        return answer
 
 
 class OneLayer(FeatureSource):
@@ -183,7 +158,7 @@ def compare_layers(
     layers = []
     for layer in range(1, every.layer + 1):
         fitting, clean, disturbed = (OneLayer(source, layer, every.layer_width) for source in sources)
-        units = KMeansUnits.fit(train, fitting, num_units, seed=seed, share=1.0, **kmeans)
+        units = KMeansUnits.fit(train, fitting, num_units, seed=seed, share=1.0, memory_gb=0, **kmeans)
         quality = measure_units(units, clean, disturbed, validation, silence)
         layers.append({"layer": layer, "inertia": units.facts["inertia"], **quality})
     return layers
