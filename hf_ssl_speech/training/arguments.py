@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
 
 from hf_ssl_speech.training.precision import computes_bf16
+from hf_ssl_speech.training.schedules import check_schedule_settings, check_three_stages, updates_of_share
 from hf_ssl_speech.training.trainer_settings import refuse_settings
 
 
@@ -56,6 +58,10 @@ class SpeechTrainingArguments(TrainingArguments):
         metadata={"help": "Compute in bfloat16, with float32 weights: true, false, or auto: where that is faster."},
     )
 
+    num_train_epochs: float = field(
+        default=0.0,
+        metadata={"help": "Length of the run in epochs, instead of max_steps; 0 where max_steps says it."},
+    )
     adam_beta2: float = 0.98
     max_grad_norm: float = 0.0
     logging_steps: float = 100
@@ -69,9 +75,10 @@ class SpeechTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         refuse_settings(self)
-        if self.bf16 == "auto":
-            self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
+        self._decide_length()
+        self._decide_precision()
         super().__post_init__()
+        check_schedule_settings(self)
         if self.max_seconds > self.batch_seconds:
             raise ValueError(
                 f"max_seconds is {self.max_seconds:g} but a batch holds {self.batch_seconds:g} s: raise batch_seconds, "
@@ -99,6 +106,37 @@ class SpeechTrainingArguments(TrainingArguments):
         if self.dataloader_num_workers == 0:
             self.dataloader_persistent_workers = False
 
+    def _decide_length(self):
+        """Epochs or updates: transformers would pass over epochs without a word wherever max_steps has a default."""
+        if self.num_train_epochs < 0 or self.max_steps == 0:
+            raise ValueError(
+                f"max_steps is {self.max_steps} and num_train_epochs {self.num_train_epochs:g}: give the length of the "
+                "run as a number of updates above 0 (max_steps), or of epochs (num_train_epochs)."
+            )
+        if self.num_train_epochs and self.max_steps > 0:
+            if self.max_steps != type(self).max_steps:
+                raise ValueError(
+                    f"max_steps={self.max_steps:,} and num_train_epochs={self.num_train_epochs:g} are two lengths of "
+                    "one run: leave one of them out. Where a configuration sets max_steps, `--max_steps -1` takes it "
+                    "back."
+                )
+            self.max_steps = -1
+        if self.max_steps < 0 and not self.num_train_epochs:
+            self.num_train_epochs = TrainingArguments.num_train_epochs
+
+    def _decide_precision(self):
+        """That of the arguments; where they ask for none, that of Accelerate's launcher, in which all is computed."""
+        if self.bf16 == "auto":
+            self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if launched not in ("no", "bf16", "fp16"):
+            raise ValueError(
+                f"Accelerate's settings ask for mixed_precision {launched!r}, in which these models were never tried: "
+                "take bf16, fp16 or no."
+            )
+        if not (self.bf16 or self.fp16):
+            self.bf16, self.fp16 = launched == "bf16", launched == "fp16"
+
     @property
     def should_save(self) -> bool:
         """Whether this process writes to the disk."""
@@ -125,7 +163,7 @@ class SpeechPreTrainingArguments(SpeechTrainingArguments):
 
     learning_rate: float = 5e-4
     max_steps: int = 400_000
-    warmup_steps: float = 32_000
+    warmup_steps: float = 0.08  # 32,000 of 400,000
     weight_decay: float = 0.01
     adam_epsilon: float = 1e-6
 
@@ -140,7 +178,10 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
 
     tri_stage: list[float] = field(
         default_factory=lambda: [0.1, 0.4, 0.5],
-        metadata={"help": "Updates to warm up, to hold and to decay; up to 1 as shares of max_steps."},
+        metadata={
+            "help": "Warm-up, hold and decay, as shares of max_steps that add up to 1 at most; numbers of updates if "
+            "one of them is above 1."
+        },
     )
     initial_share: float = field(default=0.01, metadata={"help": "Learning rate of the first update, of the peak's."})
     final_share: float = field(default=0.05, metadata={"help": "Learning rate of the last update, of the peak's."})
@@ -149,8 +190,12 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
         metadata={"help": "Peak learning rate of the CTC head, which has the same stages; by default learning_rate."},
     )
     freeze_conv_encoder: bool = field(default=True, metadata={"help": "Whether the conv encoder stays as pretrained."})
-    freeze_transformer_updates: int = field(
-        default=0, metadata={"help": "Updates in which only the new head learns, the whole encoder frozen."}
+    freeze_transformer_updates: float = field(
+        default=0,
+        metadata={
+            "help": "Updates in which only the new head learns, the whole encoder frozen; below 1 a share of all "
+            "updates."
+        },
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop when so many evaluations in a row were no better than the best."}
@@ -172,19 +217,23 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
     greater_is_better: bool = False
 
     def __post_init__(self):
+        check_three_stages(self)
         super().__post_init__()
-        if len(self.tri_stage) != 3 or min(self.tri_stage) < 0:
-            raise ValueError(f"tri_stage is {self.tri_stage}: give three stages, as shares or updates.")
-        if self.lr_scheduler_type == "warmup_stable_decay" and self.warmup_steps:
-            raise ValueError(
-                f"warmup_steps is {self.warmup_steps:g}, but the first stage of tri_stage is the warm-up: set that, or "
-                "another lr_scheduler_type."
-            )
+
+    @property
+    def stages_are_shares(self) -> bool:
+        """Whether `tri_stage` counts in shares of the run, and not in updates."""
+        return max(self.tri_stage) <= 1
 
     def stages(self, max_steps: int) -> tuple[int, int, int]:
         """Updates of warm-up, hold and decay in a run of `max_steps` updates."""
-        warmup, hold, decay = (int(stage * max_steps if stage <= 1 else stage) for stage in self.tri_stage)
+        whole = max_steps if self.stages_are_shares else 1
+        warmup, hold, decay = (int(stage * whole) for stage in self.tri_stage)
         return warmup, hold, decay
+
+    def frozen_updates(self, max_steps: int) -> int:
+        """Updates of a run of `max_steps` in which the head learns alone."""
+        return updates_of_share(self.freeze_transformer_updates, max_steps)
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Updates of the warm-up."""
@@ -194,7 +243,7 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
 
     def updates_until_learning(self, max_steps: int) -> int:
         """Updates before all weights learn at the full rate: those of the warm-up, or of the frozen transformer."""
-        return max(super().updates_until_learning(max_steps), self.freeze_transformer_updates)
+        return max(super().updates_until_learning(max_steps), self.frozen_updates(max_steps))
 
 
 @dataclass

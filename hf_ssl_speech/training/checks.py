@@ -5,6 +5,7 @@ Thresholds, in one place:
 - `MOST_SKIPPED`: share of the rows that can't be used from which on that is a warning.
 - `MOST_UNFITTING`: share of the rows whose transcript needs more frames than its audio makes, likewise.
 - `MASK_MARGIN`: how far the share of frames that the masks hide may be from what the config means, before a warning.
+- `ALMOST_ALL`: share of the peak that the learning rate must get to, else a warning.
 - `MOST_HIDDEN`: share of hidden frames above which too little is left to tell them from: an error.
 - `BATCH_FACTOR`: how many times more or less audio than the recipe means an update may hold, before a warning.
 """
@@ -33,10 +34,12 @@ from hf_ssl_speech.recognition.text import MORE_TEXT_THAN_FRAMES
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.findings import Finding
 from hf_ssl_speech.training.precision import cpu_computes_bf16
+from hf_ssl_speech.training.schedules import shares_of_peak
 
 MOST_SKIPPED = 0.05
 MOST_UNFITTING = 0.01
 MASK_MARGIN = 0.1
+ALMOST_ALL = 0.99
 MOST_HIDDEN = 0.9
 BATCH_FACTOR = 4
 
@@ -169,18 +172,35 @@ def run_size(args: SpeechTrainingArguments, sampler: DurationBatchSampler | None
 
 
 def check_schedule(args: SpeechTrainingArguments, updates: int) -> Finding:
-    """Whether the learning rate gets to its peak, and frozen weights to learn, in a run of so many updates."""
+    """Whether learning rate and frozen weights do what they are meant to in a run of so many updates."""
     warmup = args.get_warmup_steps(updates)
-    found = f"{updates:,} updates, {warmup:,} of them warm-up"
-    if warmup >= updates:
-        setting = "tri_stage" if args.lr_scheduler_type == "warmup_stable_decay" else "warmup_steps"
-        way_out = f"The learning rate never gets to its peak: lower {setting} or raise max_steps."
-        return Finding("schedule", f"{found}. {way_out}", "warning")
-    frozen = getattr(args, "freeze_transformer_updates", 0)
+    frozen = args.frozen_updates(updates) if hasattr(args, "frozen_updates") else 0
+    has_stages = hasattr(args, "tri_stage") and args.lr_scheduler_type == "warmup_stable_decay"
+    in_updates = has_stages and not args.stages_are_shares
+    problems = []
+    highest, last = shares_of_peak(args, updates)
+    if highest < ALMOST_ALL:
+        way_out = "Mend lr_scheduler_kwargs"
+        if warmup >= updates:
+            way_out = f"Lower {'tri_stage' if has_stages else 'warmup_steps'}, give it as a share of the run"
+        problems.append(
+            f"The learning rate never gets to its peak of {args.learning_rate:g}: it gets to "
+            f"{highest * args.learning_rate:.2g} and ends at {last * args.learning_rate:.2g}. {way_out}, or raise "
+            "max_steps"
+        )
+    elif in_updates and sum(args.tri_stage) != updates:
+        problems.append(
+            f"The stages of tri_stage are {sum(args.tri_stage):,.0f} updates together: the run ends at a learning rate "
+            f"of {last * args.learning_rate:.2g}, where {args.final_share * args.learning_rate:.2g} is meant only at "
+            "the end. Give tri_stage in shares, as 0.1 0.4 0.5"
+        )
     if frozen >= updates:
-        way_out = f"The encoder stays frozen for {frozen:,} updates, the whole run: lower freeze_transformer_updates."
-        return Finding("schedule", f"{found}. {way_out}", "warning")
-    return Finding("schedule", found)
+        problems.append(
+            f"The encoder stays frozen for {frozen:,} updates, the whole run: lower freeze_transformer_updates, or "
+            "give it as a share of the run"
+        )
+    found = f"{updates:,} updates, {warmup:,} of them warm-up"
+    return Finding("schedule", ". ".join([found, *problems]) + "." * bool(problems), "warning" if problems else "ok")
 
 
 def check_batches(args: SpeechTrainingArguments, size: RunSize, published: tuple[str, float] | None = None) -> Finding:

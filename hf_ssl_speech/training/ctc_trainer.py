@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import Wav2Vec2Processor
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -70,7 +71,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         }
         if args.freeze_conv_encoder:
             model.freeze_feature_encoder()
-        bare_model(model).thaw_update = args.freeze_transformer_updates
+        bare_model(model).thaw_update = args.frozen_updates(max(args.max_steps, 0))
         args = copy.copy(args)  # the caller's stay as they are
         # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
         if args.ddp_find_unused_parameters is None:
@@ -113,6 +114,11 @@ class SpeechCTCTrainer(SpeechTrainer):
             head = {id(weight) for name, weight in (model or self.model).named_parameters() if "lm_head." in name}
             give_own_rate(optimizer, head, self.args.head_learning_rate)
         return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """As `SpeechTrainer`; a share of the updates in which the encoder rests is known from here on."""
+        bare_model(self.model).thaw_update = self.args.frozen_updates(num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the head's learning rate, where it has its own, to what `SpeechTrainer` logs."""

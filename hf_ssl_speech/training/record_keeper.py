@@ -69,7 +69,7 @@ class RecordKeeper(TrainerCallback):
             started=self.first_start,
             parameters=trainer.model.num_parameters(),
             data=self.data,
-            recipe=settings_of(args),
+            recipe=settings_of(args) | self.used_by_optimizer,
             updates=state.global_step,
             kept_update=self.kept_update,
             hours_seen=hours,
@@ -78,6 +78,15 @@ class RecordKeeper(TrainerCallback):
             curves=state.log_history,
             **self.more,
         )
+
+    @property
+    def used_by_optimizer(self) -> dict[str, Any]:
+        """Adam's settings as the optimizer has them, which a checkpoint may have brought; none of another optimizer."""
+        groups = getattr(self.trainer.optimizer, "param_groups", None)
+        if not groups:
+            return {}
+        (beta1, beta2), epsilon = groups[0].get("betas", (None, None)), groups[0].get("eps")
+        return {"adam_beta1": beta1, "adam_beta2": beta2, "adam_epsilon": None if beta1 is None else epsilon}
 
     @property
     def kept_update(self) -> int:

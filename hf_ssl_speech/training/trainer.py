@@ -24,7 +24,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, get_last_checkpoint, rotate_checkpoints
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
@@ -38,7 +38,7 @@ from hf_ssl_speech.training.given_data import GivenData, Ready, facts_of
 from hf_ssl_speech.training.health import HealthCheck
 from hf_ssl_speech.training.outcomes import UnhealthyRun
 from hf_ssl_speech.training.record_keeper import recorded
-from hf_ssl_speech.training.resume import run_identity
+from hf_ssl_speech.training.resume import check_recipe, run_identity
 from hf_ssl_speech.training.schedules import make_schedule
 from hf_ssl_speech.training.stopping import ServeWhileTraining
 from hf_ssl_speech.training.trainer_settings import refuse_arguments
@@ -193,16 +193,23 @@ class SpeechTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Trainer's own, with loader workers that serve until the update is done in which the run is asked to stop.
 
         A record is kept in the output folder.
+
+        Raises:
+            ValueError: If the checkpoint to go on from is of a run with another recipe.
         """
         facts = {part: facts_of(given) for part, given in self.given.items()}
         fingerprints = {part: fact["fingerprint"] for part, fact in facts.items()}
         identity = run_identity(self.model.config, fingerprints, self.args)
+        checkpoint = resume_from_checkpoint
+        checkpoint = get_last_checkpoint(self.args.output_dir) if checkpoint is True else checkpoint
+        if checkpoint:
+            check_recipe(checkpoint, identity, self.args)
         with self.serving.while_training(), recorded(self, identity, facts, self.more_to_record):
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, **kwargs)
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> Tensor:
         """One micro-batch, its audio counted."""

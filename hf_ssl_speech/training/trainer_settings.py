@@ -70,12 +70,12 @@ DECIDED = {
 
 WORKS = {
     "output_dir": "also a `Path`",
-    "num_train_epochs": "with `max_steps` of -1; else that wins",
+    "num_train_epochs": "instead of `max_steps`: both together are refused",
     "max_steps": "",
     "learning_rate": "",
     "lr_scheduler_type": "in fine-tuning, `warmup_stable_decay` has the paper's three stages",
     "lr_scheduler_kwargs": "",
-    "warmup_steps": "a share below 1; in fine-tuning with three stages, `tri_stage` says it",
+    "warmup_steps": "a share below 1, 0.08 in pretraining; in fine-tuning with three stages, `tri_stage` says it",
     "optim": "",
     "optim_args": "",
     "optim_target_modules": "",
@@ -84,7 +84,7 @@ WORKS = {
     "adam_beta2": "0.98, as in the papers",
     "adam_epsilon": "",
     "max_grad_norm": "0, no clipping, as in the papers",
-    "bf16": "also `auto`",
+    "bf16": "also `auto`; where neither it nor `fp16` is set, the precision of Accelerate's launcher holds",
     "fp16": "",
     "tf32": "",
     "activation_checkpointing": "",
