@@ -6,6 +6,20 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
+from hf_ssl_speech.file_names import expanded
+
+
+def path_type(text: str) -> str:
+    """The type of an argument that is a path, as `expanded` gives it.
+
+    Raises:
+        argparse.ArgumentTypeError: If it names what is not set; the parser tells of which argument.
+    """
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+
 
 class Sentences:
     """Errors that are one sentence, for `tidy_errors`, and not a page of usage."""

@@ -34,6 +34,7 @@ from hf_ssl_speech.data.columns import with_audio, with_text
 from hf_ssl_speech.data.corpora import Splits, common_voice_splits, kaldi_splits, ljspeech_splits
 from hf_ssl_speech.data.folders import AUDIO_SUFFIXES, audio_splits, list_audio, load_tables, table_splits
 from hf_ssl_speech.data.tables import TABLE_SUFFIXES
+from hf_ssl_speech.file_names import expanded
 from hf_ssl_speech.files import naming_the_file
 
 logger = logging.getLogger(__name__)
@@ -108,14 +109,14 @@ def _each_source(source: str | os.PathLike | Sequence[str | os.PathLike]) -> lis
     if isinstance(source, os.PathLike):  # one, whatever its name holds
         source = [source]
     elif isinstance(source, str):
-        source = [source] if os.path.exists(source) or os.path.exists(_expand(source)) else source.split()
+        source = (
+            [source]
+            if os.path.exists(source) or os.path.exists(os.path.expandvars(os.path.expanduser(source)))
+            else source.split()
+        )
     if not source:
         raise ValueError("No source of speech was given; expected a file, a glob, a folder or a Hub dataset's name.")
-    return [_expand(os.fspath(one)) for one in source]
-
-
-def _expand(path: str) -> str:
-    return path if os.path.exists(path) else os.path.expandvars(os.path.expanduser(path))
+    return [expanded(os.fspath(one)) for one in source]
 
 
 def _load_one(source: str, split: str, name: str | None, streaming: bool) -> Iterator[tuple[Any, str | None]]:
