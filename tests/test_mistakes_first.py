@@ -58,7 +58,7 @@ def test_an_unknown_field_is_told_where_a_checkpoint_is_started_from_too(script,
         ("max_steps: [5", r"settings\.yaml does not hold YAML settings .*line 2, column 11: expected ',' or ']'"),
         ("max_steps: 5\nmax_steps: 6", "max_steps stands there twice"),
         ("- max_steps\n---\n", "line 2, column 1: but found another document"),
-        ("max_steps: many", "invalid int value: 'many'"),
+        ("max_steps: many", "'many' is no whole number"),
         ("config:\n  hiden_size: 192", "no field hiden_size. Did you mean hidden_size?"),
     ],
 )

@@ -22,6 +22,7 @@ from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel, Wav2V
 from hf_ssl_speech.audio import BadAudio
 from hf_ssl_speech.data.batching import inference_batches
 from hf_ssl_speech.data.feature_description import FeatureDescription
+from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.mfcc import HOP_SAMPLES, MFCC_FEATURES, WINDOW_SAMPLES, mfcc_features
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.data.processes import rank_and_size
@@ -221,7 +222,8 @@ class HiddenFeatures(SpeechFeatures):
             device: Where to compute, if not there.
             settings: More arguments of the class.
         Raises:
-            ValueError: If nothing that can be loaded is there, or there is no such layer.
+            ValueError: If nothing that can be loaded is there, there is no such layer, or it is a model of another
+                sampling rate.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -229,14 +231,15 @@ class HiddenFeatures(SpeechFeatures):
         except OSError as error:
             raise ValueError(f"No encoder can be loaded from {encoder}: {error}") from error
         try:
-            normalize = AutoFeatureExtractor.from_pretrained(encoder).do_normalize
+            feature_extractor = AutoFeatureExtractor.from_pretrained(encoder)
         except OSError as error:
             raise ValueError(
                 f"{encoder} has no preprocessor_config.json, which tells whether waveforms are normalised: save the "
                 "model's feature extractor there, or load the model and say so: HiddenFeatures(model, layer, "
                 "normalize=...)."
             ) from error
-        return cls(model, layer, normalize=normalize, encoder=str(encoder), **settings)
+        check_rate(feature_extractor, str(encoder))
+        return cls(model, layer, normalize=feature_extractor.do_normalize, encoder=str(encoder), **settings)
 
     def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
         """In batches of rows of nearly equal length."""

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.pieces import cut_at_pauses
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.finite import check_finite
@@ -253,4 +254,5 @@ def load_seq2seq(name_or_path: str, *, device: str | torch.device | None = None,
             f"{name_or_path} is a {type(model).__name__}, which needs more than audio to write a text; expected an "
             "encoder and decoder like Whisper, or a model with a CTC head."
         )
+    check_rate(processor.feature_extractor, name_or_path)
     return Seq2SeqRecognizer(name_or_path, model, processor, **settings)
