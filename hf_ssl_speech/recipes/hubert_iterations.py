@@ -31,6 +31,7 @@ from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.records import Record, new_record, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.checks import refuse_config
 from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
@@ -73,6 +74,11 @@ class HubertIterations:
             raise ValueError(
                 "The iterations make their own units and go over the audio many times: leave out `streaming`, `units` "
                 "and `unit_columns`."
+            )
+        if iterations_args.updates and args.num_train_epochs:
+            raise ValueError(
+                f"updates is {iterations_args.updates} and num_train_epochs {args.num_train_epochs:g}: two lengths of "
+                "one training. Leave one of them out."
             )
         self.model_args = model_args
         self.args = args
@@ -268,6 +274,7 @@ class HubertIterations:
         SSLHubertConfig.check_names(self.model_args.config)
         config = SSLHubertConfig.from_pretrained(start, **(fields | self.model_args.config))
         attention = {"attn_implementation": self.model_args.attn_implementation}
+        refuse_config(config, predicts_hidden=True)
         model = SSLHubertForPreTraining._from_config(config, **attention)
         model.hubert.load_state_dict(SSLHubertModel.from_pretrained(start).state_dict())
         return model

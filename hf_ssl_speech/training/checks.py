@@ -43,8 +43,47 @@ ALMOST_ALL = 0.99
 MOST_HIDDEN = 0.9
 BATCH_FACTOR = 4
 
+DROPOUTS = (
+    "layerdrop", "hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout",
+    "feat_quantizer_dropout",
+)  # fmt: skip
 MASK_ROWS = 500  # looked at, evenly chosen by length
 TEXT_ROWS = 500
+
+
+# Model ---------------------------------------------------------------------------------------------------------------
+
+
+def refuse_config(config: SSLSpeechConfig, predicts_hidden: bool):
+    """Raises a ValueError, with all causes, if a model of this configuration could learn nothing, whatever the data.
+
+    Args:
+        predicts_hidden: Pretraining predicts what is hidden, so that something must be; fine-tuning need not hide.
+    """
+    found = [f"{name} is 1: nothing gets through" for name in DROPOUTS if getattr(config, name, 0) == 1]
+    if predicts_hidden:
+        if not config.apply_spec_augment or not config.mask_time_prob:
+            name = "mask_time_prob" if config.apply_spec_augment else "apply_spec_augment"
+            found.append(f"{name} is {getattr(config, name)}: nothing would be hidden, and so nothing predicted")
+        if config.mask_feature_prob:
+            channels = "channels are hidden in fine-tuning only: set it to 0"
+            found.append(f"mask_feature_prob is {config.mask_feature_prob:g}, but {channels}")
+        choices = {"num_codevectors_per_group": [getattr(config, "num_codevectors_per_group", 2)]}
+        choices |= {"num_units": list(getattr(config, "num_units", [2]))}
+        few = {name: numbers for name, numbers in choices.items() if min(numbers) < 2}
+        found += [f"{name} is {numbers}: there is nothing to choose among" for name, numbers in few.items()]
+    for name in ("mask_time_prob", "mask_feature_prob"):
+        budget = getattr(config, name)
+        if share_hidden(budget) > MOST_HIDDEN:
+            meant = "it is a share, such as 0.65, and no percentage"
+            found.append(f"{name} is {budget:g}, which hides {share_hidden(budget):.0%}: {meant}")
+    if found:
+        raise ValueError(f"Nothing can be learnt with this configuration of the model: {'; '.join(found)}.")
+
+
+def share_hidden(budget: float) -> float:
+    """The share of long audio that spans of `budget` times its frames hide, which fall where they like and overlap."""
+    return 1 - math.exp(-budget)
 
 
 # Data ----------------------------------------------------------------------------------------------------------------
@@ -103,8 +142,7 @@ def check_masks(
 ) -> Finding:
     """The share of frames that the masks really hide, for audio of these lengths, beside what the config means.
 
-    Spans of `mask_time_prob` times the frames, which fall where they like and overlap, hide `1 - exp(-mask_time_prob)`
-    of long audio; short audio can be hidden far more or far less.
+    The spans hide `share_hidden(mask_time_prob)` of long audio; short audio can be hidden far more or far less.
 
     Args:
         num_samples: Lengths of the training rows; None for a stream, which is taken to hold all lengths alike.
@@ -120,7 +158,7 @@ def check_masks(
             f"{config.mask_time_length} of one mask span: raise min_seconds or lower mask_time_length.",
             "error",
         )
-    share, meant = hidden_share(config, args, num_samples), 1 - math.exp(-config.mask_time_prob)
+    share, meant = hidden_share(config, args, num_samples), share_hidden(config.mask_time_prob)
     found = f"{share:.1%} of the frames are hidden; mask_time_prob={config.mask_time_prob:g} means {meant:.0%}"
     if share == 0:
         way_out = "Nothing would be hidden: raise mask_time_prob, or lower mask_time_length to fit audio this short."

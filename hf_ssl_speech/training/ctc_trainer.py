@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import Wav2Vec2Processor
 from transformers.trainer_utils import EvalLoopOutput
 
+from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recognition.ctc_collator import CTCCollator
 from hf_ssl_speech.recognition.decoding import GreedyDecoder
@@ -24,6 +25,7 @@ from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import find_case, spellable_characters
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 from hf_ssl_speech.training.callbacks import Patience
+from hf_ssl_speech.training.checks import refuse_config
 from hf_ssl_speech.training.given_data import ready_for_ctc
 from hf_ssl_speech.training.lora import ADAPTER_FOLDER, bare_model, has_adapters, merge_lora
 from hf_ssl_speech.training.trainer import SpeechTrainer
@@ -63,6 +65,8 @@ class SpeechCTCTrainer(SpeechTrainer):
         normalization: TextNormalization | None = None,
         **kwargs,
     ):
+        refuse_config(model.config, predicts_hidden=False)
+        check_rate(processing_class.feature_extractor, "The processing_class's model")
         tokenizer = processing_class.tokenizer
         normalization = normalization or TextNormalization(case=find_case(spellable_characters(tokenizer)))
         settings = {

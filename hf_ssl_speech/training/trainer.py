@@ -29,7 +29,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, ge
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
 from hf_ssl_speech.data.collators import SpeechCollator
-from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
@@ -81,8 +80,6 @@ class SpeechTrainer(Trainer):
         **kwargs,
     ):
         refuse_arguments(kwargs)
-        if processing_class is not None:
-            check_rate(getattr(processing_class, "feature_extractor", processing_class), "The processing_class's model")
         self.ready = ready
         self.given: dict[str, GivenData] = {}  # by their names in the record
         if train_dataset is not None:
