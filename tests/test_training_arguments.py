@@ -7,7 +7,15 @@ import pytest
 from transformers import TrainingArguments
 
 from hf_ssl_speech import SpeechCTCTrainingArguments, SpeechPreTrainingArguments
-from hf_ssl_speech.training.trainer_settings import DECIDED, REFUSED, WORKS, default_of, settings_table
+from hf_ssl_speech.training.trainer_settings import (
+    ABOVE_ZERO,
+    AT_LEAST,
+    DECIDED,
+    REFUSED,
+    WORKS,
+    default_of,
+    settings_table,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "training_arguments.md"
 FIELDS = {field.name: default_of(field) for field in dataclasses.fields(TrainingArguments)}
@@ -108,3 +116,10 @@ def test_a_precision_of_accelerates_launcher_that_was_never_tried_is_refused(mon
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     with pytest.raises(ValueError, match="mixed_precision 'fp8'"):
         SpeechPreTrainingArguments(output_dir=tmp_path, use_cpu=True)
+
+
+@pytest.mark.parametrize("name", [*AT_LEAST, *ABOVE_ZERO])
+def test_a_number_too_small_to_be_meant_is_refused_by_name(name, tmp_path):
+    value = AT_LEAST.get(name, 1) - 1
+    with pytest.raises(ValueError, match=rf"\b{name} is {value}: give "):
+        SpeechCTCTrainingArguments(output_dir=tmp_path, use_cpu=True, **{name: value})

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from hf_ssl_speech.file_names import expanded
 from hf_ssl_speech.training.precision import computes_bf16
 from hf_ssl_speech.training.schedules import check_schedule_settings, check_three_stages, updates_of_share
-from hf_ssl_speech.training.trainer_settings import refuse_settings
+from hf_ssl_speech.training.trainer_settings import refuse_settings, refuse_values
 
 
 @dataclass
@@ -76,6 +76,7 @@ class SpeechTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         refuse_settings(self)
+        refuse_values(self)
         self.output_dir = self.output_dir and expanded(str(self.output_dir))
         self._decide_length()
         self._decide_precision()

@@ -28,6 +28,7 @@ from hf_ssl_speech.training.callbacks import Patience
 from hf_ssl_speech.training.checks import refuse_config
 from hf_ssl_speech.training.given_data import ready_for_ctc
 from hf_ssl_speech.training.lora import ADAPTER_FOLDER, bare_model, has_adapters, merge_lora
+from hf_ssl_speech.training.precision import refuse_low_precision
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class SpeechCTCTrainer(SpeechTrainer):
         normalization: TextNormalization | None = None,
         **kwargs,
     ):
+        if train_dataset is not None:
+            refuse_low_precision(model)
         refuse_config(model.config, predicts_hidden=False)
         check_rate(processing_class.feature_extractor, "The processing_class's model")
         tokenizer = processing_class.tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from transformers import PreTrainedModel
 from transformers.utils import is_torch_bf16_gpu_available
 
 
@@ -24,3 +25,13 @@ def cpu_computes_bf16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
     return torch.cpu._is_avx512_bf16_supported()
+
+
+def refuse_low_precision(model: PreTrainedModel):
+    """Raises a ValueError if weights that are to learn are bfloat16 or float16, which rounds most updates away."""
+    low = {weight.dtype for weight in model.parameters() if weight.requires_grad and weight.dtype.itemsize < 4}
+    if low:
+        raise ValueError(
+            f"The model's weights are {', '.join(sorted(map(str, low)))}, in which most updates of a training are "
+            "rounded away: train `model.float()`, and set bf16 to compute in bfloat16."
+        )

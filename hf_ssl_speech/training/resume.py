@@ -105,12 +105,16 @@ def disagreement(
     return different
 
 
-def check_recipe(checkpoint: str, identity: dict[str, Any], args: SpeechTrainingArguments):
+def check_recipe(checkpoint: str | bool | None, identity: dict[str, Any], args: SpeechTrainingArguments):
     """Raises a ValueError if the record beside a checkpoint, where there is one, tells of another recipe.
 
     A checkpoint brings its optimizer and schedule, so that other settings of these would be passed over.
+
+    Args:
+        checkpoint: As `Trainer.train` takes it: True stands for the last one in the output folder.
     """
-    record = read_record(Path(checkpoint).parent)
+    checkpoint = get_last_checkpoint(args.output_dir) if checkpoint is True else checkpoint
+    record = read_record(Path(checkpoint).parent) if checkpoint else None
     if record and record["identity"].get("recipe"):
         theirs = {**record, "identity": {"recipe": record["identity"]["recipe"]}}
         different = disagreement(theirs, {"recipe": identity["recipe"]}, args, checkpoint)

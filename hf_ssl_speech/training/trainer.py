@@ -24,7 +24,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
@@ -199,15 +199,14 @@ class SpeechTrainer(Trainer):
         A record is kept in the output folder.
 
         Raises:
-            ValueError: If the checkpoint to go on from is of a run with another recipe.
+            ValueError: If there are no rows, or the checkpoint to go on from is of a run with another recipe.
         """
+        if self.train_dataset is None:
+            raise ValueError("There are no train data: give the trainer a `train_dataset`.")
         facts = {part: facts_of(given) for part, given in self.given.items()}
         fingerprints = {part: fact["fingerprint"] for part, fact in facts.items()}
         identity = run_identity(self.model.config, fingerprints, self.args)
-        checkpoint = resume_from_checkpoint
-        checkpoint = get_last_checkpoint(self.args.output_dir) if checkpoint is True else checkpoint
-        if checkpoint:
-            check_recipe(checkpoint, identity, self.args)
+        check_recipe(resume_from_checkpoint, identity, self.args)
         with self.serving.while_training(), recorded(self, identity, facts, self.more_to_record):
             return super().train(resume_from_checkpoint, **kwargs)
 

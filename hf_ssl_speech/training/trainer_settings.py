@@ -143,6 +143,16 @@ WORKS = {
     "resume_from_checkpoint": "",
 }
 
+AT_LEAST = {
+    "learning_rate": 0, "weight_decay": 0, "max_grad_norm": 0, "gradient_accumulation_steps": 1, "save_total_limit": 1,
+    "min_seconds": 0, "freeze_transformer_updates": 0, "early_stopping_patience": 1, "examples_shown": 0,
+    "dataloader_num_workers": 0, "eval_delay": 0, "ddp_timeout": 1,
+}  # fmt: skip
+ABOVE_ZERO = (
+    "batch_seconds", "max_seconds", "buffer_seconds", "hours_per_update", "head_learning_rate", "adam_epsilon",
+    "save_steps", "eval_steps",
+)  # fmt: skip
+
 _LOADER_SETTINGS = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler")
 
 
@@ -173,6 +183,18 @@ def refuse_settings(args: TrainingArguments):
     ]
     if found:
         raise ValueError(f"These settings of Trainer do not go with this package: {'; '.join(found)}.")
+
+
+def refuse_values(args: TrainingArguments):
+    """Raises a ValueError if a number is so small that it can't be meant; all that are get named."""
+    given = {name: getattr(args, name, None) for name in (*AT_LEAST, *ABOVE_ZERO)}
+    given = {name: value for name, value in given.items() if value is not None}
+    found = [
+        f"{name} is {given[name]:g}: give {low} or more" for name, low in AT_LEAST.items() if given.get(name, low) < low
+    ]
+    found += [f"{name} is {given[name]:g}: give more than 0" for name in ABOVE_ZERO if given.get(name, 1) <= 0]
+    if found:
+        raise ValueError(f"{'; '.join(found)}.")
 
 
 def refuse_arguments(arguments: dict[str, Any]):
