@@ -32,6 +32,7 @@ from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArg
 from hf_ssl_speech.training.checks import (
     check_batches,
     check_disk,
+    check_evaluations,
     check_masks,
     check_precision,
     check_rows,
@@ -161,6 +162,17 @@ def test_a_schedule_that_does_not_fit_the_run_is_a_warning_with_the_learning_rat
     assert level_of(check_schedule(stages, 25_000), "are 80,000 updates together", "rate of 0.00049") == "warning"
     assert check_schedule(stages, 80_000).level == "ok"
     assert check_schedule(make_arguments(**ctc), 80_000).level == "ok"
+
+
+def test_a_run_that_ends_before_its_first_evaluation_is_a_warning(make_arguments):
+    often = dict(eval_strategy="steps", eval_steps=1000, save_strategy="steps", save_steps=1000)
+    found = check_evaluations(make_arguments(SpeechCTCTrainingArguments, **often), 650)
+    assert level_of(found, "the first after 1,000, but the run has 650", "the last model is kept for") == "warning"
+    assert check_evaluations(make_arguments(**often), 1000).level == "ok"
+    assert check_evaluations(make_arguments(eval_strategy="steps", eval_steps=0.1), 650).level == "ok"
+    late = make_arguments(eval_strategy="steps", eval_steps=10, eval_delay=95)
+    assert level_of(check_evaluations(late, 99), "the first after 100") == "warning"
+    assert check_evaluations(make_arguments(), 1).level == "ok"
 
 
 @pytest.mark.parametrize("name", ["wav2vec2_base", "wav2vec2_large", "wav2vec2_small", "hubert_base", "hubert_large"])

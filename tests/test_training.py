@@ -12,7 +12,7 @@ import soundfile
 import torch
 from conftest import TINY, WAV2VEC2
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerState, Wav2Vec2FeatureExtractor
+from transformers import ProgressCallback, TrainerCallback, TrainerState, Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech import (
     SpeechModelArguments,
@@ -228,6 +228,32 @@ def test_the_record_has_adams_settings_where_adam_was_the_optimizer(optim, recor
     make_trainer(optim=optim, max_steps=1).train()
     recipe = read_record(tmp_path / "run")["recipe"]
     assert tuple(recipe[name] for name in ("adam_beta1", "adam_beta2", "adam_epsilon")) == recorded
+
+
+def test_an_optimizer_given_in_python_is_recorded_by_its_class(make_trainer, rows, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    optimizer = torch.optim.RMSprop(trainer.model.parameters(), lr=0.25)
+    SpeechPreTrainer(trainer.model, trainer.args, rows[0], optimizers=(optimizer, None)).train()
+    recipe = read_record(tmp_path / "run")["recipe"]
+    assert (recipe["optim"], recipe["learning_rate"], recipe["adam_beta1"]) == ("RMSprop", 0.25, None)
+
+
+def test_the_best_of_several_validation_sets_needs_the_name_of_one(make_trainer, rows):
+    best = dict(eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, load_best_model_at_end=True)
+    sets = {"clean": rows[0], "other": rows[0]}
+    with pytest.raises(ValueError, match=r"validation sets clean, other: say of which it is, as in eval_clean_loss"):
+        make_trainer(evaluation=sets, **best)
+    make_trainer(evaluation=sets, **best, metric_for_best_model="eval_other_loss")
+
+
+def test_a_notebook_gets_one_progress_bar(make_trainer, monkeypatch):
+    class NotebookBar(TrainerCallback):
+        pass
+
+    monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", NotebookBar)
+    callbacks = make_trainer(disable_tqdm=False).callback_handler.callbacks
+    bars = [type(each).__name__ for each in callbacks if isinstance(each, ProgressCallback | NotebookBar)]
+    assert bars == ["ProgressLine"]
 
 
 def test_a_record_from_before_epochs_were_a_length_of_their_own_is_gone_on_from(begun, make_trainer):

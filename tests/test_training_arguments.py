@@ -79,10 +79,19 @@ def test_settings_of_accelerates_data_loaders_and_evaluations_that_never_come_ar
         ),
         (SpeechPreTrainingArguments, {"max_steps": 20, "num_train_epochs": 1}, "are two lengths of one run"),
         (SpeechPreTrainingArguments, {"max_steps": 0}, "max_steps is 0"),
+        (SpeechPreTrainingArguments, {"optim_args": "amsgrad=True"}, "which the optimizer adamw_.* does not read"),
+        (SpeechPreTrainingArguments, {"optim_args": "amsgrad"}, "write it as name=value"),
+        (SpeechPreTrainingArguments, {"optim_target_modules": ["q_proj"]}, "only GaLore and APOLLO read it"),
+        (SpeechPreTrainingArguments, {"accelerator_config": {"mixed_precision": "bf16"}}, "no such setting"),
+        (
+            SpeechPreTrainingArguments,
+            {"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 4}}},
+            "set `gradient_accumulation_steps`",
+        ),
         (SpeechPreTrainingArguments, {"max_steps": -1, "num_train_epochs": -1}, "num_train_epochs -1"),
     ],
 )
-def test_a_schedule_or_length_that_cannot_be_meant_is_refused_in_a_sentence(kind, settings, message, tmp_path):
+def test_a_setting_that_cannot_be_meant_or_would_be_passed_over_is_refused(kind, settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         kind(output_dir=tmp_path, use_cpu=True, **settings)
 

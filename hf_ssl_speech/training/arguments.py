@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from hf_ssl_speech.file_names import expanded
 from hf_ssl_speech.training.precision import computes_bf16
 from hf_ssl_speech.training.schedules import check_schedule_settings, check_three_stages, updates_of_share
-from hf_ssl_speech.training.trainer_settings import refuse_settings, refuse_values
+from hf_ssl_speech.training.trainer_settings import refuse_settings, refuse_unused_by_optimizer, refuse_values
 
 
 @dataclass
@@ -82,6 +82,7 @@ class SpeechTrainingArguments(TrainingArguments):
         self._decide_precision()
         super().__post_init__()
         check_schedule_settings(self)
+        refuse_unused_by_optimizer(self)
         if self.max_seconds > self.batch_seconds:
             raise ValueError(
                 f"max_seconds is {self.max_seconds:g} but a batch holds {self.batch_seconds:g} s: raise batch_seconds, "

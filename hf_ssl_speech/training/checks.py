@@ -34,7 +34,7 @@ from hf_ssl_speech.recognition.text import MORE_TEXT_THAN_FRAMES
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.findings import Finding
 from hf_ssl_speech.training.precision import cpu_computes_bf16
-from hf_ssl_speech.training.schedules import shares_of_peak
+from hf_ssl_speech.training.schedules import shares_of_peak, updates_of_share
 
 MOST_SKIPPED = 0.05
 MOST_UNFITTING = 0.01
@@ -239,6 +239,23 @@ def check_schedule(args: SpeechTrainingArguments, updates: int) -> Finding:
         )
     found = f"{updates:,} updates, {warmup:,} of them warm-up"
     return Finding("schedule", ". ".join([found, *problems]) + "." * bool(problems), "warning" if problems else "ok")
+
+
+def check_evaluations(args: SpeechTrainingArguments, updates: int) -> Finding:
+    """Whether a run of so many updates comes to its first evaluation, which tells the best model."""
+    if args.eval_strategy != "steps":
+        return Finding(
+            "evaluations", "none" if args.eval_strategy == "no" else f"after every {args.eval_strategy.value}"
+        )
+    every = updates_of_share(args.eval_steps, updates)
+    first = every * max(1, math.ceil(args.eval_delay / every))
+    found = f"every {every:,} updates, the first after {first:,}"
+    if first <= updates:
+        return Finding("evaluations", found)
+    best = ", and the last model is kept for the best" if args.load_best_model_at_end else ""
+    found += f", but the run has {updates:,}: nothing is evaluated{best}"
+    way_out = "Lower eval_steps or eval_delay, or give eval_steps as a share of the run, such as 0.1"
+    return Finding("evaluations", f"{found}. {way_out}.", "warning")
 
 
 def check_batches(args: SpeechTrainingArguments, size: RunSize, published: tuple[str, float] | None = None) -> Finding:

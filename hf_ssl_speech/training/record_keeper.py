@@ -81,12 +81,17 @@ class RecordKeeper(TrainerCallback):
 
     @property
     def used_by_optimizer(self) -> dict[str, Any]:
-        """Adam's settings as the optimizer has them, which a checkpoint may have brought; none of another optimizer."""
-        groups = getattr(self.trainer.optimizer, "param_groups", None)
-        if not groups:
+        """What the optimizer really uses: Adam's settings if it is Adam; one that was given in Python by its class."""
+        trainer = self.trainer
+        optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # inside Accelerate's
+        if optimizer is None:
             return {}
-        (beta1, beta2), epsilon = groups[0].get("betas", (None, None)), groups[0].get("eps")
-        return {"adam_beta1": beta1, "adam_beta2": beta2, "adam_epsilon": None if beta1 is None else epsilon}
+        group = optimizer.param_groups[0]
+        (beta1, beta2), epsilon = group.get("betas", (None, None)), group.get("eps")
+        used = {"adam_beta1": beta1, "adam_beta2": beta2, "adam_epsilon": None if beta1 is None else epsilon}
+        if type(optimizer) is not trainer.get_optimizer_cls_and_kwargs(trainer.args)[0]:
+            used |= {"optim": type(optimizer).__name__, "learning_rate": group.get("initial_lr", group["lr"])}
+        return used
 
     @property
     def kept_update(self) -> int:

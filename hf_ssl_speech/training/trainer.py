@@ -18,12 +18,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from transformers import (
-    ProgressCallback,
-    Trainer,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2Processor,
-)
+from transformers import Trainer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import trainer as stock_trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
 
 from hf_ssl_speech.audio import SAMPLE_RATE
@@ -41,7 +37,7 @@ from hf_ssl_speech.training.record_keeper import recorded
 from hf_ssl_speech.training.resume import check_recipe, run_identity
 from hf_ssl_speech.training.schedules import make_schedule
 from hf_ssl_speech.training.stopping import ServeWhileTraining
-from hf_ssl_speech.training.trainer_settings import refuse_arguments
+from hf_ssl_speech.training.trainer_settings import refuse_arguments, refuse_metric
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +81,7 @@ class SpeechTrainer(Trainer):
         if train_dataset is not None:
             train_dataset = self.take(train_dataset, "train")
         if isinstance(eval_dataset, dict):
+            refuse_metric(args, eval_dataset)
             eval_dataset = {name: self.take(rows, f"validation {name}") for name, rows in eval_dataset.items()}
         elif eval_dataset is not None:
             eval_dataset = self.take(eval_dataset, "validation")
@@ -110,7 +107,7 @@ class SpeechTrainer(Trainer):
         self.add_callback(Schedules(self.data_collator))
         self.add_callback(HealthCheck())
         if not args.disable_tqdm:
-            self.remove_callback(ProgressCallback)
+            self.remove_callback(stock_trainer.DEFAULT_PROGRESS_CALLBACK)  # in a notebook it is another one
             self.add_callback(ProgressLine)
 
     @property
