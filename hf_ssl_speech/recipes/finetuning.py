@@ -251,13 +251,10 @@ def make_recognizer(
         fields = {"feature_gradient_scale": 1.0} | (transcripts.config_fields if transcripts else {}) | fields
         model = recognizer_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
     refuse_config(model.config, predicts_hidden=False)
-    logger.info(f"{recognizer_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
     if isinstance(model_args.lora, dict):
         if not start:
             raise ValueError("Adapters learn in a trained encoder: give `model_name_or_path` beside `lora`.")
         model = add_lora(model, **model_args.lora)
-        learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-        logger.info(f"Adapters and head learn: {learning:,} parameters")
     return model
 
 
@@ -282,6 +279,11 @@ def finetune(
             another run.
         UnhealthyRun: If going on would only spoil the run (see `training/health.py`).
     """
+    learning = model.num_parameters(only_trainable=True)
+    logger.info(
+        f"CTC model from {start or 'fresh weights'}: {model.num_parameters():,} parameters"
+        + (f", of which {learning:,} learn" if learning < model.num_parameters() else "")
+    )
     args = copy.copy(args)  # the caller's stay as they are
     if start is None and (args.freeze_conv_encoder or args.freeze_transformer_updates):
         logger.info("Fresh weights: nothing is frozen.")

@@ -15,6 +15,7 @@ from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.pieces import recording_name
 from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, split_facts, stream_facts
 from hf_ssl_speech.data.sources import available_splits, load_speech
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
@@ -98,6 +99,36 @@ def load_split(
     if beside is not None and isinstance(beside.rows, Dataset):
         facts["shared_with_training"] = count_shared(beside.rows, dataset)
     return Split(dataset, facts)
+
+
+def hold_out(train: Split, validation: Split, data_args: SpeechDataArguments) -> tuple[Split, Split]:
+    """Training and validation part: without validation data, `validation_share` of the training recordings serves.
+
+    A recording is held out whole, by a hash of its name: the choice stays the same when recordings are added, to the
+    few at the edge.
+
+    Raises:
+        ValueError: If the share is none, or leaves one of the parts without a recording.
+    """
+    share = data_args.validation_share
+    if not 0 <= share < 1:
+        raise ValueError(f"validation_share is {share:g}: give a share of the recordings, from 0 to below 1.")
+    if share == 0 or validation.rows is not None or not isinstance(train.rows, Dataset):
+        return train, validation
+    recordings = [recording_name(name) for name in train.rows["name"]]
+    order = sorted(set(recordings), key=lambda name: blake2b(name.encode()).digest())
+    held_out = set(order[: max(1, round(share * len(order)))])
+    if len(held_out) == len(order):
+        raise ValueError(f"validation_share={share:g} of {len(order)} training recording(s) leaves none to learn from.")
+
+    is_held_out = np.array([name in held_out for name in recordings])
+    rest, rows = (train.rows.select(np.flatnonzero(chosen)) for chosen in (~is_held_out, is_held_out))
+    logger.info(f"Without validation_data, {len(held_out):,} of {len(order):,} recordings are held out for evaluation.")
+    source = train.facts["source"]
+    return (
+        Split(rest, train.facts | split_facts(source, rest)),
+        Split(rows, split_facts(source, rows, SkipReport(len(rows))) | {"held_out": len(held_out)}),
+    )
 
 
 def check_skipped(report: SkipReport, part: str, max_share: float, min_seconds: float, hint: str = ""):

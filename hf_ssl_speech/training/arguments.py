@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
 
 from hf_ssl_speech.file_names import expanded
-from hf_ssl_speech.training.precision import computes_bf16
-from hf_ssl_speech.training.schedules import check_schedule_settings, check_three_stages, updates_of_share
+from hf_ssl_speech.training.precision import decide_precision
+from hf_ssl_speech.training.schedules import (
+    check_schedule_settings,
+    check_three_stages,
+    decide_length,
+    updates_of_share,
+)
 from hf_ssl_speech.training.trainer_settings import refuse_settings, refuse_unused_by_optimizer, refuse_values
 
 
@@ -78,8 +82,8 @@ class SpeechTrainingArguments(TrainingArguments):
         refuse_settings(self)
         refuse_values(self)
         self.output_dir = self.output_dir and expanded(str(self.output_dir))
-        self._decide_length()
-        self._decide_precision()
+        decide_length(self)
+        decide_precision(self)
         super().__post_init__()
         check_schedule_settings(self)
         refuse_unused_by_optimizer(self)
@@ -109,37 +113,6 @@ class SpeechTrainingArguments(TrainingArguments):
             self.batch_seconds = max(seconds_per_rank / self.gradient_accumulation_steps, self.max_seconds)
         if self.dataloader_num_workers == 0:
             self.dataloader_persistent_workers = False
-
-    def _decide_length(self):
-        """Epochs or updates: transformers would pass over epochs without a word wherever max_steps has a default."""
-        if self.num_train_epochs < 0 or self.max_steps == 0:
-            raise ValueError(
-                f"max_steps is {self.max_steps} and num_train_epochs {self.num_train_epochs:g}: give the length of the "
-                "run as a number of updates above 0 (max_steps), or of epochs (num_train_epochs)."
-            )
-        if self.num_train_epochs and self.max_steps > 0:
-            if self.max_steps != type(self).max_steps:
-                raise ValueError(
-                    f"max_steps={self.max_steps:,} and num_train_epochs={self.num_train_epochs:g} are two lengths of "
-                    "one run: leave one of them out. Where a configuration sets max_steps, `--max_steps -1` takes it "
-                    "back."
-                )
-            self.max_steps = -1
-        if self.max_steps < 0 and not self.num_train_epochs:
-            self.num_train_epochs = TrainingArguments.num_train_epochs
-
-    def _decide_precision(self):
-        """That of the arguments; where they ask for none, that of Accelerate's launcher, in which all is computed."""
-        if self.bf16 == "auto":
-            self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
-        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        if launched not in ("no", "bf16", "fp16"):
-            raise ValueError(
-                f"Accelerate's settings ask for mixed_precision {launched!r}, in which these models were never tried: "
-                "take bf16, fp16 or no."
-            )
-        if not (self.bf16 or self.fp16):
-            self.bf16, self.fp16 = launched == "bf16", launched == "fp16"
 
     @property
     def should_save(self) -> bool:
@@ -320,6 +293,13 @@ class SpeechDataArguments:
         metadata={
             "help": "Split of validation_data. By default its `validation`, `valid`, `dev` or `eval` split, whichever "
             "is there, or its only split if it has just one; never its `train` or `test` split beside others."
+        },
+    )
+    validation_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the training recordings that is held out for evaluation where there is no "
+            "validation_data; which ones is decided by their names."
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})

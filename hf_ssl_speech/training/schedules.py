@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import get_scheduler
+from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
 from hf_ssl_speech.training.trainer_settings import default_of
@@ -56,6 +56,28 @@ def make_schedule(args: SpeechTrainingArguments, optimizer: torch.optim.Optimize
 def updates_of_share(updates: float, max_steps: int) -> int:
     """A number of updates that may be given as a share, below 1, of all `max_steps`; rounded up, as Trainer does."""
     return int(updates) if updates >= 1 else math.ceil(updates * max_steps)
+
+
+def decide_length(args: SpeechTrainingArguments):
+    """Sets one length of the run, updates or epochs: transformers passes over epochs wherever max_steps has a default.
+
+    Raises:
+        ValueError: If there are two lengths, or one that can't be meant.
+    """
+    if args.num_train_epochs < 0 or args.max_steps == 0:
+        raise ValueError(
+            f"max_steps is {args.max_steps} and num_train_epochs {args.num_train_epochs:g}: give the length of the run "
+            "as a number of updates above 0 (max_steps), or of epochs (num_train_epochs)."
+        )
+    if args.num_train_epochs and args.max_steps > 0:
+        if args.max_steps != type(args).max_steps:
+            raise ValueError(
+                f"max_steps={args.max_steps:,} and num_train_epochs={args.num_train_epochs:g} are two lengths of one "
+                "run: leave one of them out. Where a configuration sets max_steps, `--max_steps -1` takes it back."
+            )
+        args.max_steps = -1
+    if args.max_steps < 0 and not args.num_train_epochs:
+        args.num_train_epochs = TrainingArguments.num_train_epochs
 
 
 def check_schedule_settings(args: SpeechTrainingArguments):
