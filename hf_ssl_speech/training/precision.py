@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 from transformers.utils import is_torch_bf16_gpu_available
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def decide_precision(args: SpeechTrainingArguments):
         args.use_cpu = True  # without this word transformers takes bf16 for a GPU's alone
 
 
-def refuse_low_precision(model: PreTrainedModel):
+def refuse_low_precision(model: torch.nn.Module):
     """Raises a ValueError if weights that are to learn are bfloat16 or float16, which rounds most updates away."""
     low = {weight.dtype for weight in model.parameters() if weight.requires_grad and weight.dtype.itemsize < 4}
     if low:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import TrainingArguments, get_scheduler
+from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 from hf_ssl_speech.training.trainer_settings import default_of
@@ -44,6 +44,8 @@ def make_schedule(args: SpeechTrainingArguments, optimizer: torch.optim.Optimize
     if hasattr(args, "tri_stage") and args.lr_scheduler_type == "warmup_stable_decay":
         stages, ends = args.stages(max_steps), (args.initial_share, args.final_share)
         return LambdaLR(optimizer, lambda update: tri_stage(update, stages, *ends))
+    from transformers import get_scheduler  # half a second that help need not wait for
+
     return get_scheduler(
         args.lr_scheduler_type,
         optimizer,

@@ -165,7 +165,8 @@ def default_of(field: dataclasses.Field):
 
 def _is_default(field: dataclasses.Field, value: Any) -> bool:
     default = default_of(field)
-    return value == default or (default == "no" and value is False)  # what a command line makes of "no"
+    empty = not value and not default  # a command line makes None of an empty text
+    return value == default or empty or (default == "no" and value is False)  # and that of "no"
 
 
 def refuse_settings(args: TrainingArguments):
