@@ -30,6 +30,7 @@ OWN = [
     ("pretrain", ("--config", '{"mask_feature_prob": 0.5}'), "channels are hidden in fine-tuning only"),
     ("pretrain", ("--config", '{"num_codevectors_per_group": 1}'), "num_codevectors_per_group is .*nothing to choose"),
     ("hubert_iterations", ("--config", '{"num_units": [1]}'), "num_units is .*nothing to choose among"),
+    ("hubert_iterations", ("--num_units", "100", "1"), "num_units is .*nothing to choose among"),
     ("hubert_iterations", ("--updates", "5", "--num_train_epochs", "2"), "two lengths of one training"),
     ("finetune_ctc", ("--config", '{"mask_feature_prob": 50}'), "mask_feature_prob is 50, which hides 100%"),
     ("hubert_iterations", ("--layers", "1", "9"), "the models have 4 layers"),

@@ -159,7 +159,10 @@ def test_a_schedule_that_does_not_fit_the_run_is_a_warning_with_the_learning_rat
     assert level_of(check_schedule(make_arguments(**decaying), 20), "Mend lr_scheduler_kwargs") == "warning"
     ctc = dict(kind=SpeechCTCTrainingArguments, eval_strategy="no", load_best_model_at_end=False, learning_rate=1e-3)
     stages = make_arguments(**ctc, tri_stage=[8_000, 0, 72_000])
-    assert level_of(check_schedule(stages, 25_000), "are 80,000 updates together", "rate of 0.00049") == "warning"
+    assert (
+        level_of(check_schedule(stages, 25_000), "are 80,000 updates together", "rate of 0.00049 instead") == "warning"
+    )
+    assert level_of(check_schedule(stages, 90_000), "the other 10,000 keep the lowest learning rate") == "warning"
     assert check_schedule(stages, 80_000).level == "ok"
     assert check_schedule(make_arguments(**ctc), 80_000).level == "ok"
 

@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.records import Record, new_record, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
-from hf_ssl_speech.training.checks import refuse_config
+from hf_ssl_speech.training.checks import check_schedule, refuse_config
+from hf_ssl_speech.training.findings import Finding
 from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
@@ -152,7 +154,17 @@ class HubertIterations:
             "identity": run_identity(model.config, self.fingerprints(), args),
             "data": {"train": self.train.facts, "validation": self.validation.facts},
         }
-        preflight(trainer, record)
+        preflight(trainer, record, self.later_schedules())
+
+    def later_schedules(self) -> list[Finding]:
+        """Whether the schedule fits the later iterations, too, which may be shorter or longer than the first."""
+        found = []
+        for iteration in range(2, self.iterations_args.iterations + 1):
+            args = self.args_of(iteration)
+            if args.max_steps > 0:
+                finding = check_schedule(args, args.max_steps)
+                found.append(replace(finding, check=f"schedule {iteration}"))
+        return found
 
     # Stages --------------------------------------------------------------------------------------------------------
 

@@ -195,6 +195,8 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
 
     def __post_init__(self):
         check_three_stages(self)
+        if self.freeze_transformer_updates % 1 == 0:  # a number of updates, and no share
+            self.freeze_transformer_updates = int(self.freeze_transformer_updates)
         super().__post_init__()
 
     @property

@@ -227,10 +227,13 @@ def check_schedule(args: SpeechTrainingArguments, updates: int) -> Finding:
             "max_steps"
         )
     elif in_updates and sum(args.tri_stage) != updates:
+        planned, lowest = round(sum(args.tri_stage)), args.final_share * args.learning_rate
+        what = f"it ends at a learning rate of {last * args.learning_rate:.2g} instead of {lowest:.2g}"
+        if planned < updates:
+            what = f"the other {updates - planned:,} keep the lowest learning rate, {lowest:.2g}"
         problems.append(
-            f"The stages of tri_stage are {sum(args.tri_stage):,.0f} updates together: the run ends at a learning rate "
-            f"of {last * args.learning_rate:.2g}, where {args.final_share * args.learning_rate:.2g} is meant only at "
-            "the end. Give tri_stage in shares, as 0.1 0.4 0.5"
+            f"The stages of tri_stage are {planned:,} updates together, but the run has {updates:,}: {what}. Give "
+            "tri_stage in shares, as 0.1 0.4 0.5"
         )
     if frozen >= updates:
         problems.append(

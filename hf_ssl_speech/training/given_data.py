@@ -11,13 +11,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset
 from transformers import Wav2Vec2CTCTokenizer
 
 from hf_ssl_speech.data.columns import find_audio_column, usual_text_name, with_audio
-from hf_ssl_speech.data.preparing import (
-    SkipReport,
-    prepare_speech,
-    prepare_stream,
-    split_facts,
-    stream_facts,
-)
+from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, split_facts, stream_facts
 from hf_ssl_speech.data.rows import as_prepared
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.recognition.normalization import TextNormalization
@@ -178,7 +172,7 @@ def _prepared(
     if isinstance(dataset, IterableDataset):
         dataset = with_audio(dataset, _audio_column(dataset, part), f"the {part} rows")
         return GivenData(prepare_stream(dataset, min_seconds=args.min_seconds, max_seconds=max_seconds, keep=keep))
-    dataset = with_audio(dataset, _audio_column(dataset, part), f"the {part} rows")
+    dataset = with_audio(dataset.with_format(None), _audio_column(dataset, part), f"the {part} rows")
     with PartialState().local_main_process_first():
         return GivenData(*prepare_speech(dataset, min_seconds=args.min_seconds, max_seconds=max_seconds, keep=keep))
 
