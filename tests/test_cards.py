@@ -32,6 +32,7 @@ from hf_ssl_speech.training.recipe import settings_of
 from hf_ssl_speech.training.resume import run_identity
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("named_corpora")
 
 
 def tables(card: ModelCard) -> dict[str, list[str]]:

@@ -178,6 +178,7 @@ def test_a_run_that_ends_before_its_first_evaluation_is_a_warning(make_arguments
     assert check_evaluations(make_arguments(), 1).level == "ok"
 
 
+@pytest.mark.usefixtures("named_corpora")
 @pytest.mark.parametrize("name", ["wav2vec2_base", "wav2vec2_large", "wav2vec2_small", "hubert_base", "hubert_large"])
 def test_a_published_recipe_fits_a_twentieth_of_its_updates(name, tmp_path):
     kinds = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
@@ -188,6 +189,7 @@ def test_a_published_recipe_fits_a_twentieth_of_its_updates(name, tmp_path):
         assert args.get_warmup_steps(args.max_steps) == full.get_warmup_steps(full.max_steps) // part
 
 
+@pytest.mark.usefixtures("named_corpora")
 @pytest.mark.parametrize("name", ["ctc_10min", "ctc_1h", "ctc_10h"])
 def test_an_encoder_rests_for_10_000_updates_and_in_a_shorter_run_for_the_same_share(name):
     kinds = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
