@@ -31,8 +31,9 @@ def check_rate(feature_extractor: FeatureExtractionMixin, source: str):
     Args:
         source: Where it comes from, for the message.
     """
-    if feature_extractor.sampling_rate != SAMPLE_RATE:
+    rate = feature_extractor.sampling_rate
+    if rate != SAMPLE_RATE:
+        shown = f"{rate:,}" if isinstance(rate, int | float) else repr(rate)  # a damaged file may hold anything
         raise ValueError(
-            f"{source} was trained at {feature_extractor.sampling_rate:,} Hz, but audio is read at {SAMPLE_RATE:,} Hz "
-            "here: take a model of that rate."
+            f"{source} was trained at {shown} Hz, but audio is read at {SAMPLE_RATE:,} Hz here: take a model of that rate."
         )
