@@ -35,5 +35,6 @@ def check_rate(feature_extractor: FeatureExtractionMixin, source: str):
     if rate != SAMPLE_RATE:
         shown = f"{rate:,}" if isinstance(rate, int | float) else repr(rate)  # a damaged file may hold anything
         raise ValueError(
-            f"{source} was trained at {shown} Hz, but audio is read at {SAMPLE_RATE:,} Hz here: take a model of that rate."
+            f"{source} was trained at {shown} Hz, but audio is read at {SAMPLE_RATE:,} Hz here: take a model of that "
+            "rate."
         )
