@@ -246,7 +246,7 @@ def test_whisper_is_given_no_more_than_it_hears(make, rows):
 def test_an_encoder_of_another_sampling_rate_gives_no_features(make, rows, tmp_path):
     make("hubert", AutoModel).save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor(sampling_rate=8_000).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="The encoder was trained at 8,000 Hz, but audio is read at 16,000 Hz here"):
+    with pytest.raises(ValueError, match="was trained at 8,000 Hz, but audio is read at 16,000 Hz here"):
         HiddenFeatures.from_pretrained(tmp_path, 1, device="cpu")
 
 

@@ -113,6 +113,14 @@ def test_an_interrupted_run_ends_with_the_very_weights_of_an_uninterrupted_one(s
         assert largest_difference(tmp_path / "whole", output) == 0.0
 
 
+def test_the_encoder_may_rest_for_a_share_of_the_updates_of_whole_epochs(save_rows, tmp_path):
+    settings = {"freeze_transformer_updates": 0.5, "max_steps": -1, "num_train_epochs": 2, "batch_seconds": 4}
+    trainer = make_trainer(str(tmp_path), settings, {}, load_from_disk(save_rows([2.0] * 4)))
+    trainer.train()
+    assert trainer.state.max_steps == 4
+    assert trainer.model.thaw_update == 2
+
+
 def test_frozen_weights_stay_and_the_others_learn(save_rows, tmp_path):
     trainer = make_trainer(
         str(tmp_path), {"freeze_transformer_updates": 2, "max_steps": 2}, {}, load_from_disk(save_rows([2.0] * 4))

@@ -329,3 +329,12 @@ def test_two_processes_do_as_one_does(finished, speech, tmp_path):
     for name in ("pnmi", "agreement"):
         ours, theirs = (record(folder, "0-units")["quality"][name] for folder in (tmp_path / "run", finished))
         assert ours == pytest.approx(theirs)
+
+
+def test_a_later_iteration_that_is_shorter_than_its_warm_up_is_told_before_the_first(tmp_path):
+    iterations = HubertIterations.__new__(HubertIterations)
+    iterations.folder = tmp_path
+    iterations.args = SpeechPreTrainingArguments(tmp_path, use_cpu=True, warmup_steps=50)
+    iterations.iterations_args = HubertIterationsArguments(iterations=3, updates=[100, 40, 200])
+    found = iterations.later_schedules()
+    assert [(finding.check, finding.level) for finding in found] == [("schedule 2", "warning"), ("schedule 3", "ok")]

@@ -109,8 +109,7 @@ def with_text(dataset: AnyDataset, text_column: str, source: str) -> AnyDataset:
                 f"{source!r} has no columns {[text_column]!r}; there are {columns}. Name the one that holds the "
                 "transcripts with `text_column`."
             )
-        strings = [name for name, kind in dataset.features.items() if _is_string(kind)]
-        text_column = usual_text_name(strings) or "text"
+        text_column = usual_text_name(text_columns(dataset.features)) or "text"
         _say_once(text_column, "transcripts", source)
     if text_column == "text" or text_column not in columns:
         return dataset
@@ -132,6 +131,11 @@ def find_audio_column(features: Features | dict[str, Any]) -> str | None:
 def usual_audio_name(columns: Iterable[str]) -> str | None:
     """The one of these columns that is called as columns of audio are, and most likely is one."""
     return _first_called(AUDIO_NAMES, columns)
+
+
+def text_columns(features: Features | dict[str, Any]) -> list[str]:
+    """The columns that hold text."""
+    return [name for name, kind in features.items() if _is_string(kind)]
 
 
 def usual_text_name(columns: Iterable[str]) -> str | None:

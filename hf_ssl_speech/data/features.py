@@ -22,6 +22,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.batching import inference_batches
 from hf_ssl_speech.data.families import encoder_of, extractor_of, hearing_of, layers_of
 from hf_ssl_speech.data.feature_description import FeatureDescription
+from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.mfcc import HOP_SAMPLES, MFCC_FEATURES, WINDOW_SAMPLES, mfcc_features
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.data.processes import rank_and_size
@@ -191,11 +192,7 @@ class HiddenFeatures(SpeechFeatures):
                 "the first."
             )
         self.extractor = extractor or extractor_of(model.config, normalize=normalize)
-        if self.extractor.sampling_rate != SAMPLE_RATE:
-            raise ValueError(
-                f"The encoder was trained at {self.extractor.sampling_rate:,} Hz, but audio is read at {SAMPLE_RATE:,} "
-                "Hz here: take one of that rate."
-            )
+        check_rate(self.extractor, str(encoder or "The encoder"))
         self.layer = layer
         self.normalize = normalize
         if batch_seconds is None:
@@ -227,7 +224,8 @@ class HiddenFeatures(SpeechFeatures):
             device: Where to compute, if not there.
             settings: More arguments of the class.
         Raises:
-            ValueError: If nothing that can be loaded is there, or there is no such layer.
+            ValueError: If nothing that can be loaded is there, there is no such layer, or it is a model of another
+                sampling rate.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:

@@ -25,6 +25,7 @@ from hf_ssl_speech.data.pieces import PIECE_ID, cut_at_pauses, is_recording, pie
 from hf_ssl_speech.data.rows import (
     TOLD,
     StreamedRows,
+    as_prepared,
     check_part,
     columns_of,
     each_row,
@@ -161,9 +162,7 @@ def prepare_speech(
         raise ValueError(f"No row can be used: {report}. Check the audio column, or lower `min_seconds`.")
     prepared = measured.remove_columns("problem").select(usable)
     if cache:
-        # Only `samples` becomes an array: as a list of numbers, a row takes 60 times as long. `flatten_indices` and
-        # others write all columns through this format: dtype=None keeps the type of each.
-        prepared = prepared.with_format("numpy", columns=["samples"], output_all_columns=True, dtype=None)
+        prepared = as_prepared(prepared)
     return prepared, report
 
 

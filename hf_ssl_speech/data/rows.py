@@ -75,6 +75,15 @@ class StreamedRows:
             )
 
 
+def as_prepared(dataset: Dataset) -> Dataset:
+    """Rows in the format that `prepare_speech` gives them, whatever theirs is: `samples` as arrays, all else plain."""
+    if "samples" not in dataset.column_names:
+        return dataset.with_format(None)
+    # Only `samples` becomes an array: as a list of numbers, a row takes 60 times as long. `flatten_indices` and others
+    # write all columns through this format: dtype=None keeps the type of each.
+    return dataset.with_format("numpy", columns=["samples"], output_all_columns=True, dtype=None)
+
+
 def has_parts(dataset: Dataset, channel: int | None) -> bool:
     """Whether rows are a part of their audio: a segment, or one of its channels."""
     return channel is not None or "segment_start" in dataset.column_names

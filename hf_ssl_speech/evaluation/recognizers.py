@@ -27,6 +27,7 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.families import hearing_of
+from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.pieces import cut_at_pauses
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.finite import check_finite
@@ -255,4 +256,5 @@ def load_seq2seq(name_or_path: str, *, device: str | torch.device | None = None,
         model = AutoModelForSpeechSeq2Seq.from_pretrained(name_or_path, dtype=torch.float32).to(device).eval()
     except OSError as error:
         raise ValueError(f"No recogniser can be loaded from {name_or_path!r}: {error}") from error
+    check_rate(processor.feature_extractor, name_or_path)
     return Seq2SeqRecognizer(name_or_path, model, processor, **settings)

@@ -86,6 +86,8 @@ class HubertIterationsArguments:
             raise ValueError(
                 f"iterations is {self.iterations} and num_units {self.num_units}: there must be at least one of each."
             )
+        if min(self.num_units) < 2:
+            raise ValueError(f"num_units is {self.num_units}: with one unit there is nothing to choose among.")
         if self.layers and len(self.layers) != self.iterations:
             raise ValueError(f"layers names {len(self.layers)} layers: name one for each of {self.iterations} models.")
         if self.teacher_layer is not None and self.teacher is None:

@@ -37,7 +37,7 @@ from hf_ssl_speech.training.arguments import (
     SpeechModelArguments,
     SpeechTextArguments,
 )
-from hf_ssl_speech.training.checks import check_transcripts
+from hf_ssl_speech.training.checks import check_transcripts, refuse_config
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
 from hf_ssl_speech.training.lora import add_lora, has_adapters, lora_settings
 from hf_ssl_speech.training.resume import run_identity
@@ -250,6 +250,7 @@ def make_recognizer(
         # What slows the conv encoder down in pretraining has no use here.
         fields = {"feature_gradient_scale": 1.0} | (transcripts.config_fields if transcripts else {}) | fields
         model = recognizer_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
+    refuse_config(model.config, predicts_hidden=False)
     if isinstance(model_args.lora, dict):
         if not start:
             raise ValueError("Adapters learn in a trained encoder: give `model_name_or_path` beside `lora`.")

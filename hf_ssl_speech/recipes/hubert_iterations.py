@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.recipes.unit_labels import UnitLabels, check_label_rate
 from hf_ssl_speech.records import Record, new_record, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.checks import check_schedule, refuse_config
+from hf_ssl_speech.training.findings import Finding
 from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
@@ -74,6 +77,11 @@ class HubertIterations:
             raise ValueError(
                 "The iterations make their own units and go over the audio many times: leave out `streaming`, `units` "
                 "and `unit_columns`."
+            )
+        if iterations_args.updates and args.num_train_epochs:
+            raise ValueError(
+                f"updates is {iterations_args.updates} and num_train_epochs {args.num_train_epochs:g}: two lengths of "
+                "one training. Leave one of them out."
             )
         self.model_args = model_args
         self.args = args
@@ -149,7 +157,17 @@ class HubertIterations:
             "identity": run_identity(model.config, self.fingerprints(), args),
             "data": {"train": self.train.facts, "validation": self.validation.facts},
         }
-        preflight(trainer, record)
+        preflight(trainer, record, self.later_schedules())
+
+    def later_schedules(self) -> list[Finding]:
+        """Whether the schedule fits the later iterations, too, which may be shorter or longer than the first."""
+        found = []
+        for iteration in range(2, self.iterations_args.iterations + 1):
+            args = self.args_of(iteration)
+            if args.max_steps > 0:
+                finding = check_schedule(args, args.max_steps)
+                found.append(replace(finding, check=f"schedule {iteration}"))
+        return found
 
     # Stages --------------------------------------------------------------------------------------------------------
 
@@ -275,6 +293,7 @@ class HubertIterations:
         SSLHubertConfig.check_names(self.model_args.config)
         config = SSLHubertConfig.from_pretrained(start, **(fields | self.model_args.config))
         attention = {"attn_implementation": self.model_args.attn_implementation}
+        refuse_config(config, predicts_hidden=True)
         model = SSLHubertForPreTraining._from_config(config, **attention)
         model.hubert.load_state_dict(SSLHubertModel.from_pretrained(start).state_dict())
         return model

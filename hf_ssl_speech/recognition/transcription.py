@@ -28,6 +28,7 @@ from transformers import (
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.batching import inference_batches
 from hf_ssl_speech.data.families import Hearing, hearing_of
+from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.files import naming_the_file
 from hf_ssl_speech.models.frames import hop_samples, num_frames
@@ -82,10 +83,7 @@ def load_recognizer(
     if language:
         with naming_the_file(name_or_path, f"an adapter for {language}"):
             model.load_adapter(language)
-    if processor.feature_extractor.sampling_rate != SAMPLE_RATE:
-        raise ValueError(
-            f"{name_or_path} was trained at {processor.feature_extractor.sampling_rate} Hz; expected {SAMPLE_RATE}."
-        )
+    check_rate(processor.feature_extractor, str(name_or_path))
     with naming_the_file(name_or_path, "a recogniser whose parts belong together"):
         Alphabet(processor.tokenizer, model.config)
     return model.eval().to(device), processor
