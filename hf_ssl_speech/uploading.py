@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -18,6 +19,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+# Weights of a model, in one file or in shards: what an earlier push left of them would win over new ones.
+WEIGHTS_PUSHED = ("model.safetensors", "model.safetensors.index.json", "model-[0-9]*-of-[0-9]*.safetensors")
 ACCESS_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 # What the Hub says where a token, and not an account's storage or a gate, is what stands in the way.
 ABOUT_RIGHTS = re.compile(r"\b(rights?|permissions?|tokens?|authori[sz]ed|forbidden|namespace|role)\b", re.IGNORECASE)
@@ -89,7 +92,11 @@ class Repository:
             return None
         with self._told_in_words(), tempfile.TemporaryDirectory() as folder:
             path = self.api.hf_hub_download(self.repo_id, name, revision=self.revision, local_dir=folder)
-            return Path(path).read_text(encoding="utf-8")
+            return Path(path).read_text(encoding="utf-8-sig")
+
+    def holding(self, *patterns: str) -> list[str]:
+        """Its files whose names fit one of the patterns."""
+        return [file for file in self.files if any(fnmatch(file, pattern) for pattern in patterns)]
 
     def commit(
         self, folder: str | os.PathLike, files: Sequence[str], message: str, *, removed: Iterable[str] = ()

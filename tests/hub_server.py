@@ -219,7 +219,8 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def commit(self, repo, revision):
         repository, content = self.repository(repo, write=True), self.body()
-        files = repository.at(revision)
+        files, asks_to_pull = repository.at(revision), "create_pr=1" in urlsplit(self.path).query
+        files = dict(files) if asks_to_pull else files
         if self.hub.fail_commits > 0:
             self.hub.fail_commits -= 1
             raise Refused(500, "Internal error")
@@ -235,7 +236,8 @@ class HubHandler(BaseHTTPRequestHandler):
                 del files[value["path"]]
         repository.commits.append(hashlib.sha1(content + repository.commits[-1].encode()).hexdigest())
         sha = repository.commits[-1]
-        self.answer({"commitUrl": f"{self.hub.url}/{repo}/commit/{sha}", "commitOid": sha, "success": True})
+        pulled = {"pullRequestUrl": f"{self.hub.url}/{repo}/discussions/1"} if asks_to_pull else {}
+        self.answer({"commitUrl": f"{self.hub.url}/{repo}/commit/{sha}", "commitOid": sha, "success": True} | pulled)
 
     # Downloads --------------------------------------------------------------------------------------------------------
 

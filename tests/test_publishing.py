@@ -446,3 +446,89 @@ def test_what_was_read_from_disk_is_never_named_as_an_id(hub, tmp_path, monkeypa
     assert results.datasets is None
     types = [each.dataset_type for each in results.eval_results]
     assert "/" not in "".join(types[:4] + types[6:]) and types[4] == "me/digits"
+
+
+def test_a_bare_model_pushed_in_shards_is_what_loads_and_is_private_where_asked(hub, make_tiny):
+    model = make_tiny(SSLHubertForCTC, vocab_size=6)
+    model.push_to_hub("me/bare")
+    torch.nn.init.constant_(model.lm_head.bias, 7.0)
+    address = model.push_to_hub("me/bare", max_shard_size="50KB", tags=["birds"])
+    files = hub.repositories["me/bare"].files
+    assert "model.safetensors" not in files and "model.safetensors.index.json" in files
+    assert SSLHubertForCTC.from_pretrained("me/bare").lm_head.bias[0] == 7.0
+    assert address.startswith(f"{hub.url}/me/bare/commit/") and b"birds" in files["README.md"]
+    with pytest.raises(ValueError, match="me/bare is there already, and public"):
+        model.push_to_hub("me/bare", private=True)
+    model.push_to_hub("me/secret", private=True)
+    assert hub.repositories["me/secret"].private
+    with pytest.raises(PushFailed, match="may not write to you/bare"):
+        model.push_to_hub("you/bare", private=True)
+
+
+def test_results_that_others_put_on_leaderboards_stay_and_ours_go(hub, tmp_path):
+    folder = make_ctc(tmp_path / "ctc", scores=[score()])
+    push_to_hub(folder, "me/ctc", benchmarks={"openslr/librispeech_asr": "clean"})
+    files = hub.repositories["me/ctc"].files
+    files[".eval_results/common-voice-17.yaml"] = b"- dataset:\n    id: fsicoli/common_voice_17_0\n  value: 3.0\n"
+    pushed = push_to_hub(folder, "me/ctc")
+    assert pushed.removed == (".eval_results/librispeech_asr-1.yaml",)
+    assert ".eval_results/common-voice-17.yaml" in files
+
+
+@pytest.mark.parametrize(
+    ("there", "kept"),
+    [
+        ("license: [mit, apache-2.0]", ["mit", "apache-2.0"]),
+        ("license: licence-of-next-year", "licence-of-next-year"),
+        ("license: mit\nlanguage: no", "mit"),
+        ("license: mit\nlanguage: [no, en]", "mit"),
+    ],
+)
+def test_whatever_metadata_the_hub_has_taken_holds(hub, tmp_path, there, kept):
+    folder = make_units(tmp_path / "units")
+    push_to_hub(folder, "me/units")
+    files = hub.repositories["me/units"].files
+    files["README.md"] = files["README.md"].replace(b"---\n", f"---\n{there}\n".encode(), 1)
+    push_to_hub(folder, "me/units")
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == kept
+    assert card.data.language == {"no": ["no"], "[no, en]": ["no", "en"]}.get(there.partition("language: ")[2])
+    assert f"Licence of the model: {kept if isinstance(kept, str) else 'mit, apache-2.0'}" in card.text
+    with pytest.raises(ValueError, match="'licence-of-next-year': the Hub takes licences"):
+        create_model_card(folder, license=["mit", "licence-of-next-year"])
+
+
+def test_ones_own_words_go_up_with_the_licence_that_is_given_or_stated_on_the_hub(hub, tmp_path):
+    folder = make_units(tmp_path / "units")
+    push_to_hub(folder, "me/units", license="mit", language="en")
+    files = hub.repositories["me/units"].files
+    mine = "---\ntags: [birds]\n---\nMy words.\n"
+    (folder / "README.md").write_text(mine)
+    for given, licence in (({}, "mit"), ({"license": "apache-2.0"}, "apache-2.0"), ({}, "apache-2.0")):
+        push_to_hub(folder, "me/units", **given)
+        card = ModelCard(files["README.md"].decode())
+        assert (card.data.license, card.data.language, card.data.tags) == (licence, ["en"], ["birds"])
+        assert card.text.strip() == "My words." and card.data.library_name is None
+    assert (folder / "README.md").read_text() == mine
+    push_to_hub(folder, "me/units", replace_card=True)
+    assert ModelCard(files["README.md"].decode()).data.license == "apache-2.0"
+    (folder / "README.md").write_bytes("\ufeff---\r\nlicense: gpl\r\n---\r\nFrom Windows.\r\n".encode())
+    push_to_hub(folder, "me/units", replace_card=True)
+    assert ModelCard(files["README.md"].decode()).data.license == "gpl"
+    files["README.md"] = b"---\nlicense: [mit\n---\nBroken."
+    with pytest.raises(ValueError, match=r"metadata on top of README.md of me/units can't be read"):
+        push_to_hub(folder, "me/units")
+
+
+def test_a_pull_request_leaves_the_repository_as_it_is(hub, tmp_path):
+    folder = make_units(tmp_path / "units")
+    push_to_hub(folder, "me/units", license="mit")
+    before = dict(hub.repositories["me/units"].files)
+    assert push_to_hub(folder, "me/units", license="gpl", create_pr=True).commit == f"{hub.url}/me/units/discussions/1"
+    units = KMeansUnits.from_pretrained(folder)
+    units.facts["seed"] = 4
+    assert units.push_to_hub("me/units", create_pr=True).endswith("/discussions/1")
+    assert hub.repositories["me/units"].files == before
+    with pytest.raises(PushFailed, match="not found"):
+        push_to_hub(folder, "me/nowhere", create_pr=True)
+    assert "me/nowhere" not in hub.repositories

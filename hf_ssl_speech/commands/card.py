@@ -23,7 +23,8 @@ def main(argv: list[str]):
     parser.add_argument("--output_file", type=path_type, help="Another file to write the card to.")
     add_metadata(parser)
     args = parser.parse_args(argv)
-    from hf_ssl_speech.hub.cards import CARD_FILE, create_model_card, is_hand_written
+    from hf_ssl_speech.hub.card_edits import is_hand_written
+    from hf_ssl_speech.hub.cards import CARD_FILE, create_model_card
 
     file = Path(args.output_file or Path(args.folder, CARD_FILE))
     if file.exists() and is_hand_written(file.read_text(encoding="utf-8")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from hf_ssl_speech.data.folders import AUDIO_SUFFIXES
 from hf_ssl_speech.data.tables import TABLE_SUFFIXES
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
 from hf_ssl_speech.files import naming_the_file, read_json
+from hf_ssl_speech.hub.card_edits import MARK, digest
 from hf_ssl_speech.hub.card_sections import (
     CITATIONS,
     breakdown_table,
@@ -45,19 +45,11 @@ from hf_ssl_speech.training.paper_settings import compare_with_paper
 from hf_ssl_speech.units.kmeans_units import FACTS_FILE
 
 CARD_FILE = "README.md"
-# Cards with one of these were written by a program, and are made anew.
-GENERATED = (
-    "Made by hf_ssl_speech from run.json",
-    "generated automatically according to the information the Trainer",
-    "This model card has been automatically generated",
-)
-# The line that marks a card of ours, with the digest of all below the metadata but for this line.
-MARK = re.compile(r"<!-- Made by hf_ssl_speech from run\.json.*?-->")
-DIGEST = re.compile(r"\(text ([0-9a-f]{16})\)")
 # In the wheel the templates lie in the package, in a checkout beside it.
 PACKAGE = Path(__file__).parents[1]
 TEMPLATES = [PACKAGE / "model_cards", PACKAGE.parent / "model_cards"]
 NOT_STATED = "not stated"
+BENCHMARK_NOTES = "WER in percent"  # begins the notes of our entries on leaderboards
 FILE_SUFFIXES = {".parquet", ".arrow", *AUDIO_SUFFIXES, *TABLE_SUFFIXES}
 MEASURES_GLOSSARY = {
     "ssl-wav2vec2": "Accuracy: how often, of the true hidden frame and the negatives, the model picks the true one; "
@@ -70,7 +62,7 @@ def create_model_card(
     folder: str | os.PathLike,
     *,
     repo_id: str | None = None,
-    license: str | None = None,
+    license: str | Sequence[str] | None = None,
     language: str | Sequence[str] | None = None,
     datasets: Mapping[str, str | None] | Sequence[str] = (),
 ) -> ModelCard:
@@ -82,7 +74,7 @@ def create_model_card(
     Args:
         folder: What a run, an evaluation or `save_pretrained` wrote.
         repo_id: Where it will lie on the Hub, for the code that shows how to load it; by default the folder.
-        license: Of the model, as the Hub names it, such as `apache-2.0`.
+        license: Of the model, as the Hub names it, such as `apache-2.0`; or several.
         language: Codes of the speech's languages, such as `en`.
         datasets: The training data sets, with their licences where they are known.
     Returns:
@@ -90,12 +82,16 @@ def create_model_card(
     Raises:
         ValueError: If the folder holds none of these, or the Hub would refuse the metadata.
     """
-    folder = Path(folder)
+    check_metadata(as_list(license), as_list(language))
+    return fill_card(Path(folder), repo_id=repo_id, license=license, language=language, datasets=datasets)
+
+
+def fill_card(folder: Path, *, repo_id=None, license=None, language=None, datasets=()) -> ModelCard:
+    """As `create_model_card`, of metadata that the Hub takes: it was checked, or is what the Hub's own card says."""
     kind, config = find_kind(folder)
-    languages = [language] if isinstance(language, str) else list(language or ())
+    languages, licence = as_list(language), ", ".join(as_list(license))
     datasets = [datasets] if isinstance(datasets, str) else datasets
     licences = dict(datasets) if isinstance(datasets, Mapping) else dict.fromkeys(datasets)
-    check_metadata(license, languages)
     config, record, scores = map(for_others, (config, read_record(folder) or as_record({}), read_scores(folder)))
     name = (repo_id or str(folder.resolve())).split("/")[-1]
     context = CONTEXTS[kind](folder, config, record, scores)
@@ -103,7 +99,7 @@ def create_model_card(
         "title": name,
         "repo_id": repo_id or name,
         "install": install_command(),
-        "license": license or NOT_STATED,
+        "license": licence or NOT_STATED,
         "language": ", ".join(languages) or NOT_STATED,
         "licence_rows": [[plain(data), plain(licence or NOT_STATED)] for data, licence in licences.items()],
         "data_table": data_table(record),
@@ -127,36 +123,9 @@ def create_model_card(
     return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{marked.strip()}\n")
 
 
-def digest(text: str) -> str:
-    """Of a card's text below its metadata, but for the line that marks it and white space around lines."""
-    lines = (line.strip() for line in MARK.sub("", text).splitlines())
-    return hashlib.sha256("\n".join(filter(None, lines)).encode()).hexdigest()[:16]
-
-
-def is_hand_written(card: str) -> bool:
-    """Whether somebody wrote the card, or took it over by removing the line that says how it was made."""
-    return not any(mark in card for mark in GENERATED)
-
-
-def is_untouched(card: str) -> bool:
-    """Whether the text below the metadata is as a program made it, and nobody edited it since."""
-    mark = MARK.search(card)
-    if not mark:
-        return not is_hand_written(card)
-    made = DIGEST.search(mark[0])
-    return made is not None and made[1] == digest(ModelCard(card, ignore_metadata_errors=True).text)
-
-
-def merge_metadata(made: ModelCardData, there: Mapping[str, Any]) -> ModelCardData:
-    """The metadata of a new card, with what the Hub's own says beyond it: other fields, and other tags.
-
-    Figures and the model that it started from are those of the new card alone.
-    """
-    fields = made.to_dict()
-    stale = {"model-index", "base_model"}
-    merged = {name: value for name, value in there.items() if name not in stale} | fields
-    merged["tags"] = list(dict.fromkeys([*fields.get("tags", []), *there.get("tags", [])]))
-    return ModelCardData(**merged)
+def as_list(value: Any) -> list:
+    """One value, several or none of the metadata as a list."""
+    return [value] if isinstance(value, str) else list(value or ())
 
 
 def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -189,17 +158,18 @@ def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
     )
 
 
-def check_metadata(license: str | None, languages: Sequence[str]):
+def check_metadata(licences: Sequence[str], languages: Sequence[str]):
     """Raises a ValueError if the Hub would refuse a language or a licence, which spoils the whole push."""
-    strange = [code for code in languages if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", code)]
+    strange = [f"{code}" for code in languages if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", f"{code}")]
     if strange:
         raise ValueError(f"{', '.join(strange)}: the Hub takes languages as ISO 639 codes such as en, de or yue.")
-    if license is not None and license not in LICENCES:
-        close = difflib.get_close_matches(license.lower(), LICENCES, n=3)
-        raise ValueError(
-            f"{license!r}: the Hub takes licences such as apache-2.0, cc-by-4.0, or other."
-            + (f" Did you mean {' or '.join(close)}?" if close else "")
-        )
+    for licence in licences:
+        if licence not in LICENCES:
+            close = difflib.get_close_matches(f"{licence}".lower(), LICENCES, n=3)
+            raise ValueError(
+                f"{licence!r}: the Hub takes licences such as apache-2.0, cc-by-4.0, or other."
+                + (f" Did you mean {' or '.join(close)}?" if close else "")
+            )
 
 
 # What each kind of card tells of its own ---------------------------------------------------------------------------
@@ -282,7 +252,7 @@ def card_data(
     record: Record,
     scores: Sequence[Score],
     *,
-    license: str | None,
+    license: str | Sequence[str] | None,
     languages: list[str],
     datasets: Mapping[str, str | None],
 ) -> ModelCardData:
@@ -291,7 +261,7 @@ def card_data(
     tags = ["speech", "hf_ssl_speech", *(each.removeprefix("ssl-") for each in context["papers"])]
     tags += {"pretraining": ["self-supervised"], "ctc": ["ctc"], "units": ["k-means", "speech-units"]}[kind]
     return ModelCardData(
-        license=license,
+        license=license if isinstance(license, str) else as_list(license) or None,  # type: ignore[arg-type]
         language=languages or None,
         datasets=[name for name in datasets if is_hub_id(name)] or None,
         base_model=start if is_hub_id(start) else None,
@@ -355,7 +325,7 @@ def benchmark_results(scores: Sequence[Score], benchmarks: Mapping[str, str]) ->
                 task_id=task,
                 value=round(100 * score["wer"]["value"], 2),
                 date=score["date"],
-                notes=f"WER in percent, {score['decoder']['kind']} decoding",
+                notes=f"{BENCHMARK_NOTES}, {score['decoder']['kind']} decoding",
             )
             found[f"{dataset.split('/')[-1]}-{number}.yaml"] = eval_result_entries_to_yaml([entry])
     return found

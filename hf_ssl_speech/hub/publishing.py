@@ -14,21 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard, get_token
+from huggingface_hub import get_token
 
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
 from hf_ssl_speech.files import read_json, write_json
+from hf_ssl_speech.hub.card_edits import (
+    STATED,
+    is_hand_written,
+    is_untouched,
+    merge_metadata,
+    merge_own,
+    read_card,
+)
 from hf_ssl_speech.hub.card_sections import PICTURES
 from hf_ssl_speech.hub.cards import (
+    BENCHMARK_NOTES,
     CARD_FILE,
     benchmark_results,
     create_model_card,
+    fill_card,
     find_kind,
-    is_hand_written,
     is_hub_id,
-    is_untouched,
-    merge_metadata,
 )
 from hf_ssl_speech.hub.exchange import load_model, to_transformers
 from hf_ssl_speech.hub.wording import for_others
@@ -37,14 +44,12 @@ from hf_ssl_speech.recognition.normalization import NORMALIZATION_FILE
 from hf_ssl_speech.recognition.transcription import load_processor
 from hf_ssl_speech.records import RECORD_FILE, read_record
 from hf_ssl_speech.units.kmeans_units import CENTROIDS_FILE, FACTS_FILE, KMeansUnits
-from hf_ssl_speech.uploading import ACCESS_TOKEN, Pushed, PushFailed, Repository
+from hf_ssl_speech.uploading import ACCESS_TOKEN, WEIGHTS_PUSHED, Pushed, PushFailed, Repository
 
 __all__ = ["PushFailed", "Pushed", "push_to_hub"]
 
 logger = logging.getLogger(__name__)
 
-# Weights of a model, in one file or in shards: what an earlier push left of them would win over new ones.
-WEIGHTS_PUSHED = ("model.safetensors", "model.safetensors.index.json", "model-[0-9]*-of-[0-9]*.safetensors")
 UNITS_PUSHED = (CENTROIDS_FILE, FACTS_FILE)
 # All that others need, file by file. What else lies in a folder was not meant for everybody: texts and notes, settings
 # that name a language model on this machine, checkpoints, and anything pickled.
@@ -99,9 +104,9 @@ def push_to_hub(
     What goes up, and what stays here, is told in the log before. Files that an earlier push left and this one does not
     write are removed in the same commit; other files there stay.
 
-    The card is written to `README.md` in the folder (with `stock` and `encoder`, to what is pushed only); one that
-    somebody wrote by hand is left and pushed as it is. So is one that somebody wrote on the Hub, whose metadata
-    (licence, languages, data sets and more) holds wherever this push says nothing else. Started again after an
+    The card is written to `README.md` in the folder (with `stock` and `encoder`, to what is pushed only); the words of
+    one that somebody wrote by hand, here or on the Hub, are left and pushed as they are. The metadata of a card on the
+    Hub (licence, languages, data sets and more) holds wherever this push says nothing else. Started again after an
     interruption, it sends what is missing.
 
     Args:
@@ -114,7 +119,7 @@ def push_to_hub(
         revision: Branch to commit to, made if it is not there; by default the main one.
         commit_message: Of the commit.
         create_pr: Open a pull request instead, in a repository that is there.
-        replace_card: Replace the card on the Hub, whoever edited it.
+        replace_card: Replace the text of the card on the Hub, whoever edited it.
         benchmarks: Data sets with a leaderboard on the Hub that the model was evaluated on, and the task's name there.
         card: More arguments of `create_model_card`: `license`, `language`, `datasets`.
     Raises:
@@ -148,7 +153,7 @@ def push_to_hub(
             (source / RESULTS_FOLDER).mkdir(exist_ok=True)
             (source / RESULTS_FOLDER / name).write_text(yaml.safe_dump(content, sort_keys=False))
         message = commit_message or f"Upload {kind}" + (" in transformers' own form" if stock else "")
-        return repository.commit(source, list(files), message, removed=left_by_us(repository.files, kind))
+        return repository.commit(source, list(files), message, removed=left_by_us(repository, kind))
 
 
 def tell(folder: Path, kind: str, files: Iterable[str], repo_id: str):
@@ -166,41 +171,45 @@ def choose_card(source: Path, repository: Repository, replace_card: bool, card: 
     Raises:
         ValueError: If the one on the Hub was edited and can't be kept as it is.
     """
-    ours = source / CARD_FILE
-    mine = ours.read_text(encoding="utf-8") if ours.exists() else None  # only one in somebody's own words is there
+    ours, where = source / CARD_FILE, f"{CARD_FILE} of {repository.repo_id}"
+    mine = ours.read_text(encoding="utf-8-sig") if ours.exists() else None  # only one in somebody's own words is there
     there = repository.read(CARD_FILE)
-    metadata = {} if there is None or replace_card else ModelCard(there, ignore_metadata_errors=True).data.to_dict()
-    given = {name: card.get(name) or metadata.get(name) for name in ("license", "language", "datasets")}
-    made = create_model_card(source, repo_id=repository.repo_id, **{name: each for name, each in given.items() if each})
-    if there is None or replace_card or there == mine or is_untouched(there):
-        if mine is not None:
-            return False, mine
-        made.data = merge_metadata(made.data, metadata)
-        return True, str(made)
-    if is_hand_written(there) and mine is None:
+    theirs = None if there is None else read_card(there, where)
+    metadata = theirs.data.to_dict() if theirs else {}
+    given = {name: card.get(name) or metadata.get(name) for name in STATED}
+    made = fill_card(source, repo_id=repository.repo_id, **{name: each for name, each in given.items() if each})
+    own = None if mine is None else read_card(mine, f"{CARD_FILE} here")
+    same_text = theirs and own and theirs.text.strip() == own.text.strip()
+    if theirs is None or replace_card or same_text or is_untouched(there):
+        if own is None:
+            made.data = merge_metadata(made.data, metadata)
+            return True, str(made)
+        before = own.data.to_dict()
+        own.data = merge_own(own.data, made.data, metadata, {name for name in STATED if card.get(name)})
+        return False, mine if own.data.to_dict() == before else str(own)
+    if is_hand_written(there) and own is None:
         logger.warning(f"The card of {repository.repo_id} is in somebody's own words, and stays; look at its figures.")
-        kept = ModelCard(there, ignore_metadata_errors=True)
-        kept.data = merge_metadata(made.data, metadata)
-        return False, str(kept)
+        theirs.data = merge_metadata(made.data, metadata)
+        return False, str(theirs)
     raise ValueError(
-        f"The card {CARD_FILE} of {repository.repo_id} was edited on the Hub, and this push would replace it. To keep "
-        f"it, remove the line there that begins with '<!-- Made by', and leave no {CARD_FILE} in your own words here. "
-        "To replace it, set replace_card."
+        f"The card {where} was edited on the Hub, and this push would replace it. To keep it, remove the line there "
+        f"that begins with '<!-- Made by', and leave no {CARD_FILE} in your own words here. To replace it, set "
+        "replace_card."
     )
 
 
-def left_by_us(files: Iterable[str], kind: str) -> list[str]:
+def left_by_us(repository: Repository, kind: str) -> list[str]:
     """What an earlier push may have left in a repository, of its files.
 
     Weights of a model always count: those of another form would be loaded instead of the new ones. Other files count
-    only where a record says that we pushed before. A unit set beside a model has a push of its own, and stays.
+    only where a record says that we pushed before, results on leaderboards only if they are ours. A unit set beside a
+    model has a push of its own, and stays.
     """
-    files = list(files)
-    names = () if kind == "units" else WEIGHTS_PUSHED
-    if RECORD_FILE in files:
-        names = [name for name in PUBLISHED if name not in UNITS_PUSHED]
-        names.append(f"{RESULTS_FOLDER}/*-[0-9]*.yaml")
-    return [file for file in files if any(fnmatch(file, name) for name in names)]
+    if RECORD_FILE not in repository.files:
+        return [] if kind == "units" else repository.holding(*WEIGHTS_PUSHED)
+    results = repository.holding(f"{RESULTS_FOLDER}/*-[0-9]*.yaml")
+    ours = [name for name in results if f"notes: {BENCHMARK_NOTES}" in (repository.read(name) or "")]
+    return ours + repository.holding(*(name for name in PUBLISHED if name not in UNITS_PUSHED))
 
 
 def export_stock(folder: str | os.PathLike, target: str | os.PathLike, **card: Any) -> Path:

@@ -21,6 +21,7 @@ from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import initialize
 from hf_ssl_speech.models.sizes import OtherSizes, check_sizes
 from hf_ssl_speech.models.transformer import Transformer
+from hf_ssl_speech.uploading import WEIGHTS_PUSHED, Repository
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,33 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         if readable and state_dict is None and not rest[0].ignore_mismatched_sizes:
             check_sizes(model, cls.base_model_prefix, files)
         return super()._load_pretrained_model(model, state_dict, files, *rest)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, **settings) -> str:
+        """Puts the bare model into a repository, as in transformers; other files there stay.
+
+        Weights that an earlier push left are removed in the same commit. `hf_ssl_speech.push_to_hub` publishes the
+        folder of a run, with a card made from its records.
+
+        Args:
+            repo_id: `name` or `owner/name`.
+            private: Whether a new repository is; by default as its owner has it.
+            settings: `token`, `revision`, `commit_message`, `create_pr`, `max_shard_size` and `tags`.
+        Raises:
+            ValueError: If `private` is asked of a public repository.
+            PushFailed: If the Hub can't be reached or refuses.
+        """
+        if private:
+            Repository(repo_id, private=True, token=settings.get("token"), create_pr=settings.get("create_pr", False))
+        return super().push_to_hub(repo_id, private=private, **settings)
+
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, commit_message=None, **settings) -> str:
+        """What transformers calls at the end of a push; its own leaves the weights of an earlier push, which win."""
+        settings.pop("commit_description", None)
+        repository = Repository(repo_id, kept="the model", **settings)
+        modified = self._get_files_timestamps(working_dir).items()
+        files = [file for file, time in modified if time > files_timestamps.get(file, -1.0)]
+        removed = repository.holding(*WEIGHTS_PUSHED)
+        return repository.commit(working_dir, files, commit_message or "Upload model", removed=removed).commit
 
     @overload
     def num_frames(self, num_samples: int) -> int: ...
