@@ -77,7 +77,7 @@ def test_what_is_pushed_is_what_loads_in_a_fresh_process(hub, tmp_path, make_tin
     push_to_hub(units, "me/units", encoder="me/encoder")
     make_processor(tmp_path / "processor").push_to_hub("me/processor")
     make_tiny(SSLHubertModel).push_to_hub("me/bare")
-    KMeansUnits.from_pretrained(units).push_to_hub("me/bare-units")
+    KMeansUnits.from_pretrained(units).push_to_hub("me/bare-units", encoder="me/encoder")
 
     script = Path(__file__).with_name("load_from_hub.py")
     environment = os.environ | {
@@ -390,6 +390,20 @@ def test_bare_units_take_the_same_way_to_the_hub(hub, tmp_path):
     assert set(hub.repositories["me/e"].branches["draft"]) == {"kmeans.json", "kmeans.safetensors"}
     with pytest.raises(PushFailed, match="may not write to you/d"):
         units.push_to_hub("you/d")
+
+
+def test_units_of_an_encoder_that_nobody_else_has_are_refused_on_every_way(hub, tmp_path):
+    source = HiddenFeatures.from_pretrained(make_encoder(tmp_path / "encoder"), 1, device="cpu")
+    folder = make_ctc(tmp_path / "ctc")
+    units = KMeansUnits.from_pretrained(make_units(folder, source))
+    for push in (units.push_to_hub, lambda *names, **options: push_to_hub(folder, *names, **options)):
+        with pytest.raises(ValueError, match=r"made of .*encoder, which nobody else has.* name its repository"):
+            push("me/units")
+        assert not hub.repositories.pop("me/units", None)
+        push("me/units", encoder="me/encoder")
+        facts = hub.repositories.pop("me/units").files["kmeans.json"].decode()
+        assert json.loads(facts)["features"]["encoder"] == "me/encoder" and str(tmp_path) not in facts
+    assert "kmeans.json" not in push_to_hub(folder, "me/stock", stock=True).files
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_the_metric_names_the_utterance_whose_labels_do_not_pair(metric):
 def test_silence_and_noise_are_known_in_the_spellings_of_other_corpora():
     silent = ["", " ", "sil", "SIL", "<sil>", "sp", "spn", "SPN_S", "SIL_B", "NSN", "h#", "pau", "epi", "<p:>",
               "VOCNOISE", "{B_TRANS}", "<EXCLUDE-name>", "IVER", "+BREATH+", "#", "_", "<eps>", "LAUGH",
-              "[noise]"]  # fmt: skip
+              "[noise]", "<SPOKEN_NOISE>", "<unk>", "<v-noise>", "<oov>", None]  # fmt: skip
     assert not [label for label in silent if not is_silence(label)]
     phones = ["S", "SH", "S_B", "AA1_I", "p", "P_E", "n", "q", "bcl", "ax-h", "eh", "N", "ʔ", "s", "i_B", "NG", "ER0"]
     assert not [label for label in phones if is_silence(label)]

@@ -37,11 +37,13 @@ from hf_ssl_speech.data.shards import is_address, load_shards
 from hf_ssl_speech.data.tables import TABLE_SUFFIXES
 from hf_ssl_speech.file_names import expanded
 from hf_ssl_speech.files import naming_the_file
+from hf_ssl_speech.records import HUB_ID
 
 logger = logging.getLogger(__name__)
 
 # No character of it means anything to a pattern, an address or the environment.
 PLAIN_PATH = re.compile(r"[\w /.,=+@()-]*")
+FILE_SUFFIXES = {".parquet", ".arrow", ".tar", *AUDIO_SUFFIXES, *TABLE_SUFFIXES}
 
 
 def load_speech(
@@ -150,7 +152,7 @@ def _load_one(source: str, split: str, name: str | None, streaming: bool) -> Ite
 def _names_files(source: str) -> bool:
     """Whether a source, which is no folder, is a file or a pattern of files, and not the name of a dataset."""
     suffix = Path(source).suffix.lower()
-    known = {".parquet", ".tar", *AUDIO_SUFFIXES, *TABLE_SUFFIXES}
+    known = FILE_SUFFIXES - {".arrow"}
     return os.path.isfile(source) or glob.has_magic(source) or suffix in known
 
 
@@ -283,3 +285,13 @@ def _load_files(files: Sequence[str], source: str, streaming: bool) -> list[Any]
     raise ValueError(
         f"Got files {sorted(suffixes)} at {source!r}; expected Parquet only or audio only, or tables that name audio."
     )
+
+
+def is_hub_id(name: Any) -> bool:
+    """Whether a name has the form `owner/name` of a repository, and is nothing on a disk.
+
+    Records tell what was read from a disk by its whole path (see `as_path`); where older ones don't, a name that ends
+    like a file's is one.
+    """
+    has_form = isinstance(name, str) and HUB_ID.fullmatch(name) is not None
+    return has_form and Path(name).suffix.lower() not in FILE_SUFFIXES and not Path(name).exists()

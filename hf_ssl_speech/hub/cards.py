@@ -12,8 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hf_ssl_speech.data.folders import AUDIO_SUFFIXES
-from hf_ssl_speech.data.tables import TABLE_SUFFIXES
+from hf_ssl_speech.data.sources import is_hub_id
 from hf_ssl_speech.evaluation.comparison import SCORES_FILE, read_scores
 from hf_ssl_speech.files import naming_the_file, read_json
 from hf_ssl_speech.hub.card_edits import MARK, digest
@@ -40,7 +39,7 @@ from hf_ssl_speech.markdown import plain, quoted, table
 from hf_ssl_speech.models.classes import config_class_of
 from hf_ssl_speech.models.installing import install_command
 from hf_ssl_speech.recipes.iterations_report import UNITS_GLOSSARY
-from hf_ssl_speech.records import HUB_ID, Record, Score, UnitFacts, as_record, complete, read_record
+from hf_ssl_speech.records import Record, Score, UnitFacts, as_record, complete, read_record
 from hf_ssl_speech.training.paper_settings import compare_with_paper
 from hf_ssl_speech.units.kmeans_units import FACTS_FILE
 
@@ -50,7 +49,6 @@ PACKAGE = Path(__file__).parents[1]
 TEMPLATES = [PACKAGE / "model_cards", PACKAGE.parent / "model_cards"]
 NOT_STATED = "not stated"
 BENCHMARK_NOTES = "WER in percent"  # begins the notes of our entries on leaderboards
-FILE_SUFFIXES = {".parquet", ".arrow", *AUDIO_SUFFIXES, *TABLE_SUFFIXES}
 MEASURES_GLOSSARY = {
     "ssl-wav2vec2": "Accuracy: how often, of the true hidden frame and the negatives, the model picks the true one; "
     "chance: how often a blind guess would. Codebook entries in use: perplexity of the hard choices of each group.",
@@ -334,13 +332,3 @@ def benchmark_results(scores: Sequence[Score], benchmarks: Mapping[str, str]) ->
 def _source(score: Score) -> str:
     source = score["data"]["source"]
     return source if isinstance(source, str) else " ".join(source)
-
-
-def is_hub_id(name: Any) -> bool:
-    """Whether a name has the form `owner/name` of a repository, and is nothing on a disk.
-
-    Records tell what was read from a disk by its whole path (see `as_path`); where older ones don't, a name that ends
-    like a file's is one.
-    """
-    has_form = isinstance(name, str) and HUB_ID.fullmatch(name) is not None
-    return has_form and Path(name).suffix.lower() not in FILE_SUFFIXES and not Path(name).exists()

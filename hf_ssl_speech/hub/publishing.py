@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ from hf_ssl_speech.hub.cards import (
     create_model_card,
     fill_card,
     find_kind,
-    is_hub_id,
 )
 from hf_ssl_speech.hub.exchange import load_model, to_transformers
 from hf_ssl_speech.hub.wording import for_others
@@ -243,38 +241,30 @@ def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
     """
     kind, facts = find_kind(folder)
     check_folder(folder, kind)
-    if kind == "units":
-        if stock:
-            raise ValueError(f"{folder} holds units: transformers has no form of its own for them.")
-        source = facts["features"]["encoder"]
-        if facts["features"]["kind"] == "hidden" and not is_hub_id(encoder or source):
-            raise ValueError(
-                f"These units are made of {source}, which nobody else has: push that encoder first, and name its "
-                "repository with `encoder`."
-            )
-    another_form = stock or (encoder is not None and kind == "units")  # whose weights are written anew
+    if kind == "units" and stock:
+        raise ValueError(f"{folder} holds units: transformers has no form of its own for them.")
+    # A set beside a model goes along, but for a push in transformers' own form.
+    has_units = not stock and (folder / FACTS_FILE).exists()
+    units = KMeansUnits.from_pretrained(folder).for_others(encoder) if has_units else None
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary, folder.resolve().name)
         target.mkdir()
         for path in published_files(folder):
             if path.name in RECORDS:
                 write_json(for_others(read_json(path, "a record", RECORDS[path.name])), target / path.name)
+            elif path.name in UNITS_PUSHED:
+                continue  # written anew below
             elif path.suffix == ".safetensors":
-                if not another_form:
+                if not stock:
                     (target / path.name).symlink_to(path.resolve())
             elif path.name.endswith(".index.json"):
-                if not another_form:
-                    shutil.copy(path, target)
-            elif path.name == FACTS_FILE and kind != "units":
                 if not stock:
                     shutil.copy(path, target)
             elif path.name != CARD_FILE or is_hand_written(path.read_text(encoding="utf-8")):
                 shutil.copy(path, target)
         if stock:
             save_stock(folder, facts, target)
-        elif another_form:
-            units = KMeansUnits.from_pretrained(folder)
-            units.features = replace(units.features, encoder=encoder)
+        elif units:
             units.save_pretrained(target)
         yield target
 

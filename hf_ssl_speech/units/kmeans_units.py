@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.features import FeatureSource, FeatureStream, SpeechFeatures, open_features
 from hf_ssl_speech.data.processes import in_several_processes
+from hf_ssl_speech.data.sources import is_hub_id
 from hf_ssl_speech.files import as_dataclass, naming_the_file, read_json, write_json
 from hf_ssl_speech.models.finite import check_finite
 from hf_ssl_speech.units.kmeans import fit_kmeans
@@ -222,10 +223,29 @@ class KMeansUnits:
             )
         return units
 
+    def for_others(self, encoder: str | None = None) -> KMeansUnits:
+        """The set as it may be published: units of a hidden layer name an encoder that others can load, too.
+
+        Args:
+            encoder: The repository of the encoder, if the set names a folder of this machine.
+        Raises:
+            ValueError: If the encoder is on this machine only.
+        """
+        if self.features.kind == "mfcc":
+            return self
+        encoder = encoder or self.features.encoder
+        if not is_hub_id(encoder):
+            raise ValueError(
+                f"These units are made of {encoder}, which nobody else has: push that encoder first, and name its "
+                "repository with `encoder`."
+            )
+        return KMeansUnits(self.centroids, self.counts, replace(self.features, encoder=encoder), self.facts)
+
     def push_to_hub(
         self,
         repo_id: str,
         *,
+        encoder: str | None = None,
         private: bool | None = None,
         token: str | None = None,
         revision: str | None = None,
@@ -236,6 +256,7 @@ class KMeansUnits:
 
         Args:
             repo_id: `name` or `owner/name`.
+            encoder: For units of a hidden layer: the repository of the encoder, whose folder only this machine has.
             private: Whether a new repository is; by default as its owner has it.
             token: Instead of the one logged in with.
             revision: Branch to commit to; by default the main one.
@@ -244,14 +265,15 @@ class KMeansUnits:
         Returns:
             The address of the commit.
         Raises:
-            ValueError: If `private` is asked of a public repository.
+            ValueError: If `private` is asked of a public repository, or the encoder is on this machine only.
             PushFailed: If the Hub can't be reached or refuses.
         """
+        published = self.for_others(encoder)
         repository = Repository(
             repo_id, private=private, token=token, revision=revision, create_pr=create_pr, kept="the unit set"
         )
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
+            published.save_pretrained(folder)
             message = commit_message or f"Upload {self.num_units} k-means units"
             return repository.commit(folder, [CENTROIDS_FILE, FACTS_FILE], message).commit
 

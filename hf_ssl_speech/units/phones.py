@@ -22,7 +22,7 @@ SILENCE = "SIL"
 NO_PHONES = {
     "", "sil", "silence", "sp", "spn", "nsn", "noi", "noise", "pau", "pause", "epi", "h#", "#h", "#", "_", "eps",
     "nib", "usb", "lau", "laugh", "laughter", "vocnoise", "iver", "unknown", "exclude", "cutoff", "b_trans",
-    "e_trans", "breath", "cough", "smack", "nonspeech",
+    "e_trans", "breath", "cough", "smack", "nonspeech", "spoken_noise", "v-noise", "unk", "oov",
 }  # fmt: skip
 BRACKETS = "<>[](){}+*~ \t"
 # WebMAUS's pause and the ends of a sentence in CMU Sphinx; without brackets these are phones: p: is a long p.
@@ -37,14 +37,14 @@ SLACK_SECONDS, ROUNDING_SECONDS = 0.1, 1e-3
 NAMED = 5
 
 
-def is_silence(phone: str, others: Collection[str] = ()) -> bool:
+def is_silence(phone: str | None, others: Collection[str] = ()) -> bool:
     """Whether a label means silence or noise instead of a phone.
 
     Args:
-        phone: As an alignment gives it.
+        phone: As an alignment gives it; none is the empty name.
         others: More labels that do, spelt as they are there.
     """
-    label = WORD_POSITION.sub("", phone.strip()).casefold()
+    label = WORD_POSITION.sub("", (phone or "").strip()).casefold()
     plain = label.strip(BRACKETS) or label  # in X-SAMPA { and } are vowels
     in_brackets = plain != label
     first, hyphen, _ = plain.partition("-")
@@ -152,7 +152,7 @@ def check_phones(
         check_end(row, length, name)
         report.utterances += 1
         report.phones += len(row)
-        report.silence.update(phone["phone"] for phone in row if is_silence(phone["phone"], silence))
+        report.silence.update(phone["phone"] or "" for phone in row if is_silence(phone["phone"], silence))
         report.empty += [f"{each['phone']!r} at {each['start']:g} s of {name}" for each in row if _is_empty(each)]
         reached = ordered[0]["start"] if ordered else 0.0
         for phone in ordered:
