@@ -110,6 +110,16 @@ def test_a_tie_that_once_was_missed_is_won():
     assert scores.sum() == -4
 
 
+def test_a_text_that_the_logits_rule_out_gets_no_other_path():
+    alphabet = SimpleNamespace(blank=0, delimiter=None, wildcard=3)
+    logs = torch.zeros(4, 3)
+    logs[:, 2] = -float("inf")
+    assert torch.unique_consecutive(align_tokens(logs, [1], alphabet)[0]).tolist().count(1) == 1
+    for ids in ([1, 2], [2]):
+        with pytest.raises(ValueError, match="rule out a character of it"):
+            align_tokens(logs, ids, alphabet)
+
+
 def test_an_alignment_needs_far_less_memory_than_a_step_for_each_token_and_frame(alphabet):
     frames, tokens = 4_000, 1_000
     logits = torch.zeros(frames, len(TOKENS)).log_softmax(-1)

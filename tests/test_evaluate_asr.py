@@ -402,6 +402,10 @@ def test_a_language_that_a_model_does_not_take_is_refused(whisper, make_ctc, eva
     ]
     with pytest.raises(ValueError, match="has no adapters for languages, so none can be chosen"):
         evaluate_asr(["--models", make_ctc(HubertForCTC, "stock"), *arguments])
+    arguments[-1] = "en"
+    with pytest.raises(ValueError, match="has no adapters for languages, so none can be chosen"):
+        evaluate_asr(["--models", whisper, make_ctc(HubertForCTC, "stock"), *arguments])
+    assert not (tmp_path / "whisper" / "scores.json").exists(), "it is told before any model is scored"
 
 
 def test_whisper_that_never_ends_a_text_is_stopped_and_named(tmp_path, randomize, evaluation_set, caplog, monkeypatch):

@@ -91,12 +91,17 @@ def main(argv: list[str]):
     from hf_ssl_speech.evaluation.recognizers import is_seq2seq
     from hf_ssl_speech.evaluation.report import comparison_report, write_report
     from hf_ssl_speech.recognition.normalization import TextNormalization
+    from hf_ssl_speech.recognition.transcription import load_processor
     from hf_ssl_speech.training.lock import hold
 
     log_on_the_first_process()
     hold(args.output_dir)
 
-    seq2seq = {name: is_seq2seq(name) for name in args.models}  # before any is scored: all of them are there
+    # Before any is scored: all of them are there, and take the language.
+    seq2seq = {name: is_seq2seq(name) for name in args.models}
+    for name in args.models if args.language else ():
+        if not seq2seq[name]:
+            load_processor(name, args.language)
 
     # Data: rows that can't be scored are named, counted and left out for all models.
     evaluation_set = load_evaluation_set(

@@ -290,7 +290,8 @@ def align_tokens(log_probabilities: Tensor, ids: Sequence[int], alphabet: Alphab
         The id of each frame, `(frames,)`, silence as blanks but for the delimiters in `ids`; and the natural logarithms
         of their probabilities, float64 `(frames,)`, whose sum is the path's.
     Raises:
-        ValueError: If there are too few frames: one for each token, and one more between equal ones. If they hold NaN.
+        ValueError: If there are too few frames: one for each token, and one more between equal ones. If they hold NaN,
+            or no path writes the tokens, as minus infinity rules one out.
     """
     check_finite(log_probabilities, LOGITS, logarithms=True)
     needed = int(frames_needed(torch.tensor(ids)))
@@ -328,6 +329,8 @@ def _best_states(emissions: np.ndarray, tokens: np.ndarray, columns: np.ndarray,
     bests = [best]  # at the first frame of each block, and at the last of all
     for start in range(0, len(emissions), block):
         bests.append(_run_block(bests[-1], emissions[start + 1 : start + block + 1], columns, skip_costs))
+    if np.isinf(bests[-1][-2:]).all():
+        raise ValueError("It can't be what is said: the model's logits rule out a character of it, by minus infinity.")
     states = np.zeros(len(emissions), np.int64)
     states[-1] = len(tokens) - 1 - bests.pop()[::-1][:2].argmax()
     for start in range(len(emissions) - 1 - (len(emissions) - 1) % block, -1, -block):
