@@ -17,7 +17,7 @@ from datasets import Dataset, IterableDataset
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.pieces import recording_name
 from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, split_facts, stream_facts
-from hf_ssl_speech.data.rows import most_unusable
+from hf_ssl_speech.data.rows import TOO_SHORT, most_unusable, share_with_short
 from hf_ssl_speech.data.sources import available_splits, load_speech
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
 
@@ -148,15 +148,16 @@ def check_skipped(
         ValueError: If more rows are left out, unless `args.preflight_only`.
     """
     max_share, min_seconds = data_args.max_skipped_share, args.min_seconds
-    if report.num_skipped <= most_unusable(report.total, max_share):
+    short = sum(len(names) for reason, names in report.skipped.items() if reason.startswith(TOO_SHORT))
+    damaged, most = report.num_skipped - short, most_unusable(report.total, max_share)
+    if damaged <= most and report.num_skipped <= max(most, share_with_short(max_share) * report.total):
         return {}
-    short = sum(len(names) for reason, names in report.skipped.items() if reason.startswith("too short"))
     way_out = "mend the data or the settings"
     if 2 * short > report.num_skipped:
         way_out = f"lower min_seconds={min_seconds:g}"
     problem = (
         f"{report.num_skipped / report.total:.1%} of the {part} rows can't be used, more than "
-        f"max_skipped_share={max_share:.1%}: {report}. {hint}{way_out.capitalize()}, or raise max_skipped_share."
+        f"max_skipped_share={max_share:.1%} allows: {report}. {hint}{way_out.capitalize()}, or raise max_skipped_share."
     )
     if not getattr(args, "preflight_only", False):
         raise ValueError(problem)
