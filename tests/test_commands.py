@@ -243,3 +243,14 @@ def test_help_and_errors_name_the_command_and_one_spelling(capsys, monkeypatch):
     assert help_of("align", capsys).startswith("usage: hf-ssl-speech align [CONFIG]")
     with pytest.raises(SystemExit, match=r"required: --model, --data, --output_dir\. "):
         main(["align"])
+
+
+@pytest.mark.parametrize("name", ["/no/such", "./such", "a/b/c", "runs/such"])
+def test_a_folder_that_is_not_there_is_told_without_asking_the_hub(name, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", pytest.fail)
+    words = ["--data", "speech", "--output_dir", "out"]
+    for command in (["transcribe", name, "x.wav"], ["evaluate", "--models", name, *words]):
+        with pytest.raises(SystemExit, match=f"There is no folder {name}"):
+            main(command)
