@@ -1,6 +1,7 @@
 """The command `hf-ssl-speech`: its help, its errors, its configurations, and several processes."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -153,6 +154,28 @@ def test_threads_wait_without_taking_the_cores_unless_the_user_has_said_otherwis
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert in_a_process(WAIT_POLICY).stdout.strip() == "PASSIVE"
     assert in_a_process(WAIT_POLICY, OMP_WAIT_POLICY="ACTIVE").stdout.strip() == "ACTIVE"
+
+
+PAGES_TAKEN_ANEW = """
+import resource
+import numpy as np
+from hf_ssl_speech.commands.allocation import keep_memory
+print(keep_memory())
+for step in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**24)  # 128 MB, 32,768 pages of 4 kB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no such settings")
+def test_memory_stays_with_the_process_for_the_next_step_unless_the_user_has_said_otherwise(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    done, taken = in_a_process(PAGES_TAKEN_ANEW).stdout.split()
+    assert done == "True" and int(taken) < 50
+    # As NumPy asks for huge pages, each of which is taken at once, pages are fewer than 32,768.
+    done, taken = in_a_process(PAGES_TAKEN_ANEW, GLIBC_TUNABLES="glibc.malloc.mmap_threshold=100000").stdout.split()
+    assert done == "False" and int(taken) >= 50
 
 
 def test_the_package_is_imported_in_an_instant_and_its_models_are_known_all_the_same():
