@@ -18,7 +18,9 @@ from hf_ssl_speech.commands.launching import take_launch_options
 from hf_ssl_speech.commands.main import COMMANDS, main, overview, run
 
 ROOT = Path(__file__).parents[1]
-OF_DATACLASSES = {"pretrain", "units", "hubert", "finetune", "evaluate", "ngram", "tune-decoder", "align"}
+OF_DATACLASSES = {
+    "pretrain", "units", "hubert", "finetune", "label-efficiency", "evaluate", "ngram", "tune-decoder", "align",
+}  # fmt: skip
 
 
 def help_of(name, capsys, option="--help") -> str:

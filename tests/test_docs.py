@@ -18,7 +18,7 @@ from hf_ssl_speech.commands.main import COMMANDS, main
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 HERE = ["README.md", "docs/hubert.md", "docs/few_labels.md"]  # other pages with code have tests of their own
-SETTINGS_OF_TRAINER = ("pretrain", "units", "hubert", "finetune")
+SETTINGS_OF_TRAINER = ("pretrain", "units", "hubert", "finetune", "label-efficiency")
 COMMAND = re.compile(r"hf-ssl-speech ([a-z-]+)([^\n`#|]*)")
 
 

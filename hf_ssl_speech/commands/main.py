@@ -19,6 +19,7 @@ COMMANDS = {
     "units": "Make the units that HuBERT learns to predict, and measure them.",
     "hubert": "Train HuBERT in several iterations, units included, from raw audio.",
     "finetune": "Fine-tune an encoder on transcribed speech with CTC.",
+    "label-efficiency": "Fine-tune on less and more labels, and draw the errors against minutes of labels.",
     "transcribe": "Write what is said in audio files, with a fine-tuned recogniser.",
     "evaluate": "Score recognisers side by side on the same audio.",
     "ngram": "Make an n-gram language model from text, for beam search.",
@@ -30,7 +31,7 @@ COMMANDS = {
     "configs": "List the configurations that come with the package, print or copy one.",
     "make-speech": "Make a speech corpus on the spot, for a trial without any download.",
 }
-SEVERAL_PROCESSES = {"pretrain", "units", "hubert", "finetune"}
+SEVERAL_PROCESSES = {"pretrain", "units", "hubert", "finetune", "label-efficiency"}
 
 
 def main(argv: Sequence[str] | None = None):

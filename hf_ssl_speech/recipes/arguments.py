@@ -1,8 +1,9 @@
-"""The settings of units and of HuBERT's iterations."""
+"""The settings of units, of HuBERT's iterations and of label efficiency."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 
@@ -136,3 +137,55 @@ class UnitArguments:
     abx: bool = field(
         default=False, metadata={"help": "Measure ABX on the validation data, which needs `phones` and `speaker`."}
     )
+
+
+@dataclass
+class LabelEfficiencyArguments:
+    """What is fine-tuned on how many labels, and what is scored."""
+
+    starts: list[str] = field(
+        metadata={
+            "help": "What is fine-tuned: NAME=CHECKPOINT (folder or Hub id, ours or stock), and `scratch` for fresh "
+            "weights, which have the architecture of the first checkpoint, or without any that of preset and config."
+        }
+    )
+    minutes: list[str] = field(
+        metadata={"help": "Minutes of transcribed speech to learn from, or `all`; smaller amounts are part of larger."}
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2],
+        metadata={"help": "Each decides which rows are taken, and the seed of the training."},
+    )
+    test_data: list[str] | None = field(
+        default=None, metadata={"help": "Data that is only scored (default: train_data, of which another split)."}
+    )
+    test_split: str | None = field(default=None, metadata={"help": "Split of test_data (default: test, or its only)."})
+    held_out_share: float = field(
+        default=0.1,
+        metadata={
+            "help": "Without validation_data: share of the training rows that validates, chosen by a hash of the names."
+        },
+    )
+    speaker_column: str = field(
+        default="speaker", metadata={"help": "Column with the speakers, who are all heard as far as the minutes go."}
+    )
+
+    def __post_init__(self):
+        if len(self.named_starts) < len(self.starts):
+            raise ValueError(f"starts names one start twice: {' '.join(self.starts)}.")
+        for amount in self.minutes:
+            try:
+                known = amount == "all" or float(amount) > 0
+            except ValueError:
+                known = False
+            if not known:
+                raise ValueError(f"minutes holds {amount!r}: give numbers above 0, or `all`.")
+
+    @property
+    def named_starts(self) -> dict[str, str | None]:
+        """The checkpoint of each start by the start's name; None for fresh weights."""
+        found: dict[str, str | None] = {}
+        for start in self.starts:
+            name, equals, path = start.partition("=")
+            found[name if equals else Path(start).name] = path or (None if start == "scratch" else start)
+        return found

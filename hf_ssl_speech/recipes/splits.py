@@ -100,6 +100,34 @@ def load_split(
     return Split(dataset, facts)
 
 
+def hold_out(split: Split, share: float, part: str = "validation") -> tuple[Split, Split]:
+    """Parts rows into those to learn from and those held out, by a hash of their names: the same in every run.
+
+    Args:
+        split: Prepared rows.
+        share: About how many of the rows are held out.
+        part: What they are held out for; other parts get other rows.
+    Raises:
+        ValueError: If no row is left on one side.
+    """
+    hashes = (blake2b(f"{part} {name}".encode(), digest_size=8).digest() for name in split.rows["name"])
+    chosen = np.array([int.from_bytes(each, "little") < share * 2**64 for each in hashes])
+    if chosen.all() or not chosen.any():
+        raise ValueError(
+            f"Of {len(chosen):,} training rows, {chosen.sum():,} are held out for {part} with a share of {share:g}: "
+            f"give {part}_data, or another share."
+        )
+    kept, held_out = (split.rows.select(np.flatnonzero(is_there)) for is_there in (~chosen, chosen))
+    logger.info(f"{part}: {chosen.sum():,} rows held out of the training data, by a hash of their names")
+    facts = part_facts(split.facts, held_out) | {"held_out_of_train": share}
+    return Split(kept, part_facts(split.facts, kept)), Split(held_out, facts)
+
+
+def part_facts(facts: dict[str, Any], rows: Dataset) -> dict[str, Any]:
+    """The facts of some rows of a split: what was left out of it was left out before."""
+    return facts | split_facts(facts["source"], rows, SkipReport(len(rows)))
+
+
 def check_skipped(report: SkipReport, part: str, max_share: float, min_seconds: float, hint: str = ""):
     """Ends a run over data of which too much can't be used, whatever the run is.
 
@@ -144,13 +172,26 @@ def _split_of(part: str, data_args: SpeechDataArguments) -> str:
         return asked
     source = getattr(data_args, f"{part}_data")
     splits = available_splits(source, data_args.dataset_config)
-    found = next((name for name in VALIDATION_SPLITS if name in splits), splits[0] if len(splits) == 1 else None)
+    return find_split(part, source, splits, VALIDATION_SPLITS)
+
+
+def find_split(part: str, source: Sequence[str], splits: Sequence[str], usual: Sequence[str]) -> str:
+    """The split that must be meant where none is named: the first of the usual ones that is there, or the only one.
+
+    Args:
+        part: `validation` or `test`, for the log.
+        source, splits: The data, and the splits that it has.
+        usual: How such a split is usually called.
+    Raises:
+        ValueError: If it is not clear.
+    """
+    found = next((name for name in usual if name in splits), splits[0] if len(splits) == 1 else None)
     if found is None:
         raise ValueError(
-            f"{' '.join(source)} has the splits {splits}, none of them one of {list(VALIDATION_SPLITS)}: say which to "
-            "evaluate on with `validation_split`."
+            f"{' '.join(source)} has the splits {splits}, none of them one of {list(usual)}: say which to "
+            f"evaluate on with `{part}_split`."
         )
-    logger.info(f"validation_split is not given: the {part} data is the split {found!r} of {' '.join(source)}.")
+    logger.info(f"{part}_split is not given: the {part} data is the split {found!r} of {' '.join(source)}.")
     return found
 
 
