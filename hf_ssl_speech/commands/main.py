@@ -20,6 +20,7 @@ COMMANDS = {
     "hubert": "Train HuBERT in several iterations, units included, from raw audio.",
     "finetune": "Fine-tune an encoder on transcribed speech with CTC.",
     "label-efficiency": "Fine-tune on less and more labels, and draw the errors against minutes of labels.",
+    "probe": "Tell what frozen encoders know of speakers, languages, keywords or phones.",
     "transcribe": "Write what is said in audio files, with a fine-tuned recogniser.",
     "evaluate": "Score recognisers side by side on the same audio.",
     "ngram": "Make an n-gram language model from text, for beam search.",

@@ -257,9 +257,12 @@ class HiddenFeatures(SpeechFeatures):
         if lengths.min() < lengths.max():
             mask = frame_mask(lengths, padded.shape[1]).long().to(self.device)
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            hidden = _hidden_state(self.model, self.layer, padded, mask).float()  # (batch, frames, width)
+            hidden = self._hidden(padded, mask).float()  # (batch, frames, width)
         frames = num_frames(lengths, self.conv_layers).tolist()
         return [row[:length] for row, length in zip(hidden, frames)]
+
+    def _hidden(self, waveforms: Tensor, mask: Tensor | None) -> Tensor:
+        return _hidden_state(self.model, self.layer, waveforms, mask)
 
 
 def open_features(description: FeatureDescription, **settings) -> SpeechFeatures:

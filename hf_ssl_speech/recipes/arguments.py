@@ -1,4 +1,4 @@
-"""The settings of units, of HuBERT's iterations and of label efficiency."""
+"""The settings of units, of HuBERT's iterations, of label efficiency and of probes."""
 
 from __future__ import annotations
 
@@ -184,8 +184,81 @@ class LabelEfficiencyArguments:
     @property
     def named_starts(self) -> dict[str, str | None]:
         """The checkpoint of each start by the start's name; None for fresh weights."""
-        found: dict[str, str | None] = {}
-        for start in self.starts:
-            name, equals, path = start.partition("=")
-            found[name if equals else Path(start).name] = path or (None if start == "scratch" else start)
-        return found
+        return {name: None if name == each == "scratch" else each for name, each in named(self.starts).items()}
+
+
+@dataclass
+class ProbeArguments:
+    """What is read off which features, and how."""
+
+    output_dir: str = field(
+        metadata={"help": "Folder for the results; those of several tasks may share one, and make one table."}
+    )
+    label_column: str = field(
+        metadata={
+            "help": "Column with what is to be told: speaker, language, text, ... (one class for each row), or phones "
+            "(a sequence, told by CTC)."
+        }
+    )
+    encoders: list[str] = field(
+        default_factory=list, metadata={"help": "NAME=CHECKPOINT of each frozen encoder, ours or stock."}
+    )
+    baselines: list[str] = field(
+        default_factory=lambda: ["untrained", "mfcc", "mel"],
+        metadata={
+            "help": "What encoders are compared with: mfcc (39 values), mel (80 bands), and untrained (fresh weights "
+            "with the architecture of the first encoder)."
+        },
+    )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of the task in the table (default: SUPERB's: PR for phones, SID for speaker, LID for "
+            "language, KS for text or keyword, ER for emotion, else the column's name)."
+        },
+    )
+    test_data: list[str] | None = field(
+        default=None, metadata={"help": "Data that is only scored (default: train_data, of which another split)."}
+    )
+    test_split: str | None = field(default=None, metadata={"help": "Split of test_data (default: test, or its only)."})
+    held_out_share: float = field(
+        default=0.1,
+        metadata={
+            "help": "Share of the training rows, chosen by a hash of their names, that validates where there is no "
+            "validation_data, and, with --test_split held_out, of those that are scored."
+        },
+    )
+    pooling: str = field(
+        default="mean",
+        metadata={"help": "How the frames of a row become one vector.", "choices": ["mean", "attentive"]},
+    )
+    projected: int = field(default=256, metadata={"help": "Width of the projection before the last linear layer."})
+    updates: int = field(default=2000, metadata={"help": "Updates of each training of a probe."})
+    batch_rows: int = field(default=32, metadata={"help": "Rows in an update."})
+    learning_rates: list[float] = field(
+        default_factory=lambda: [3e-3, 3e-2],
+        metadata={"help": "Learning rates, of which the best on validation rows is taken, for each of the features."},
+    )
+    seed: int = field(default=0, metadata={"help": "Decides the order, and the untrained encoder."})
+    min_seconds: float = field(default=0.1, metadata={"help": "Shorter audio is skipped, named and counted."})
+    silence: list[str] = field(default_factory=list, metadata={"help": SILENCE_HELP})
+    batch_seconds: float | None = field(
+        default=None, metadata={"help": "Seconds of audio in a batch for the encoder (default: 120, and 12 on a CPU)."}
+    )
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
+
+    def __post_init__(self):
+        unknown = set(self.baselines) - {"untrained", "mfcc", "mel"}
+        if unknown:
+            raise ValueError(f"baselines names {', '.join(sorted(unknown))}: there are untrained, mfcc and mel.")
+        if not self.encoders and self.baselines in ([], ["untrained"]):
+            raise ValueError("There is nothing to probe: give encoders as NAME=CHECKPOINT, or baselines.")
+        taken = set(named(self.encoders)) & set(self.baselines)
+        if len(named(self.encoders)) < len(self.encoders) or taken:
+            raise ValueError(f"Two of the features have one name: {' '.join([*self.encoders, *self.baselines])}.")
+
+
+def named(checkpoints: list[str]) -> dict[str, str]:
+    """`NAME=CHECKPOINT` as checkpoints by name; one without a name gets that of its folder."""
+    pairs = [(each, *each.partition("=")) for each in checkpoints]
+    return {name if equals else Path(each).name: path if equals else each for each, name, equals, path in pairs}

@@ -21,7 +21,6 @@ from transformers.trainer_utils import sort_checkpoints
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.processes import rank_and_size
-from hf_ssl_speech.data.sources import available_splits
 from hf_ssl_speech.evaluation.comparison import EvaluationSet, load_evaluation_set
 from hf_ssl_speech.models.classes import config_class_of
 from hf_ssl_speech.recipes.arguments import LabelEfficiencyArguments
@@ -35,7 +34,7 @@ from hf_ssl_speech.recipes.finetuning import (
     settle,
 )
 from hf_ssl_speech.recipes.label_efficiency_report import write_results
-from hf_ssl_speech.recipes.splits import Split, find_split, hold_out, part_facts
+from hf_ssl_speech.recipes.splits import Split, hold_out, part_facts, with_test
 from hf_ssl_speech.recipes.starting_points import is_recognizer, stock_config
 from hf_ssl_speech.recognition.metrics import count_edits
 from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
@@ -53,7 +52,6 @@ from hf_ssl_speech.training.resume import differences
 
 logger = logging.getLogger(__name__)
 
-TEST_SPLITS = ("test",)
 # Of a checkpoint's configuration, what fresh weights don't take over: the vocabulary is that of the transcripts.
 NOT_OF_THE_ARCHITECTURE = {"vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "feature_gradient_scale"}
 GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -111,7 +109,7 @@ class LabelEfficiency:
         for name, each in self.models.items():  # what is wrong with a model shows before the data is prepared
             logger.info(f"{name}: {each.model_name_or_path or 'fresh weights'}")
             make_recognizer(each, None, new_vocabulary=True)
-        self.test_split = self.find_test_split()
+        self.test_args = with_test(data_args, settings.test_data, settings.test_split)
         self.train = load_transcribed("train", data_args, args, text_args, keep=[settings.speaker_column])
         self.validation = load_transcribed("validation", data_args, args, text_args, beside=self.train)
         if self.validation.rows is None:
@@ -146,27 +144,14 @@ class LabelEfficiency:
 
     # Data ----------------------------------------------------------------------------------------------------------
 
-    def find_test_split(self) -> str:
-        """The split that is scored.
-
-        Raises:
-            ValueError: If it is the one that is learnt from, or it is not clear.
-        """
-        source, data_args = self.settings.test_data or self.data_args.train_data, self.data_args
-        splits = available_splits(source, data_args.dataset_config)
-        split = self.settings.test_split or find_split("test", source, splits, TEST_SPLITS)
-        if not self.settings.test_data and split == data_args.train_split:
-            raise ValueError(f"The rows to score would be those to learn from, the split {split!r}: give test_data.")
-        return split
-
     def load_test(self) -> EvaluationSet:
         """The rows that are scored, their texts written as those of the training are."""
         transcripts = self.transcripts_of(next(iter(self.models)))
         with PartialState().local_main_process_first():
             return load_evaluation_set(
-                self.settings.test_data or self.data_args.train_data,
+                self.test_args.test_data,
                 transcripts.normalization,
-                split=self.test_split,
+                split=self.test_args.test_split,
                 text_column=self.text_args.text_column,
                 num_proc=self.data_args.prepare_workers,
                 name=self.data_args.dataset_config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -173,6 +174,24 @@ def _split_of(part: str, data_args: SpeechDataArguments) -> str:
     source = getattr(data_args, f"{part}_data")
     splits = available_splits(source, data_args.dataset_config)
     return find_split(part, source, splits, VALIDATION_SPLITS)
+
+
+def with_test(data_args: SpeechDataArguments, source: list[str] | None, split: str | None) -> SpeechDataArguments:
+    """Data arguments that also have `test_data` and `test_split`, which `load_split("test", ...)` reads.
+
+    Args:
+        source: Where the rows to score are; by default where those to learn from are.
+        split: Their split; by default `test`, or the only one.
+    Raises:
+        ValueError: If it is not clear which split is meant, or it is the one that is learnt from.
+    """
+    data = source or data_args.train_data
+    split = split or find_split("test", data, available_splits(data, data_args.dataset_config), ("test",))
+    if not source and split == data_args.train_split:
+        raise ValueError(f"The rows to score would be those to learn from, the split {split!r}: give test_data.")
+    completed = copy.copy(data_args)
+    vars(completed).update(test_data=data, test_split=split)
+    return completed
 
 
 def find_split(part: str, source: Sequence[str], splits: Sequence[str], usual: Sequence[str]) -> str:
