@@ -1,4 +1,4 @@
-"""The settings of units, of HuBERT's iterations, of label efficiency and of probes."""
+"""The settings of units, of HuBERT's iterations, of label efficiency, of probes and of features."""
 
 from __future__ import annotations
 
@@ -256,6 +256,52 @@ class ProbeArguments:
         taken = set(named(self.encoders)) & set(self.baselines)
         if len(named(self.encoders)) < len(self.encoders) or taken:
             raise ValueError(f"Two of the features have one name: {' '.join([*self.encoders, *self.baselines])}.")
+
+
+@dataclass
+class FeatureArguments:
+    """Which features of which audio are written where."""
+
+    data: list[str] = field(metadata={"help": "The audio: whatever training takes as data; see docs/data.md."})
+    output_dir: str = field(metadata={"help": "Folder for the dataset, Parquet files in `data`, and run.json."})
+    encoder: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of an encoder, ours or stock; without it (nor units) MFCC."}
+    )
+    layer: int | None = field(
+        default=None, metadata={"help": "Layer of the encoder, counted from 1; 0 is the transformer's input."}
+    )
+    units: str | None = field(
+        default=None, metadata={"help": "Write units, of this unit set (folder or Hub id), instead of vectors."}
+    )
+    keep_repeats: bool = field(
+        default=False,
+        metadata={"help": "Write a unit for each frame; by default one for each run, and how long it lasts."},
+    )
+    splits: list[str] = field(default_factory=lambda: ["train"], metadata={"help": "Splits of the data to write."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
+    audio_column: str = field(default="audio", metadata={"help": "Column with the audio."})
+    keep: list[str] = field(default_factory=list, metadata={"help": "Columns of the data to write beside."})
+    number_format: str = field(
+        default="float32", metadata={"help": "Of vectors; float16 takes half.", "choices": ["float32", "float16"]}
+    )
+    min_seconds: float = field(default=0.1, metadata={"help": "Shorter audio is skipped, named and counted."})
+    max_skipped_share: float = field(
+        default=0.05, metadata={"help": "The command stops if more rows than this can't be used, for whatever reason."}
+    )
+    workers: int = field(default=2, metadata={"help": "Processes that decode audio; 0: the computing process does."})
+    batch_seconds: float | None = field(
+        default=None, metadata={"help": "Seconds of audio in a batch for the encoder (default: 120, and 12 on a CPU)."}
+    )
+    bf16: bool = field(
+        default=False, metadata={"help": "Run the encoder in bfloat16; vectors are written all the same."}
+    )
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
+
+    def __post_init__(self):
+        if self.units and (self.encoder or self.layer is not None):
+            raise ValueError("The unit set says which encoder and layer it takes: leave out encoder and layer.")
+        if (self.encoder is None) != (self.layer is None):
+            raise ValueError("Give encoder and layer, both or none of them.")
 
 
 def named(checkpoints: list[str]) -> dict[str, str]:

@@ -244,7 +244,7 @@ class LabelEfficiency:
     def is_finished(self, folder: str, identity: dict[str, Any]) -> bool:
         """Whether a cell of these settings is trained and scored on the test rows."""
         record = read_record(folder)
-        scored = record is not None and record.get("test", {}).get("fingerprint") == self.test.facts["fingerprint"]
+        scored = record is not None and record["test"].get("fingerprint") == self.test.facts["fingerprint"]
         return scored and not differences(record["identity"], identity)
 
     def score(self, trained: str, folder: str):
