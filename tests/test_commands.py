@@ -19,8 +19,8 @@ from hf_ssl_speech.commands.main import COMMANDS, main, overview, run
 
 ROOT = Path(__file__).parents[1]
 OF_DATACLASSES = {
-    "pretrain", "units", "features", "hubert", "finetune", "label-efficiency", "probe", "evaluate", "ngram", "tune-decoder",
-    "align",
+    "pretrain", "units", "features", "hubert", "finetune", "label-efficiency", "probe", "evaluate", "ngram",
+    "tune-decoder", "align",
 }  # fmt: skip
 
 
