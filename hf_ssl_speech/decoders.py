@@ -186,9 +186,7 @@ class AvDecoder:
         try:
             import av
         except ImportError as error:
-            raise BadAudio(
-                f"unreadable: the format is unknown without PyAV (pip install 'hf_ssl_speech[codecs]'); or {CONVERT}"
-            ) from error
+            raise BadAudio(f"unreadable: the format is unknown without PyAV (pip install av); or {CONVERT}") from error
         is_path = isinstance(self.source, str)
         with _EncodedFile(io.FileIO(self.source)) if is_path else nullcontext(self.source) as file:
             file.seek(0)

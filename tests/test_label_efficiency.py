@@ -13,7 +13,6 @@ from hf_ssl_speech.commands.main import run
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.recipes.label_efficiency import count_within, nested_order
 from hf_ssl_speech.recipes.label_efficiency_report import draw_curves, equal_minutes, mean_rate, summarize
-from hf_ssl_speech.recipes.splits import Split, hold_out
 from hf_ssl_speech.records import read_record
 
 SHORT = (
@@ -80,20 +79,6 @@ def test_an_amount_of_labels_is_never_more_than_was_asked_for():
         count_within(seconds, "2")
     with pytest.raises(ValueError, match=r"more than the 0\.1 minutes"):
         count_within(seconds, "0.1")
-
-
-def test_rows_are_held_out_by_their_names_whatever_else_there_is():
-    from datasets import Dataset
-
-    rows = Dataset.from_list([{"name": f"row {number}", "num_samples": 16_000} for number in range(500)])
-    split = Split(rows, {"source": "here"})
-    kept, held = hold_out(split, 0.2)
-    assert 60 < len(held.rows) < 140 and len(kept.rows) + len(held.rows) == 500
-    fewer = hold_out(Split(rows.select(range(250)), split.facts), 0.2)[1].rows["name"]
-    assert set(fewer) == set(held.rows["name"]) & {f"row {number}" for number in range(250)}
-    assert set(hold_out(split, 0.2, "test")[1].rows["name"]) != set(held.rows["name"])
-    with pytest.raises(ValueError, match="give validation_data, or another share"):
-        hold_out(split, 0.0)
 
 
 # What labels are worth ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import soundfile
 
 from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, row_waveform, split_facts, stream_facts
 from hf_ssl_speech.data.sources import load_speech
-from hf_ssl_speech.recipes.splits import load_split
+from hf_ssl_speech.recipes.splits import Split, hold_out, load_split
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
 
 
@@ -104,3 +104,33 @@ def test_transcripts_and_channels_reach_the_rows_of_a_run(tmp_path):
     rows = load_split("train", data_args, args, need=["text"], text_column="what_was_said").rows
     assert rows["text"][:] == ["one", "two"]
     np.testing.assert_allclose(row_waveform(rows[1]), both[:, 0], atol=1e-4)
+
+
+def held_out(tmp_path, share):
+    data_args = SpeechDataArguments([str(tmp_path / "audio")], validation_share=share)
+    args = SpeechTrainingArguments(str(tmp_path / "run"), use_cpu=True)
+    train = load_split("train", data_args, args)
+    return [split.rows and set(split.rows["name"]) for split in hold_out(train, Split(), data_args)]
+
+
+def test_without_validation_data_a_share_of_the_recordings_is_held_out_by_name(tmp_path):
+    write_audio(tmp_path / "audio", range(20))
+    everything, nothing = held_out(tmp_path, 0.0)
+    assert nothing is None
+    train, validation = held_out(tmp_path, 0.2)
+    assert len(validation) == 4 and train | validation == everything and not train & validation
+    # More recordings leave the choice as it is, to those at the edge.
+    write_audio(tmp_path / "audio" / "more", range(100, 102))
+    assert len(held_out(tmp_path, 0.2)[1] & validation) >= 3
+    for share, message in ((1.0, "from 0 to below 1"), (0.99, "leaves none to learn from")):
+        with pytest.raises(ValueError, match=message):
+            held_out(tmp_path, share)
+
+
+def test_all_pieces_of_a_recording_are_held_out_together(tmp_path):
+    (tmp_path / "audio").mkdir()
+    for name in "abc":
+        noise = np.random.default_rng(0).uniform(-0.5, 0.5, 100 * 16_000)
+        soundfile.write(tmp_path / "audio" / f"{name}.flac", noise, 16_000)
+    recordings = [{name[0] for name in part} for part in held_out(tmp_path, 0.3)]
+    assert [len(each) for each in recordings] == [2, 1] and not recordings[0] & recordings[1]

@@ -51,8 +51,8 @@ def main(argv: list[str]):
         print(f"{folder} holds this speech already.")
         return
 
-    hold(folder)
     splits = split_by_speaker(synthesize_speech(**arguments))
+    hold(folder)
     finished.unlink(missing_ok=True)
     for name, split in splits.items():
         split.to_parquet(folder / f"{name}-00000-of-00001.parquet")

@@ -15,8 +15,13 @@ from transformers.hf_argparser import string_to_bool
 from hf_ssl_speech.commands.command_parser import Sentences
 from hf_ssl_speech.commands.help import help_text
 from hf_ssl_speech.commands.launching import LAUNCH_OPTIONS
-from hf_ssl_speech.commands.named_configs import config
+from hf_ssl_speech.commands.named_configs import config, configs
 from hf_ssl_speech.files import naming_the_file, read_yaml
+
+# What a configuration of ours says of the data that it was made for, and of no other.
+OF_ITS_DATA = (
+    "validation_data", "test_data", "train_split", "validation_split", "test_split", "dataset_config",
+)  # fmt: skip
 
 
 def parse_arguments(
@@ -24,7 +29,9 @@ def parse_arguments(
 ) -> tuple[Any, ...]:
     """Reads `[CONFIG] [--name value ...]` into one object of each dataclass; the command line wins.
 
-    An empty value, as in `--units ''`, takes back what the YAML sets for an argument that can be left out.
+    With `--train_data`, a configuration that comes with the package is one for other data: what it says of its own
+    splits, validation and test data is left out. An empty value, as in `--units ''`, takes back what the YAML sets for
+    an argument that can be left out.
 
     Args:
         argv: The words; CONFIG is a YAML file, or the name of one that comes with the package.
@@ -40,7 +47,10 @@ def parse_arguments(
     if tokens and not tokens[0].startswith("-"):
         path = config(tokens.pop(0))
         with naming_the_file(path, "settings of this command"):
-            settings = [token for name, value in read_yaml(path).items() for token in as_tokens(name, value)]
+            found = read_yaml(path)
+            if path in configs().values() and gives(tokens, "train_data"):
+                found = {name: value for name, value in found.items() if name not in OF_ITS_DATA}
+            settings = [token for name, value in found.items() for token in as_tokens(name, value)]
             parser.check_names(settings)
         tokens = settings + tokens
     parser.check_names(tokens)
@@ -101,6 +111,11 @@ class _Help(argparse.Action):
         launch = LAUNCH_OPTIONS if parser.launched else {}
         print(help_text(parser.dataclass_types, actions, parser.about, launch, everything))
         parser.exit()
+
+
+def gives(tokens: Sequence[str], name: str) -> bool:
+    """Whether an argument is among the tokens, in either spelling."""
+    return any(token.partition("=")[0].replace("-", "_") == f"__{name}" for token in tokens)
 
 
 def bool_or_auto(text: str) -> bool | str:

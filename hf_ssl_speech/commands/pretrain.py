@@ -24,7 +24,7 @@ def main(argv: list[str]):
 
     from hf_ssl_speech.data.feature_extractor import feature_extractor_for
     from hf_ssl_speech.recipes.pretraining import make_model, pretrain
-    from hf_ssl_speech.recipes.splits import load_split
+    from hf_ssl_speech.recipes.splits import hold_out, load_split
     from hf_ssl_speech.recipes.unit_labels import UnitLabels
     from hf_ssl_speech.training.lock import hold
 
@@ -39,6 +39,7 @@ def main(argv: list[str]):
         hold(args.output_dir)
     train = load_split("train", data_args, args)
     validation = load_split("validation", data_args, args, beside=train)
+    train, validation = hold_out(train, validation, data_args)
     if units:  # what HuBERT predicts
         train, validation = units.label(train, args), units.label(validation, args)
     pretrain(model, args, train, validation, processing_class=feature_extractor, units=units, start=start)

@@ -42,3 +42,16 @@ def config_class_of(model_type: str | None) -> type[SSLSpeechConfig] | None:
 def model_class(config_class: type[SSLSpeechConfig], auto: str) -> type[SSLSpeechPreTrainedModel]:
     """Our class that an Auto class such as `AutoModelForCTC` gives for a configuration class."""
     return CLASSES[config_class.auto_classes()[auto]]
+
+
+def _register():
+    """Makes transformers' Auto classes give ours, and with them what stock models of speech are given."""
+    for config in CONFIGS.values():
+        for auto in config.auto_classes().keys() - {"AutoConfig"}:
+            getattr(transformers, auto).register(config, model_class(config, auto))
+        transformers.AutoFeatureExtractor.register(config, transformers.Wav2Vec2FeatureExtractor)
+        transformers.AutoTokenizer.register(config, slow_tokenizer_class=transformers.Wav2Vec2CTCTokenizer)
+        transformers.AutoProcessor.register(config, transformers.Wav2Vec2Processor)
+
+
+_register()

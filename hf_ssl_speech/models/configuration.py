@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -276,6 +277,11 @@ class SSLSpeechConfig(PreTrainedConfig):
             )
         if self.mask_time_length < 1:
             raise ValueError(f"mask_time_length is {self.mask_time_length}; a span needs at least one frame.")
+
+    def __post_init__(self, **kwargs):
+        """Whoever has a configuration of ours may ask an Auto class for its model next."""
+        importlib.import_module("hf_ssl_speech.models.classes")
+        super().__post_init__(**kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """Writes `config.json` and the one-line module its `auto_map` names."""

@@ -160,12 +160,6 @@ class LabelEfficiencyArguments:
         default=None, metadata={"help": "Data that is only scored (default: train_data, of which another split)."}
     )
     test_split: str | None = field(default=None, metadata={"help": "Split of test_data (default: test, or its only)."})
-    held_out_share: float = field(
-        default=0.1,
-        metadata={
-            "help": "Without validation_data: share of the training rows that validates, chosen by a hash of the names."
-        },
-    )
     speaker_column: str = field(
         default="speaker", metadata={"help": "Column with the speakers, who are all heard as far as the minutes go."}
     )
@@ -220,12 +214,11 @@ class ProbeArguments:
     test_data: list[str] | None = field(
         default=None, metadata={"help": "Data that is only scored (default: train_data, of which another split)."}
     )
-    test_split: str | None = field(default=None, metadata={"help": "Split of test_data (default: test, or its only)."})
-    held_out_share: float = field(
-        default=0.1,
+    test_split: str | None = field(
+        default=None,
         metadata={
-            "help": "Share of the training rows, chosen by a hash of their names, that validates where there is no "
-            "validation_data, and, with --test_split held_out, of those that are scored."
+            "help": "Split of test_data (default: test, or its only); `held_out` for as many of the training rows as "
+            "validate."
         },
     )
     pooling: str = field(

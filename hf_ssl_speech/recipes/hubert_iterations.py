@@ -26,7 +26,7 @@ from hf_ssl_speech.recipes.arguments import CRITERIA, HubertIterationsArguments
 from hf_ssl_speech.recipes.iterations_report import EXAMPLE_FILE, write_report
 from hf_ssl_speech.recipes.pretraining import identify, make_model, pretrain
 from hf_ssl_speech.recipes.running import preflight
-from hf_ssl_speech.recipes.splits import load_split
+from hf_ssl_speech.recipes.splits import hold_out, load_split
 from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.records import Record, new_record, read_record, write_record
@@ -65,9 +65,10 @@ class HubertIterations:
         args: SpeechPreTrainingArguments,
         iterations_args: HubertIterationsArguments,
     ):
-        if not data_args.validation_data:
+        if not (data_args.validation_data or data_args.validation_share):
             raise ValueError(
-                "Units are measured on validation_data, but there is none: give some, with `phones` if you can."
+                "Units are measured on validation_data, but there is none: give some, with `phones` if you can, or let "
+                "a part of the training recordings serve with validation_share, such as 0.05."
             )
         if data_args.streaming or data_args.units or data_args.unit_columns:
             raise ValueError(
@@ -79,8 +80,9 @@ class HubertIterations:
         self.iterations_args = iterations_args
         self.folder = Path(args.output_dir)
         self.check_models()
-        self.train = load_split("train", data_args, args)
-        self.validation = load_split("validation", data_args, args, keep=["phones"], beside=self.train)
+        train = load_split("train", data_args, args)
+        validation = load_split("validation", data_args, args, keep=["phones"], beside=train)
+        self.train, self.validation = hold_out(train, validation, data_args)
         self.measured = first_hours(self.validation.rows, iterations_args.choice_hours, args.seed)
         self.validation.facts.update(check_phone_column(self.validation.rows, iterations_args.silence))
         self.criterion = self.find_criterion()

@@ -34,7 +34,7 @@ from hf_ssl_speech.recipes.finetuning import (
     settle,
 )
 from hf_ssl_speech.recipes.label_efficiency_report import write_results
-from hf_ssl_speech.recipes.splits import Split, hold_out, part_facts, with_test
+from hf_ssl_speech.recipes.splits import Split, hold_out, part_facts, with_a_share, with_test
 from hf_ssl_speech.recipes.starting_points import is_recognizer, stock_config
 from hf_ssl_speech.recognition.metrics import count_edits
 from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
@@ -110,11 +110,10 @@ class LabelEfficiency:
             logger.info(f"{name}: {each.model_name_or_path or 'fresh weights'}")
             make_recognizer(each, None, new_vocabulary=True)
         self.test_args = with_test(data_args, settings.test_data, settings.test_split)
-        self.train = load_transcribed("train", data_args, args, text_args, keep=[settings.speaker_column])
-        self.validation = load_transcribed("validation", data_args, args, text_args, beside=self.train)
-        if self.validation.rows is None:
-            self.train, self.validation = hold_out(self.train, settings.held_out_share)
-        self.train = self.only_usable(self.train)
+        train = load_transcribed("train", data_args, args, text_args, keep=[settings.speaker_column])
+        validation = load_transcribed("validation", data_args, args, text_args, beside=train)
+        train, self.validation = hold_out(train, validation, with_a_share(data_args))
+        self.train = self.only_usable(train)
         self.shares = self.draw()
         self.test = self.load_test()
 

@@ -21,7 +21,7 @@ from hf_ssl_speech.evaluation.probes import Probe, Targets, error_rate, errors, 
 from hf_ssl_speech.models.classes import config_class_of, model_class
 from hf_ssl_speech.recipes.arguments import ProbeArguments, named
 from hf_ssl_speech.recipes.probing_report import write_report
-from hf_ssl_speech.recipes.splits import Split, hold_out, load_split, part_facts, with_test
+from hf_ssl_speech.recipes.splits import Split, hold_out, load_split, part_facts, with_a_share, with_test
 from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.recipes.starting_points import start_facts, stock_config
 from hf_ssl_speech.records import new_record, write_record
@@ -80,15 +80,15 @@ class Probing:
     def load(self) -> tuple[dict[str, Split], dict[str, Targets]]:
         """Rows and targets of train, validation and test."""
         args, data_args, column = self.args, self.data_args, self.args.label_column
-        splits = {"train": load_split("train", data_args, args, need=[column])}
-        splits["validation"] = load_split("validation", data_args, args, need=[column], beside=splits["train"])
-        if splits["validation"].rows is None:
-            splits["train"], splits["validation"] = hold_out(splits["train"], args.held_out_share)
-        if args.test_split == HELD_OUT:
-            splits["train"], splits["test"] = hold_out(splits["train"], args.held_out_share, "test")
-        else:
-            test_args = with_test(data_args, args.test_data, args.test_split)
-            splits["test"] = load_split("test", test_args, args, need=[column])
+        held_out = args.test_split == HELD_OUT
+        test_args = None if held_out else with_test(data_args, args.test_data, args.test_split)
+        data_args = with_a_share(data_args)
+        train = load_split("train", data_args, args, need=[column])
+        validation = load_split("validation", data_args, args, need=[column], beside=train)
+        train, validation = hold_out(train, validation, data_args)
+        test = load_split("test", test_args, args, need=[column]) if test_args else Split()
+        train, test = hold_out(train, test, data_args)
+        splits = {"train": train, "validation": validation, "test": test}
         classes: list[str] = []
         targets = {}
         for part, split in splits.items():

@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -16,6 +17,7 @@ from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.pieces import recording_name
 from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, split_facts, stream_facts
 from hf_ssl_speech.data.sources import available_splits, load_speech
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 VALIDATION_SPLITS = ("validation", "valid", "dev", "eval")
 ROWS_COMPARED = 100
+VALIDATION_SHARE = 0.1
 
 
 class Split(NamedTuple):
@@ -101,27 +104,34 @@ def load_split(
     return Split(dataset, facts)
 
 
-def hold_out(split: Split, share: float, part: str = "validation") -> tuple[Split, Split]:
-    """Parts rows into those to learn from and those held out, by a hash of their names: the same in every run.
+def hold_out(train: Split, validation: Split, data_args: SpeechDataArguments) -> tuple[Split, Split]:
+    """Training and validation part: without validation data, `validation_share` of the training recordings serves.
 
-    Args:
-        split: Prepared rows.
-        share: About how many of the rows are held out.
-        part: What they are held out for; other parts get other rows.
+    A recording is held out whole, by a hash of its name: the choice stays the same when recordings are added, to the
+    few at the edge.
+
     Raises:
-        ValueError: If no row is left on one side.
+        ValueError: If the share is none, or leaves one of the parts without a recording.
     """
-    hashes = (blake2b(f"{part} {name}".encode(), digest_size=8).digest() for name in split.rows["name"])
-    chosen = np.array([int.from_bytes(each, "little") < share * 2**64 for each in hashes])
-    if chosen.all() or not chosen.any():
-        raise ValueError(
-            f"Of {len(chosen):,} training rows, {chosen.sum():,} are held out for {part} with a share of {share:g}: "
-            f"give {part}_data, or another share."
-        )
-    kept, held_out = (split.rows.select(np.flatnonzero(is_there)) for is_there in (~chosen, chosen))
-    logger.info(f"{part}: {chosen.sum():,} rows held out of the training data, by a hash of their names")
-    facts = part_facts(split.facts, held_out) | {"held_out_of_train": share}
-    return Split(kept, part_facts(split.facts, kept)), Split(held_out, facts)
+    share = data_args.validation_share
+    if not 0 <= share < 1:
+        raise ValueError(f"validation_share is {share:g}: give a share of the recordings, from 0 to below 1.")
+    if share == 0 or validation.rows is not None or not isinstance(train.rows, Dataset):
+        return train, validation
+    recordings = [recording_name(name) for name in train.rows["name"]]
+    order = sorted(set(recordings), key=lambda name: blake2b(name.encode()).digest())
+    held_out = set(order[: max(1, round(share * len(order)))])
+    if len(held_out) == len(order):
+        raise ValueError(f"validation_share={share:g} of {len(order)} training recording(s) leaves none to learn from.")
+
+    is_held_out = np.array([name in held_out for name in recordings])
+    rest, rows = (train.rows.select(np.flatnonzero(chosen)) for chosen in (~is_held_out, is_held_out))
+    logger.info(f"Without validation_data, {len(held_out):,} of {len(order):,} recordings are held out for evaluation.")
+    source = train.facts["source"]
+    return (
+        Split(rest, train.facts | split_facts(source, rest)),
+        Split(rows, split_facts(source, rows, SkipReport(len(rows))) | {"held_out": len(held_out)}),
+    )
 
 
 def part_facts(facts: dict[str, Any], rows: Dataset) -> dict[str, Any]:
@@ -174,6 +184,11 @@ def _split_of(part: str, data_args: SpeechDataArguments) -> str:
     source = getattr(data_args, f"{part}_data")
     splits = available_splits(source, data_args.dataset_config)
     return find_split(part, source, splits, VALIDATION_SPLITS)
+
+
+def with_a_share(data_args: SpeechDataArguments) -> SpeechDataArguments:
+    """Data arguments of a run that needs validation rows: where nothing is said, a tenth is held out."""
+    return replace(data_args, validation_share=data_args.validation_share or VALIDATION_SHARE)
 
 
 def with_test(data_args: SpeechDataArguments, source: list[str] | None, split: str | None) -> SpeechDataArguments:

@@ -117,7 +117,7 @@ def write_textgrid(tiers: Mapping[str, Sequence[Mapping[str, Any]]], seconds: fl
     try:
         from praatio import textgrid
     except ImportError as error:
-        raise ImportError("TextGrid files are written by praatio: pip install 'hf_ssl_speech[textgrid]'") from error
+        raise ImportError("TextGrid files are written by praatio: pip install praatio") from error
     grid = textgrid.Textgrid(0, seconds)
     for name, spans in tiers.items():
         entries = [(span["start"], span["end"], span["text"]) for span in spans]

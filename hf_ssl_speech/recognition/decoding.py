@@ -207,7 +207,7 @@ class BeamDecoder(Decoder):
             from torchaudio.models.decoder import ctc_decoder
         except (ImportError, RuntimeError) as error:
             raise ImportError(
-                "Beam search needs flashlight-text: pip install 'hf_ssl_speech[lm]'"
+                "Beam search needs flashlight-text: pip install flashlight-text"
                 if sys.version_info < (3, 13)
                 else "Beam search needs flashlight-text, which there is for Python 3.11 and 3.12 but not yet for "
                 f"{sys.version_info.major}.{sys.version_info.minor}: use one of them for it, or decode greedily."

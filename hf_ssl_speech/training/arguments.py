@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from hf_ssl_speech.training.precision import computes_bf16
@@ -71,6 +72,8 @@ class SpeechTrainingArguments(TrainingArguments):
         refuse_settings(self)
         if self.bf16 == "auto":
             self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # without this word transformers takes bf16 for a GPU's alone
         super().__post_init__()
         if self.max_seconds > self.batch_seconds:
             raise ValueError(
@@ -267,6 +270,13 @@ class SpeechDataArguments:
         metadata={
             "help": "Split of validation_data. By default its `validation`, `valid`, `dev` or `eval` split, whichever "
             "is there, or its only split if it has just one; never its `train` or `test` split beside others."
+        },
+    )
+    validation_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the training recordings that is held out for evaluation where there is no "
+            "validation_data; which ones is decided by their names."
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
