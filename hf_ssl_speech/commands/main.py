@@ -14,7 +14,7 @@ from hf_ssl_speech.commands.launching import launch, take_launch_options
 
 PROGRAM = "hf-ssl-speech"
 COMMANDS = {
-    "demo": "Make speech and pretrain a tiny model on it: a first run without any data.",
+    "demo": "Go the whole way on made speech, from audio to a recogniser beside one from scratch.",
     "pretrain": "Pretrain an encoder on raw audio: wav2vec 2.0, or HuBERT on given units.",
     "units": "Make the units that HuBERT learns to predict, and measure them.",
     "features": "Write a layer of an encoder, or units, as a dataset.",

@@ -260,7 +260,8 @@ class LabelEfficiency:
                 unit: count_edits(texts, self.test.references, unit).errors.tolist() for unit in ("words", "characters")
             }
             facts = {name: self.test.facts[name] for name in ("source", "split", "rows", "hours", "fingerprint")}
-            write_record(read_record(folder) | {"test": {**facts, "errors": errors, "heard": texts}}, folder)
+            found = {**facts, "errors": errors, "heard": texts, "references": self.test.references}
+            write_record(read_record(folder) | {"test": found}, folder)
             for checkpoint in sort_checkpoints(folder):
                 if checkpoint != trained:  # of what is finished, nothing goes on
                     shutil.rmtree(checkpoint)

@@ -1,0 +1,56 @@
+"""The demo: small vocabularies, what is shown in the end, and the whole way in small."""
+
+import re
+
+import numpy as np
+import pytest
+import soundfile
+
+from hf_ssl_speech.commands.demo import commands
+from hf_ssl_speech.commands.main import main
+from hf_ssl_speech.demo.sentences import DIGITS, LANGUAGES, compose_digits
+from hf_ssl_speech.recipes.demo import transcripts
+
+
+def test_every_language_has_ten_digits():
+    assert set(DIGITS) == set(LANGUAGES)
+    generator = np.random.default_rng(0)
+    for language, words in DIGITS.items():
+        said = [compose_digits(language, generator).split() for _ in range(200)]
+        assert set().union(*said) == set(words.split()) and len(words.split()) == 10
+        assert {len(each) for each in said} == {3, 4, 5, 6}
+
+
+def test_utterances_are_shown_as_they_were_said_and_as_each_recogniser_heard_them():
+    said = [f"one {number}" for number in range(9)]
+    heard = {
+        start: {"references": said, "heard": [text, *[""] * 8]} for start, text in (("scratch", "o"), ("mine", "one 0"))
+    }
+    first, second, _ = transcripts(heard)
+    assert first == "said     one 0\nscratch  o\nmine     one 0"
+    assert second.endswith("mine     (nothing)")
+
+
+def test_the_steps_lie_in_the_folder_that_was_asked_for(tmp_path):
+    folder = tmp_path / "two words"
+    for command in commands(folder, seed=3, minutes=5).values():
+        assert f"'{folder}" in command and re.search(r"--seeds? 3\b", command)
+
+
+@pytest.mark.slow
+def test_the_demo_goes_from_made_speech_to_a_recogniser_that_transcribes_a_file(tmp_path, capsys, caplog, monkeypatch):
+    pytest.importorskip("espeakng_loader", reason="espeakng-loader (the demo extra) is not installed")
+    monkeypatch.chdir(tmp_path)
+    updates = ["--pretraining_updates", "2", "--finetuning_updates", "2"]
+    words = ["demo", "--output_dir", "runs/small", "--minutes", "6", *updates]
+    main(words)
+    shown = capsys.readouterr().out
+    assert [line for line in shown.splitlines() if line.startswith("$ ")] != [] and "said " in shown
+    assert re.search(r"\| pretrained +\| 2\.0", shown) and (tmp_path / "runs" / "small" / "demo.png").exists()
+    transcribe = re.search(r"    hf-ssl-speech (transcribe \S+) my_recording.wav", shown)[1].split()
+    soundfile.write("my_recording.wav", np.random.default_rng(0).normal(scale=0.1, size=16_000), 16_000)
+    main([*transcribe, "my_recording.wav"])
+    assert capsys.readouterr().out.startswith("my_recording")
+    caplog.set_level("INFO")
+    main(words)  # all is there
+    assert sum(message.endswith(" is finished") for message in caplog.messages) == 2
