@@ -73,6 +73,7 @@ def test_the_classifier_gives_what_the_probe_gave(pooling, make_tiny, tmp_path):
         for weight in probe.parameters():
             weight.normal_()
         probe.mean.normal_()
+        probe.scale.uniform_(0.5, 2)
         probe.deviation.uniform_(0.5, 2)
     model.load_state_dict(probe.weights_of_head(), strict=False)
     for row, states in zip(rows, frames):

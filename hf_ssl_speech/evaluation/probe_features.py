@@ -85,16 +85,23 @@ class Frames:
         mask = torch.arange(padded.shape[1]) < torch.from_numpy(lengths)[:, None]
         return torch.from_numpy(padded).transpose(1, 2), mask
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each value over frames and layers, `(width,)` each."""
-        total, squares, count = 0.0, 0.0, 0
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What brings the features to one size.
+
+        Returns:
+            The mean of each value in each layer, `(layers, width)`; the size of each layer around it, `(layers,)`; and,
+            of what is left, that of each value over all layers, `(width,)`.
+        """
+        total, squares = 0.0, 0.0
         for block in np.array_split(self.values, max(1, len(self.values) // 20_000)):
             block = np.asarray(block, np.float64)
-            total, squares = total + block.sum((0, 1)), squares + np.square(block).sum((0, 1))
-            count += block.shape[0] * block.shape[1]
-        mean = total / count
-        deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-10))
-        return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+            total, squares = total + block.sum(0), squares + np.square(block).sum(0)
+        mean = total / len(self.values)
+        variance = np.maximum(squares / len(self.values) - np.square(mean), 1e-10)
+        scale = np.sqrt(variance.mean(1))
+        deviation = np.sqrt((variance / np.square(scale)[:, None]).mean(0))
+        mean, scale, deviation = (torch.from_numpy(each).float() for each in (mean, scale, deviation))
+        return mean, scale, deviation
 
 
 def collect_frames(

@@ -52,7 +52,8 @@ class Targets:
 class Probe(nn.Module):
     """Learned weights of layers, which start equal, a projection, pooling, and a linear layer.
 
-    The weights are called as those of `SSLSpeechForSequenceClassification`, which takes them over.
+    Features are brought to one size before, each layer by itself, so that a weight tells how much its layer counts. The
+    weights are called as those of `SSLSpeechForSequenceClassification`, which takes them over.
 
     Args:
         layers, width: Of the features.
@@ -68,7 +69,8 @@ class Probe(nn.Module):
         self.pooling_attention = nn.Linear(projected, 1) if pooling == "attentive" else None
         self.classifier = nn.Linear(projected, classes)
         self.pooling = pooling
-        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("mean", torch.zeros(layers, width))
+        self.register_buffer("scale", torch.ones(layers))
         self.register_buffer("deviation", torch.ones(width))
 
     def forward(self, states: Tensor, frame_mask: Tensor) -> Tensor:
@@ -78,17 +80,21 @@ class Probe(nn.Module):
             states: `(batch, layers, frames, width)`.
             frame_mask: Which frames are real, `(batch, frames)`.
         """
-        hidden = (mix_layers(states, self.layer_weights) - self.mean) / self.deviation
-        hidden = self.projector(hidden)
+        # The sum over layers of their shares of (states - mean) / scale, written so that a head can take it over.
+        shares = self.layer_weights.softmax(-1) / self.scale
+        hidden = mix_layers(states, self.layer_weights - self.scale.log()) * shares.sum() - shares @ self.mean
+        hidden = self.projector(hidden / self.deviation)
         if self.pooling:
             hidden = pool_frames(hidden, frame_mask, self.pooling_attention)
         return self.classifier(hidden)
 
     def weights_of_head(self) -> dict[str, Tensor]:
-        """The weights of a head without standardisation, which the projection takes over: the outputs are the same."""
+        """The weights of a head that takes features as they are, and gives the same."""
         weights = {name: weight.detach().clone() for name, weight in self.named_parameters()}
-        weights["projector.weight"] = weights["projector.weight"] / self.deviation
-        weights["projector.bias"] = weights["projector.bias"] - weights["projector.weight"] @ self.mean
+        shares, projection = weights["layer_weights"].softmax(-1) / self.scale, weights["projector.weight"]
+        weights["layer_weights"] -= self.scale.log()
+        weights["projector.weight"] = projection / self.deviation * shares.sum()
+        weights["projector.bias"] -= projection / self.deviation @ (shares @ self.mean)
         return weights
 
 
@@ -120,13 +126,12 @@ def fit_probe(
     usable = np.array([place for place in range(len(frames)) if _fits(targets, place, frames.lengths()[place])])
     if not len(usable):
         raise ValueError("No row can be learnt from: each has more labels than its audio has frames.")
-    mean, deviation = frames.moments()
+    moments = dict(zip(("mean", "scale", "deviation"), frames.moments()))
     best: tuple[float, Probe | None, dict[str, Any]] = (np.inf, None, {})
     for learning_rate in learning_rates:
         torch.manual_seed(seed)
         probe = Probe(*frames.values.shape[1:], projected, len(targets.names), pooling)
-        probe.mean.copy_(mean)
-        probe.deviation.copy_(deviation)
+        probe.load_state_dict(moments, strict=False)
         optimizer = torch.optim.AdamW(probe.parameters(), learning_rate, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: _share_of_rate(update, updates))
         order = np.random.default_rng(seed)
