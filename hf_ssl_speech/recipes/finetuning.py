@@ -254,13 +254,10 @@ def make_recognizer(
         # What slows the conv encoder down in pretraining has no use here.
         fields = {"feature_gradient_scale": 1.0} | (transcripts.config_fields if transcripts else {}) | fields
         model = recognizer_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
-    logger.info(f"{recognizer_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
     if isinstance(model_args.lora, dict):
         if not start:
             raise ValueError("Adapters learn in a trained encoder: give `model_name_or_path` beside `lora`.")
         model = add_lora(model, **model_args.lora)
-        learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-        logger.info(f"Adapters and head learn: {learning:,} parameters")
     return model
 
 
@@ -316,6 +313,11 @@ def finetune(
             another run.
         UnhealthyRun: If going on would only spoil the run (see `training/health.py`).
     """
+    learning = model.num_parameters(only_trainable=True)
+    logger.info(
+        f"CTC model from {start or 'fresh weights'}: {model.num_parameters():,} parameters"
+        + (f", of which {learning:,} learn" if learning < model.num_parameters() else "")
+    )
     args = settle(args, validation, start)
     facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
     identity = identify(model, args, facts, transcripts, start)

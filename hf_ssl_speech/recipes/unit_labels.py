@@ -47,7 +47,7 @@ class UnitLabels:
             return None
         if bool(sets) == bool(columns):
             raise ValueError(
-                "HuBERT needs either `units` (unit sets to label the audio with, as examples/make_units.py makes them) "
+                "HuBERT needs either `units` (unit sets to label the audio with, as `hf-ssl-speech units` makes them) "
                 f"or `unit_columns` (columns of units in the data), but {'both' if sets else 'neither'} came."
             )
         if sets:

@@ -133,7 +133,7 @@ class BeamSettings:
             ValueError: If it is not there, or holds other names.
         """
         file = Path(path, DECODER_FILE) if Path(path).is_dir() else Path(path)
-        what = "settings of a beam search, as examples/tune_decoder.py writes them"
+        what = "settings of a beam search, as `hf-ssl-speech tune-decoder` writes them"
         if not file.exists():
             raise ValueError(f"There is no {file}: expected {what}.")
         fields = read_json(file, what)

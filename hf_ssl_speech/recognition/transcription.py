@@ -66,7 +66,7 @@ def load_recognizer(
         kind = (config.architectures or ["encoder"])[0]
         raise ValueError(
             f"{name_or_path} is a {kind} without a CTC head, so it can't transcribe: fine-tune it on transcripts with "
-            "examples/finetune_ctc.py first."
+            "`hf-ssl-speech finetune` first."
         )
     processor = load_processor(name_or_path)
     if language:
