@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from conftest import tiny_model
 
-from hf_ssl_speech import SSLHubertForCTC, SSLHubertForPreTraining
+from hf_ssl_speech import SSLHubertForCTC, SSLHubertForPreTraining, create_model_card
 from hf_ssl_speech.commands.main import run
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.recipes.label_efficiency import count_within, nested_order
@@ -130,6 +130,9 @@ def test_finished_cells_are_read_back_and_a_broken_one_goes_on(words, encoder, t
     assert len(vocabularies) == 1
     assert "| mine |" in (tmp_path / "report.md").read_text() and (tmp_path / "curve.png").exists()
     assert not list(tmp_path.rglob("checkpoint-*"))
+
+    card = str(create_model_card(tmp_path / cells["mine", "0.3", 0]["folder"]))
+    assert f"{100 * cells['mine', '0.3', 0]['wer']:.2f} [" in card
 
     # Fresh weights have the architecture of the checkpoint.
     shapes = []

@@ -3,7 +3,7 @@
     hf-ssl-speech demo
     hf-ssl-speech demo --output_dir runs/another --seed 1
 
-Half an hour of spoken digits is made, in three languages and thirty voices. HuBERT learns from it without transcripts.
+Half an hour of spoken digits is made, in two languages and thirty voices. HuBERT learns from it without transcripts.
 Then two minutes of transcripts make a recogniser of it, and another one from fresh weights, with as many updates. Each
 step is a command of this program, which is shown. A table, three utterances as both heard them, a picture (`demo.png`)
 and the line that transcribes your own recording come last. Started again, what is done is left as it is. The extra
@@ -13,6 +13,7 @@ and the line that transcribes your own recording come last. Started again, what 
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 from pathlib import Path
 
@@ -29,12 +30,10 @@ def main(argv: list[str]):
     parser.add_argument("--pretraining_updates", type=int, help="Updates of HuBERT (default: as the config has it).")
     parser.add_argument("--finetuning_updates", type=int, help="Updates of each recogniser (default: likewise).")
     arguments = parser.parse_args(argv)
-    from transformers.utils import logging
-
     from hf_ssl_speech.commands.main import run
     from hf_ssl_speech.recipes.demo import conclude
 
-    logging.set_verbosity_error()  # which weights are fresh is no news here
+    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # which weights are fresh is no news here
     lengths = {"pretrain": arguments.pretraining_updates, "label-efficiency": arguments.finetuning_updates}
     steps = commands(arguments.output_dir, arguments.seed, arguments.minutes)
     for number, (what, command) in enumerate(steps.items(), 1):
@@ -53,8 +52,8 @@ def commands(folder: Path, seed: int, minutes: float) -> dict[str, str]:
         shlex.quote(str(folder / name)) for name in ("speech", "units", "hubert", "recognisers")
     )
     return {
-        "Speech is made: digits in three languages and thirty voices.": f"make-speech {speech} --minutes {minutes:g} "
-        f"--vocabulary digits --languages en de es --speakers 30 --seed {seed}",
+        "Speech is made: digits in two languages and thirty voices.": f"make-speech {speech} --minutes {minutes:g} "
+        f"--vocabulary digits --languages en es --speakers 30 --seed {seed}",
         "Its sounds are sorted into 50 units by k-means: what HuBERT learns to predict.": f"units --train_data "
         f"{speech} --output_dir {units} --num_units 50 --center true --restarts 1 --seed {seed}",
         "HuBERT learns to predict the units of hidden frames. It gets no transcript.": f"pretrain demo --train_data "

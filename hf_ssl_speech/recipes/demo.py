@@ -72,7 +72,7 @@ def transcripts(heard: dict[str, dict[str, Any]]) -> list[str]:
 def how_to_go_on(recogniser: Path) -> str:
     """The lines that transcribe a recording of one's own."""
     return f"""\
-Your own recording of some digits, in English, German or Spanish, in the terminal and in Python:
+Your own recording of some digits, in English or Spanish, in the terminal and in Python:
 
     hf-ssl-speech transcribe {recogniser} my_recording.wav
 

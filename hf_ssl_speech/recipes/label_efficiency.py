@@ -21,7 +21,14 @@ from transformers.trainer_utils import sort_checkpoints
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.processes import rank_and_size
-from hf_ssl_speech.evaluation.comparison import EvaluationSet, load_evaluation_set
+from hf_ssl_speech.evaluation.comparison import (
+    EvaluationSet,
+    ModelScores,
+    describe_device,
+    load_evaluation_set,
+    save_scores,
+    score_entry,
+)
 from hf_ssl_speech.models.classes import config_class_of
 from hf_ssl_speech.recipes.arguments import LabelEfficiencyArguments
 from hf_ssl_speech.recipes.finetuning import (
@@ -33,7 +40,7 @@ from hf_ssl_speech.recipes.finetuning import (
     make_recognizer,
     settle,
 )
-from hf_ssl_speech.recipes.label_efficiency_report import write_results
+from hf_ssl_speech.recipes.label_efficiency_report import CONFIDENCE, write_results
 from hf_ssl_speech.recipes.splits import Split, hold_out, part_facts, with_a_share, with_test
 from hf_ssl_speech.recipes.starting_points import is_recognizer, stock_config
 from hf_ssl_speech.recognition.metrics import count_edits
@@ -247,8 +254,11 @@ class LabelEfficiency:
         return scored and not differences(record["identity"], identity)
 
     def score(self, trained: str, folder: str):
-        """Adds the errors in every test row to a cell's record; all processes share the work."""
-        rank, size = rank_and_size()
+        """Adds the errors in every test row to a cell's record, and `scores.json` for its card.
+
+        All processes share the work.
+        """
+        (rank, size), started = rank_and_size(), time.perf_counter()
         model, processor = load_recognizer(trained, device=self.args.device)
         own = range(rank, len(self.test.rows), size)
         progress = not self.args.disable_tqdm and rank == 0
@@ -256,11 +266,24 @@ class LabelEfficiency:
         heard = dict(gather_object([(place, self.test.normalization(each.text)) for place, each in zip(own, found)]))
         if PartialState().is_main_process:
             texts = [heard[place] for place in range(len(heard))]
-            errors = {
-                unit: count_edits(texts, self.test.references, unit).errors.tolist() for unit in ("words", "characters")
+            scores = ModelScores(
+                name=folder,
+                decoder={"kind": "greedy"},
+                parameters=model.num_parameters(),
+                predictions=texts,
+                words=count_edits(texts, self.test.references, "words"),
+                characters=count_edits(texts, self.test.references, "characters"),
+                seconds=time.perf_counter() - started,
+                device=describe_device(model.device),
+            )
+            entry = score_entry(scores, self.test, confidence=CONFIDENCE, bootstrap=1000, seed=0)
+            save_scores([{name: value for name, value in entry.items() if name != "model"}], folder)
+            found = {
+                **entry["data"],
+                "errors": {unit: getattr(scores, unit).errors.tolist() for unit in ("words", "characters")},
+                "heard": texts,
+                "references": self.test.references,
             }
-            facts = {name: self.test.facts[name] for name in ("source", "split", "rows", "hours", "fingerprint")}
-            found = {**facts, "errors": errors, "heard": texts, "references": self.test.references}
             write_record(read_record(folder) | {"test": found}, folder)
             for checkpoint in sort_checkpoints(folder):
                 if checkpoint != trained:  # of what is finished, nothing goes on
