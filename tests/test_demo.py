@@ -5,11 +5,18 @@ import re
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from hf_ssl_speech.commands.demo import commands
 from hf_ssl_speech.commands.main import main
+from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.demo.sentences import DIGITS, LANGUAGES, compose_digits
-from hf_ssl_speech.recipes.demo import transcripts
+from hf_ssl_speech.recipes.demo import conclude, transcripts
+from hf_ssl_speech.recipes.label_efficiency_report import write_results
+from hf_ssl_speech.records import write_record
+from hf_ssl_speech.units.kmeans_units import KMeansUnits
+
+PARTS = ("train", "validation", "test")
 
 
 def test_every_language_has_ten_digits():
@@ -35,6 +42,30 @@ def test_the_steps_lie_in_the_folder_that_was_asked_for(tmp_path):
     folder = tmp_path / "two words"
     for command in commands(folder, seed=3, minutes=5).values():
         assert f"'{folder}" in command and re.search(r"--seeds? 3\b", command)
+
+
+def test_the_end_shows_table_transcripts_picture_and_the_way_on(tmp_path):
+    wave = np.random.default_rng(0).normal(scale=0.1, size=16_000)
+    (tmp_path / "speech" / "validation").mkdir(parents=True)
+    soundfile.write(tmp_path / "speech" / "validation" / "0.wav", wave, 16_000)
+    torch.manual_seed(0)
+    units = KMeansUnits(torch.randn(5, 39), torch.ones(5), MfccFeatures().description, {})
+    units.save_pretrained(tmp_path / "units")
+    starts, lengths = {"scratch": 2, "pretrained": 0}, {"words": np.array([2]), "characters": np.array([7])}
+    cells = []
+    for start, wrong in starts.items():
+        errors = {"words": [wrong], "characters": [wrong]}
+        test = {"errors": errors, "heard": ["one two"], "references": ["one two"]}
+        write_record({"test": test}, tmp_path / "recognisers" / start)
+        cells.append(
+            {"start": start, "minutes": "2", "minutes_used": 2.0, "seed": 0, "folder": start, "errors": errors}
+        )
+    about = {"starts": {}, "updates": 1, "data": {part: {"rows": 1, "hours": 1.0} for part in PARTS}}
+    write_results(cells, lengths, about, tmp_path / "recognisers")
+    shown = conclude(tmp_path)
+    assert re.search(r"\| scratch +\| 2.0 +\| 100.0 ", shown) and "said        one two" in shown
+    assert f"transcribe {tmp_path / 'recognisers' / 'pretrained'} my_recording.wav" in shown
+    assert (tmp_path / "demo.png").stat().st_size > 5_000
 
 
 @pytest.mark.slow
