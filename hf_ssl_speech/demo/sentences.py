@@ -43,8 +43,8 @@ def compose_sentence(language: str, generator: np.random.Generator) -> str:
 
 
 def compose_digits(language: str, generator: np.random.Generator) -> str:
-    """One or two digits of a language in `DIGITS`, as words: a vocabulary that little speech teaches."""
-    return " ".join(generator.choice(DIGITS[language].split(), generator.integers(1, 3)))
+    """Three to five digits of a language in `DIGITS`, as words: a vocabulary that little speech teaches."""
+    return " ".join(generator.choice(DIGITS[language].split(), generator.integers(3, 6)))
 
 
 def _phrases(text: str) -> tuple[str, ...]:

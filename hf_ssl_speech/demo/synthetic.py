@@ -20,6 +20,8 @@ from hf_ssl_speech.units.phones import SILENCE
 
 MIN_UTTERANCE_SECONDS = 2.0
 MAX_UTTERANCE_SECONDS = 10.0
+# How long the utterances of each vocabulary are: of short ones, a minute has more.
+SECONDS = {"sentences": (MIN_UTTERANCE_SECONDS, MAX_UTTERANCE_SECONDS), "digits": (1.0, 4.0)}
 # A nameless event shorter than this is a glide or a glottal catch: it belongs to the phone before it.
 MIN_PAUSE_SECONDS = 0.08
 
@@ -91,7 +93,7 @@ def synthesize_speech(
         speakers: Voices over all languages; a language with more than about 60 hears its voices again, at another
             pitch and pace.
         seed: Of voices, texts, pauses and noise.
-        vocabulary: `sentences`, or `digits` for ten words in each language.
+        vocabulary: `sentences`, or `digits` for ten words in each language, in utterances of about 1 to 4 seconds.
     Returns:
         A row per utterance: `id`, `audio` (FLAC bytes, 16 kHz), `duration` (seconds), `text`, `speaker`, `language`
         and `phones` (`phone` in IPA without stress or `SIL`, `start` and `end` in seconds), which cover the audio
@@ -155,12 +157,13 @@ def _utterance(espeak: Espeak, speaker: _Speaker, generator: np.random.Generator
     texts = []
     pieces = [_pause(generator)]
     num_samples = len(pieces[0].waveform)
-    wanted = generator.uniform(MIN_UTTERANCE_SECONDS, 0.8 * MAX_UTTERANCE_SECONDS) * SAMPLE_RATE
+    shortest, longest = SECONDS[vocabulary]
+    wanted = generator.uniform(shortest, 0.8 * longest) * SAMPLE_RATE
     while num_samples < wanted:
         text = VOCABULARIES[vocabulary](speaker.language, generator)
         added = [_say(espeak, speaker, text), _pause(generator)]
         num_added = sum(len(piece.waveform) for piece in added)
-        if texts and num_samples + num_added > MAX_UTTERANCE_SECONDS * SAMPLE_RATE:
+        if texts and num_samples + num_added > longest * SAMPLE_RATE:
             break
         texts.append(text)
         pieces += added

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ from hf_ssl_speech.units.kmeans_units import KMeansUnits
 
 logger = logging.getLogger(__name__)
 
+M_MMAP_THRESHOLD, LARGE_BYTES = -3, 2**17  # of glibc's malloc.h; its own threshold before it rises
 DATA_FOLDER = "data"  # where the Hub's datasets have theirs
 
 
@@ -69,6 +72,7 @@ class FeatureWriter:
         if is_complete(self.folder, identity):
             logger.info(f"The features in {self.folder} are complete")
             return
+        give_large_arrays_back()
         started, written = time.perf_counter(), {}
         for split, rows in self.splits.items():
             with failing_together():
@@ -123,7 +127,7 @@ class FeatureWriter:
         part = rows.shard(size, rank, contiguous=True) if size > 1 else rows
         schema = self.features_of(rows).arrow_schema
         count = 0
-        with pq.ParquetWriter(partial, schema) as file, self.bar(len(part), split) as bar:
+        with pq.ParquetWriter(partial, schema, use_dictionary=False) as file, self.bar(len(part), split) as bar:
             for batch in decoded(part, self.args.workers):
                 columns = self.compute(batch)
                 table = pa.table([columns[name] for name in schema.names], schema=schema)
@@ -162,6 +166,15 @@ class FeatureWriter:
             return columns | {"units": found}
         runs = [without_repeats(each) for each in found]
         return columns | {"units": [units for units, _ in runs], "durations": [durations for _, durations in runs]}
+
+
+def give_large_arrays_back():
+    """Makes the C library return the memory of every large array when it is freed, so that memory stays flat.
+
+    glibc keeps larger and larger arrays in its heap, whose gaps then grow with arrays of ever other lengths.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def load_units(source: str) -> KMeansUnits:
@@ -208,8 +221,12 @@ class _Windows(torch.utils.data.Dataset):
 
 def decoded(rows: Dataset, workers: int) -> Iterator[list[dict[str, Any]]]:
     """Prepared rows in their order, some dozens at a time, decoded in other processes while this one computes."""
-    loader = DataLoader(_Windows(rows), batch_size=None, num_workers=min(workers, -(-len(rows) // ROWS_AT_ONCE)))
-    yield from loader
+    workers = min(workers, -(-len(rows) // ROWS_AT_ONCE))
+    yield from DataLoader(_Windows(rows), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+
+
+def _as_it_is(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return rows
 
 
 def _decode(row: dict[str, Any]) -> dict[str, Any]:
