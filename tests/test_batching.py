@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data import batching
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
 
 
@@ -226,3 +227,34 @@ def test_a_stream_that_cannot_work_says_why():
         next(iter(DurationBatchedStream(rows_of(LENGTHS), batch_seconds=10)))
     with pytest.raises(ValueError, match="no usable row"):
         next(iter(DurationBatchedStream([], batch_seconds=10)))
+
+
+def naive_batches(lengths: np.ndarray, batch_samples: int, width: float, rng: np.random.Generator) -> list[list[int]]:
+    """Row by row what the sampler does for all rows at once: buckets, batches, and rows drawn within the buckets."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    ceilings, batches, place = [], [], 0
+    for row in order:
+        is_new = not ceilings or lengths[row] < ceilings[-1] / (1 + width)
+        ceilings.append(lengths[row] if is_new else ceilings[-1])
+    drawn = rng.random(len(order))
+    shuffled = sorted(range(len(order)), key=lambda place: (-ceilings[place], drawn[place]))
+    while place < len(order):
+        rows = batch_samples // ceilings[place]
+        batches.append([order[number] for number in shuffled[place : place + rows]])
+        place += rows
+    return [batches[number] for number in rng.permutation(len(batches))]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_batches_are_those_that_a_loop_over_rows_makes(seed, monkeypatch):
+    monkeypatch.setattr(batching, "PADDING_FOR_VARIETY", 1.0)  # the first width is taken
+    lengths = np.random.default_rng(seed).integers(1_000, 20_000, 400)
+    sampler = DurationBatchSampler(lengths, batch_seconds=5, seed=seed)
+    sampler.set_epoch(2)
+    rng = np.random.default_rng((seed, 2))
+    assert list(sampler) == naive_batches(lengths, 80_000, batching.BUCKET_WIDTHS[0], rng)
+
+
+@pytest.mark.parametrize("values", [np.array([3, 1, 3, 1, 2]), np.array([0.5, 0.1, 0.5, 0.1])])
+def test_equal_values_keep_their_order(values):
+    assert batching._order(values).tolist() == np.argsort(values, kind="stable").tolist()

@@ -214,7 +214,7 @@ def test_layer_drop_is_a_function_of_the_update(make_tiny):
     kept, outputs = {}, {}
     for update in (1, 2, 3, 1, 2, 3):
         encoder.set_update(update)
-        kept.setdefault(update, []).append(encoder.encoder.layers_to_keep())
+        kept.setdefault(update, []).append(encoder.encoder.kept_layers(waveforms.device))
         torch.rand(update)  # whatever else draws from torch's generator
         outputs.setdefault(update, []).append(encoder(waveforms).last_hidden_state)
     assert all(first == second for first, second in kept.values())
@@ -225,10 +225,30 @@ def test_layer_drop_is_a_function_of_the_update(make_tiny):
 def test_layer_drop_drops_its_share_of_layers_in_training_only(make_tiny):
     transformer = make_tiny(SSLHubertModel, layerdrop=0.3, num_hidden_layers=4).train().encoder
     drops = torch.zeros(4)
-    for transformer.update in range(2_000):
-        drops += ~torch.tensor(transformer.layers_to_keep())
+    for update in range(2_000):
+        transformer.set_update(update)
+        drops += ~transformer.kept
     assert ((drops / 2_000 - 0.3).abs() < 0.04).all()
-    assert transformer.eval().layers_to_keep() == [True] * 4
+    assert transformer.eval().kept_layers(torch.device("cpu")) == [True] * 4
+
+
+def test_layer_drop_needs_no_new_graph_and_drops_the_same_layers_when_compiled(make_tiny):
+    encoder = make_tiny(SSLHubertModel, layerdrop=0.5, num_hidden_layers=4).double().train().encoder
+    hidden, graphs = torch.randn(1, 9, 32, dtype=torch.float64, requires_grad=True), []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def run(hidden):
+        return encoder(hidden, None, output_hidden_states=False, output_attentions=False)[0]
+
+    torch.compiler.reset()
+    compiled = torch.compile(run, backend=count, fullgraph=True)
+    for update in range(6):
+        encoder.set_update(update)
+        assert (compiled(hidden) - run(hidden)).abs().max() < EXACT
+    assert len(graphs) == 1
 
 
 def test_the_conv_encoder_gets_a_tenth_of_the_gradient(architecture, make_tiny):

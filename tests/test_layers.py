@@ -19,12 +19,12 @@ from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.units.layers import (
     EveryLayer,
     OneLayer,
-    Remembered,
     compare_layers,
     disturb,
     first_hours,
     measure_units,
 )
+from hf_ssl_speech.units.remembered import Remembered
 
 ROOT = Path(__file__).parents[1]
 

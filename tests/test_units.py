@@ -101,6 +101,25 @@ def test_a_share_of_the_utterances_is_drawn_by_the_seed_alike_in_rows_and_stream
         KMeansUnits.fit(dataset, MfccFeatures(), 5, share=10)
 
 
+@pytest.mark.parametrize("memory_gb", [0.0, 1e-5, 4.0])
+def test_features_are_computed_once_for_all_passes_where_memory_holds_them(dataset, memory_gb, monkeypatch):
+    source, computed = MfccFeatures(), []
+    compute = source.features
+
+    def features(rows):
+        computed.extend(row["sample_id"] for row in rows)
+        return compute(rows)
+
+    monkeypatch.setattr(source, "features", features)
+    units = KMeansUnits.fit(dataset, source, 5, memory_gb=memory_gb, progress=False)
+    plain = KMeansUnits.fit(dataset, MfccFeatures(), 5, memory_gb=0, progress=False)
+    assert torch.equal(units.centroids, plain.centroids)
+    if memory_gb == 4.0:
+        assert sorted(computed) == sorted(dataset["sample_id"])
+    else:
+        assert len(computed) > 2 * len(dataset)
+
+
 def test_a_tenth_of_much_audio_is_taken_and_all_of_little():
     def share(hours: float) -> float:
         return kmeans_units._default_share(Dataset.from_dict({"num_samples": [int(hours / 4 * 3600 * 16_000)] * 4}))

@@ -9,11 +9,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_ssl_speech.file_names import expanded
+
 
 def program() -> str:
     """What was typed to start this: `hf-ssl-speech pretrain`, or a script's name."""
     name = Path(sys.argv[0]).name
     return " ".join([name, *sys.argv[1:2]]) if name == "hf-ssl-speech" else name
+
+
+def path_type(text: str) -> str:
+    """The type of an argument that is a path, as `expanded` gives it.
+
+    Raises:
+        argparse.ArgumentTypeError: If it names what is not set; the parser tells of which argument.
+    """
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
 
 
 class Sentences:

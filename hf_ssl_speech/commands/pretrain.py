@@ -33,6 +33,8 @@ def main(argv: list[str]):
 
     units = UnitLabels.load(model_args, data_args)
     model = make_model(model_args, **(units.config_fields if units else {}))
+    if units:
+        units.check_rate(model.config)
     start = model_args.model_name_or_path
     feature_extractor = feature_extractor_for(model.config, start)
     if not args.preflight_only:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 from transformers import PreTrainedConfig
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.data.families import hearing_of
 
 # How much longer than its shortest row the longest of a bucket may be: the widest that costs at most this much more
 # padding than batches cut from the sorted rows. The wider, the more the company of a row changes between epochs.
@@ -73,22 +73,19 @@ class DurationBatchSampler(Sampler[list[int]]):
         self._start = self._position = 0  # in batches of all ranks: where to begin, and how many are handed out
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = self._batches()
+        epoch = self._deal()
         start, self._start = self._start, 0
-        for index in range(start + self.rank, len(batches), self.num_replicas):
+        for index in range(start + self.rank, self._num_batches, self.num_replicas):
             self._position = index - self.rank + self.num_replicas
-            yield batches[index].tolist()
+            yield epoch.batch(index).tolist()
 
     def __len__(self) -> int:
         """Batches of this rank in a whole epoch."""
         return len(range(self.rank, self._num_batches, self.num_replicas))
 
-    def _batches(self) -> list[np.ndarray]:
+    def _deal(self) -> _Epoch:
         """All ranks' batches of this epoch."""
-        if not self.shuffle:
-            return self._plan.batches()
-        batches = self._plan.batches(np.random.default_rng((self.seed, self.epoch)))
-        return [batches[index % len(batches)] for index in range(self._num_batches)]
+        return self._plan.deal(np.random.default_rng((self.seed, self.epoch)) if self.shuffle else None)
 
     def set_epoch(self, epoch: int):
         """Takes the order of another epoch, from its start. The same epoch again changes nothing."""
@@ -120,24 +117,28 @@ class DurationBatchSampler(Sampler[list[int]]):
 
     def largest_batch(self) -> list[int]:
         """Row indices of the batch with most samples, padding included; of several the one with the longest rows."""
-        largest = max(
-            self._plan.batches(), key=lambda rows: (len(rows) * self.lengths[rows].max(), self.lengths[rows].max())
-        )
-        return largest.tolist()
+        epoch = self._plan.deal()
+        rows, longest, _ = epoch.sizes(self.lengths)
+        return epoch.batch(int(np.argmax(rows * longest))).tolist()  # the longest rows come first
 
     @property
     def waste(self) -> float:
         """The share of this epoch's samples that is padding."""
-        return _padding_share(self._batches(), self.lengths)
+        rows, longest, samples = self._sizes()
+        return float(1 - samples.sum() / (rows * longest).sum())
 
     def __str__(self) -> str:
-        batches = self._batches()
-        seconds = self.lengths[np.concatenate(batches)].sum() / SAMPLE_RATE / len(batches)
-        rows = sum(map(len, batches)) / len(batches)
+        rows, _, samples = self._sizes()
         return (
-            f"{len(batches):,} batches of at most {self.batch_seconds:.1f} s (mean {seconds:.1f} s, {rows:.1f} rows), "
-            f"{self.waste:.1%} padding"
+            f"{len(rows):,} batches of at most {self.batch_seconds:.1f} s (mean {samples.mean() / SAMPLE_RATE:.1f} s, "
+            f"{rows.mean():.1f} rows), {self.waste:.1%} padding"
         )
+
+    def _sizes(self) -> tuple[np.ndarray, ...]:
+        """Rows, longest row and samples of each batch, those too that come again at the end of the epoch."""
+        sizes = self._deal().sizes(self.lengths)
+        places = np.arange(self._num_batches) % self.batches_of_all
+        return tuple(size[places] for size in sizes)
 
 
 class DurationBatchedStream(IterableDataset):
@@ -211,11 +212,40 @@ class DurationBatchedStream(IterableDataset):
         self, rows: list[dict[str, Any]], rng: np.random.Generator, skipped: list[tuple[str, str]]
     ) -> Iterator[list[dict[str, Any]]]:
         lengths = _cropped([row["num_samples"] for row in rows], self.batch_seconds, self.max_seconds)
-        first, *others = _Plan(lengths, self.batch_seconds).batches(rng)
+        epoch = _Plan(lengths, self.batch_seconds).deal(rng)
+        first, *others = map(epoch.batch, range(len(epoch.starts)))
         if skipped:
             rows[first[0]]["skipped_before"] = skipped
         for batch in (first, *others):
             yield [rows[index] for index in batch]
+
+
+class _Epoch(NamedTuple):
+    """Batches as a few long arrays: a list of millions of small ones takes minutes and gigabytes.
+
+    Attributes:
+        order: Row indices, those of a batch side by side.
+        starts: The places in `order` where a batch begins.
+        sequence: In which order the batches come.
+    """
+
+    order: np.ndarray
+    starts: np.ndarray
+    sequence: np.ndarray
+
+    def batch(self, index: int) -> np.ndarray:
+        """Row indices of a batch; after the last the first comes again."""
+        number = self.sequence[index % len(self.sequence)]
+        end = self.starts[number + 1] if number + 1 < len(self.starts) else len(self.order)
+        return self.order[self.starts[number] : end]
+
+    def sizes(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, longest row and samples of each batch as they come, from the lengths of all rows."""
+        in_order = lengths[self.order]
+        rows = np.diff(self.starts, append=len(self.order))
+        longest = np.maximum.reduceat(in_order, self.starts)
+        samples = np.add.reduceat(in_order, self.starts)
+        return rows[self.sequence], longest[self.sequence], samples[self.sequence]
 
 
 class _Plan:
@@ -223,35 +253,45 @@ class _Plan:
 
     Attributes:
         order: Row indices, longest first.
-        ceilings: For each place in `order`, the length of the longest row in its bucket, which it costs.
+        buckets: The places in `order` where a bucket begins, whose rows all cost as much as the first, the longest.
         starts: The places where a batch begins.
     """
 
     def __init__(self, lengths: np.ndarray, batch_seconds: float):
-        self.order = np.argsort(-lengths, kind="stable")
+        self.order = _order(-lengths)
         falling = lengths[self.order]
         batch_samples = round(batch_seconds * SAMPLE_RATE)
-        self._cut(falling, batch_samples)  # no bucket wider than one length: sorted rows
-        most_padding = _padding_share(self.batches(), lengths) + PADDING_FOR_VARIETY
+        # No bucket wider than one length: sorted rows.
+        self._cut(falling, np.flatnonzero(np.diff(falling, prepend=-1)), batch_samples)
+        most_padding = self._padding(lengths, None) + PADDING_FOR_VARIETY
         for width in BUCKET_WIDTHS:
-            self._cut(_bucket_ceilings(falling, width), batch_samples)
-            if _padding_share(self.batches(np.random.default_rng(0)), lengths) <= most_padding:
+            self._cut(falling, _bucket_starts(falling, width), batch_samples)
+            if self._padding(lengths, np.random.default_rng(0)) <= most_padding:
                 break
 
-    def _cut(self, ceilings: np.ndarray, batch_samples: int):
-        starts, place = [], 0
-        while place < len(ceilings):
-            starts.append(place)
-            place += batch_samples // ceilings[place]
-        self.ceilings, self.starts = ceilings, np.array(starts)
+    def _cut(self, falling: np.ndarray, buckets: np.ndarray, batch_samples: int):
+        """A batch may go on into the next bucket, but costs what its first row does."""
+        parts, place = [], 0
+        batch_rows = (batch_samples // falling[buckets]).tolist()
+        for rows, end in zip(batch_rows, [*buckets[1:].tolist(), len(falling)]):
+            if place < end:
+                parts.append(np.arange(place, end, rows))
+                place += len(parts[-1]) * rows
+        self.buckets, self.starts = buckets, np.concatenate(parts)
 
-    def batches(self, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+    def _padding(self, lengths: np.ndarray, rng: np.random.Generator | None) -> float:
+        """The share of samples that is padding."""
+        rows, longest, _ = self.deal(rng).sizes(lengths)
+        return float(1 - lengths.sum() / (rows * longest).sum())
+
+    def deal(self, rng: np.random.Generator | None = None) -> _Epoch:
         """The batches, longest first; with `rng`, rows shuffled inside their buckets and batches among each other."""
         if rng is None:
-            return np.split(self.order, self.starts[1:])
-        order = self.order[np.lexsort((rng.random(len(self.order)), -self.ceilings))]
-        batches = np.split(order, self.starts[1:])
-        return [batches[index] for index in rng.permutation(len(batches))]
+            return _Epoch(self.order, self.starts, np.arange(len(self.starts)))
+        drawn, order = rng.random(len(self.order)), np.empty_like(self.order)
+        for start, end in zip(self.buckets, [*self.buckets[1:], len(order)]):
+            order[start:end] = self.order[start:end][_order(drawn[start:end])]
+        return _Epoch(order, self.starts, rng.permutation(len(self.starts)))
 
 
 def inference_batches(lengths: Sequence[int], config: PreTrainedConfig, batch_seconds: float) -> Iterator[list[int]]:
@@ -262,14 +302,15 @@ def inference_batches(lengths: Sequence[int], config: PreTrainedConfig, batch_se
         config: Of the model.
         batch_seconds: The most seconds in a batch, padding included (rows x longest row); a longer row goes alone.
     """
-    # Stock models let padding into the statistics of the first norm: only rows of one length go together.
-    of_one_length = config.feat_extract_norm == "group" and not isinstance(config, SSLSpeechConfig)
+    hearing = hearing_of(config)
     samples = np.asarray(lengths)
+    if hearing.longest_samples:
+        samples = np.where(samples > 0, hearing.longest_samples, 0)  # whatever there is, is padded to this
     batch: list[int] = []
     for place in np.argsort(-samples, kind="stable")[: np.count_nonzero(samples)].tolist():
         longest = samples[batch[0]] if batch else 0
         is_full = (len(batch) + 1) * longest > batch_seconds * SAMPLE_RATE
-        if batch and (is_full or (of_one_length and samples[place] != longest)):
+        if batch and (is_full or (not hearing.leaves_padding_out and samples[place] != longest)):
             yield batch
             batch = []
         batch.append(place)
@@ -277,14 +318,27 @@ def inference_batches(lengths: Sequence[int], config: PreTrainedConfig, batch_se
         yield batch
 
 
-def _bucket_ceilings(falling: np.ndarray, width: float) -> np.ndarray:
-    """Cuts lengths, longest first, into buckets and gives each the longest of its bucket."""
-    ceilings, place = np.empty_like(falling), 0
+def _order(values: np.ndarray) -> np.ndarray:
+    """Places of the values from low to high, the first of equal ones first.
+
+    NumPy's fastest sorting does not keep the order of equal values, nor is it the same on every processor: it sorts
+    what is different.
+    """
+    if values.dtype.kind == "i":
+        return np.argsort(values * len(values) + np.arange(len(values)))
+    order = np.argsort(values)
+    in_order = values[order]
+    return np.argsort(values, kind="stable") if (in_order[1:] == in_order[:-1]).any() else order
+
+
+def _bucket_starts(falling: np.ndarray, width: float) -> np.ndarray:
+    """Cuts lengths, longest first, into buckets: the places where one begins."""
+    starts, place = [], 0
+    rising = falling[::-1]
     while place < len(falling):
-        end = np.searchsorted(-falling, -falling[place] / (1 + width), side="right")
-        ceilings[place:end] = falling[place]
-        place = end
-    return ceilings
+        starts.append(place)
+        place = len(falling) - int(np.searchsorted(rising, falling[place] / (1 + width), side="left"))
+    return np.array(starts)
 
 
 def _cropped(num_samples: Sequence[int] | np.ndarray, batch_seconds: float, max_seconds: float | None) -> np.ndarray:
@@ -302,10 +356,3 @@ def _cropped(num_samples: Sequence[int] | np.ndarray, batch_seconds: float, max_
             "`batch_seconds`, or crop rows with `max_seconds`."
         )
     return lengths
-
-
-def _padding_share(batches: list[np.ndarray], lengths: np.ndarray) -> float:
-    rows = np.array([len(batch) for batch in batches])
-    in_order = lengths[np.concatenate(batches)]
-    longest = np.maximum.reduceat(in_order, np.cumsum(rows) - rows)
-    return float(1 - in_order.sum() / (rows * longest).sum())

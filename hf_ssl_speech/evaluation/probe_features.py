@@ -51,8 +51,8 @@ class EveryHiddenState(HiddenFeatures):
         width = self.description.width * (self.layer + 1)
         self.description = replace(self.description, layer=None, width=width)
 
-    def _hidden(self, waveforms: Tensor, mask: Tensor | None) -> Tensor:
-        return torch.cat(self.model(waveforms, attention_mask=mask, output_hidden_states=True).hidden_states, dim=-1)
+    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
+        return torch.cat(self.model(**inputs, output_hidden_states=True).hidden_states, dim=-1)
 
 
 @dataclass

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from hf_ssl_speech.models.channels_last import conv_and_norm, conv_frames, is_fast
 from hf_ssl_speech.models.checkpointing import CheckpointedLayer
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.dropout import Dropout
 from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import UniformLinear
 from hf_ssl_speech.models.precision import at_least_float32
@@ -60,12 +62,25 @@ class ConvLayerBlock(CheckpointedLayer):
         self.activation = ACT2FN[config.feat_extract_activation]
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        frames = self.conv(frames)  # (batch, channels, frames)
+        """`frames` is `(batch, frames, channels)`, `mask` True on the real frames that the layer makes."""
+        if self.training and is_fast(frames):
+            return self.activation(self.conv_channels_last(frames, mask))
+        frames = self.conv(frames.transpose(1, 2))  # (batch, channels, frames)
         if isinstance(self.layer_norm, ValidGroupNorm):
             frames = self.layer_norm(frames, mask)
         elif self.layer_norm is not None:
             frames = self.layer_norm(frames.transpose(1, 2)).transpose(1, 2)
-        return self.activation(frames)
+        return self.activation(frames).transpose(1, 2)
+
+    def conv_channels_last(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """Conv and norm, without a change of layout."""
+        norm, weight, bias, stride = self.layer_norm, self.conv.weight, self.conv.bias, self.conv.stride[0]
+        if isinstance(norm, ValidGroupNorm) and bias is None:
+            return conv_and_norm(frames[..., 0], weight, stride, norm.weight, norm.bias, norm.eps, mask)
+        frames = conv_frames(frames, weight, bias, stride)
+        if isinstance(norm, ValidGroupNorm):
+            return norm(frames.transpose(1, 2), mask).transpose(1, 2)
+        return frames if norm is None else norm(frames)
 
 
 class ConvEncoder(nn.Module):
@@ -92,13 +107,14 @@ class ConvEncoder(nn.Module):
                 f"An audio of {waveforms.shape[-1]} samples is shorter than the {self.config.window_samples} samples "
                 "one frame needs (400, or 25 ms, with the usual conv stack). Drop it or pad it with silence."
             )
-        frames, mask = waveforms[:, None].to(self.conv_layers[0].conv.weight.dtype), None
+        waveforms = waveforms.to(self.conv_layers[0].conv.weight.dtype)
+        frames, mask = waveforms[:, None].transpose(1, 2), None  # one channel
         for index, layer in enumerate(self.conv_layers):
             if index == 0 and lengths is not None:
                 first = self.config.conv_layers[:1]
                 mask = frame_mask(num_frames(lengths, first), num_frames(waveforms.shape[-1], first))
             frames = layer(frames, mask if index == 0 else None)
-        return frames.transpose(1, 2)
+        return frames
 
 
 class ScaleGradient(torch.autograd.Function):
@@ -122,7 +138,7 @@ class FeatureProjection(nn.Module):
         has_norm = getattr(config, "feat_proj_layer_norm", True)
         self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps) if has_norm else nn.Identity()
         self.projection = UniformLinear(config.conv_dim[-1], config.hidden_size)
-        self.dropout = nn.Dropout(config.feat_proj_dropout)
+        self.dropout = Dropout(config.feat_proj_dropout)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """The projected frames `(batch, frames, hidden)` and the normalised ones `(batch, frames, channels)`."""

@@ -143,7 +143,7 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         Layer drop then drops the same layers in all ranks and micro-batches of an update; never told, it draws anew in
         every forward pass.
         """
-        self.base_model.encoder.update = update
+        self.base_model.encoder.set_update(update)
         self.is_told = True
 
     def lost_schedules(self) -> list[str]:

@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from hf_ssl_speech.models import objectives
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.conv_encoder import feature_penalty_per_row
+from hf_ssl_speech.models.dropout import Dropout
 from hf_ssl_speech.models.encoder import (
     SSLHubertModel,
     SSLSpeechModelOutput,
@@ -149,7 +150,7 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
     def __init__(self, config: SSLWav2Vec2Config):
         super().__init__(config)
         self.wav2vec2 = SSLWav2Vec2Model(config)
-        self.dropout_features = nn.Dropout(config.feat_quantizer_dropout)
+        self.dropout_features = Dropout(config.feat_quantizer_dropout)
         self.quantizer = GumbelQuantizer(config)
         self.project_hid = UniformLinear(config.hidden_size, config.proj_codevector_dim)
         self.project_q = UniformLinear(config.codevector_dim, config.proj_codevector_dim)

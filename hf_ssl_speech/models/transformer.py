@@ -9,8 +9,10 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from hf_ssl_speech.models.channels_last import is_fast
 from hf_ssl_speech.models.checkpointing import CheckpointedLayer
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.dropout import Dropout, drop
 
 
 def eager_attention(
@@ -23,11 +25,16 @@ def eager_attention(
     dropout: float,
     **_,
 ) -> tuple[Tensor, Tensor]:
-    """Attention written out, for `output_attentions`; query, key and value are `(batch, heads, frames, head width)`."""
+    """Attention written out; query, key and value are `(batch, heads, frames, head width)`.
+
+    `mask` is added to the scores or, if it is of bools, tells which keys are seen.
+    """
     scores = query @ key.transpose(2, 3) * scaling
-    if mask is not None:
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
         scores = scores + mask
-    weights = nn.functional.dropout(scores.softmax(-1), dropout)
+    weights = drop(scores.softmax(-1), dropout)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
@@ -52,7 +59,11 @@ class SelfAttention(nn.Module):
             projection(hidden).view(*shape[:2], -1, self.head_dim).transpose(1, 2)  # (batch, heads, frames, -1)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        implementation = self.config._attn_implementation
+        dropout = self.config.attention_dropout if self.training else 0.0
+        if implementation == "sdpa" and self.training and is_fast(hidden) and (dropout or query.itemsize == 2):
+            implementation = "eager"  # on CPUs torch's own takes longer with dropout, and twice as long in bf16
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         context, weights = attention(
             self,
             query,
@@ -60,7 +71,7 @@ class SelfAttention(nn.Module):
             value,
             attention_mask,
             scaling=self.head_dim**-0.5,
-            dropout=self.config.attention_dropout if self.training else 0.0,
+            dropout=dropout,
         )
         return self.out_proj(context.reshape(shape)), weights
 
@@ -72,9 +83,9 @@ class FeedForward(nn.Module):
         super().__init__()
         self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.intermediate_act_fn = ACT2FN[config.hidden_act]
-        self.intermediate_dropout = nn.Dropout(config.activation_dropout)
+        self.intermediate_dropout = Dropout(config.activation_dropout)
         self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.output_dropout = nn.Dropout(config.hidden_dropout)
+        self.output_dropout = Dropout(config.hidden_dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = self.intermediate_dropout(self.intermediate_act_fn(self.intermediate_dense(hidden)))
@@ -88,7 +99,7 @@ class TransformerLayer(CheckpointedLayer):
         super().__init__()
         self.pre_norm = config.do_stable_layer_norm
         self.attention = SelfAttention(config)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -132,9 +143,9 @@ class Transformer(nn.Module):
         self.config = config
         self.pos_conv_embed = PositionalConv(config)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_hidden_layers))
-        self.update: int | None = None
+        self.kept: Tensor | None = None  # which layers run in this update, `(layers,)` bool, on the CPU
 
     def forward(
         self, hidden: Tensor, mask: Tensor | None, *, output_hidden_states: bool, output_attentions: bool
@@ -157,10 +168,12 @@ class Transformer(nn.Module):
         hidden = self.dropout(hidden)
 
         hidden_states, attentions = [hidden], []
-        for layer, keep in zip(self.layers, self.layers_to_keep()):
-            if not keep:
+        kept = self.kept_layers(hidden.device)
+        for number, layer in enumerate(self.layers):
+            if isinstance(kept, list) and not kept[number]:
                 continue
-            hidden, weights = layer(hidden, attention_mask)
+            layer_output, weights = layer(hidden, attention_mask)
+            hidden = layer_output if isinstance(kept, list) else torch.where(kept[number], layer_output, hidden)
             if output_hidden_states:
                 hidden_states.append(hidden)
             if output_attentions:
@@ -169,9 +182,18 @@ class Transformer(nn.Module):
             hidden = self.layer_norm(hidden)
         return hidden, tuple(hidden_states) if output_hidden_states else None, tuple(attentions) or None
 
-    def layers_to_keep(self) -> list[bool]:
-        """Layer drop: which layers run. All ranks and micro-batches of an update drop the same ones."""
+    def set_update(self, update: int):
+        """Layer drop: draws which layers run in an update. All ranks and micro-batches of it drop the same ones."""
+        if self.config.layerdrop:
+            self.kept = self.draw_layers(torch.Generator().manual_seed(update))
+
+    def draw_layers(self, generator: torch.Generator | None = None) -> Tensor:
+        """True for the layers that run, `(layers,)` bool."""
+        return torch.rand(len(self.layers), generator=generator) >= self.config.layerdrop
+
+    def kept_layers(self, device: torch.device) -> list[bool] | Tensor:
+        """Which layers run. In a compiled graph a tensor: no choice of layers needs a graph of its own."""
         if not (self.training and self.config.layerdrop):
             return [True] * len(self.layers)
-        generator = None if self.update is None else torch.Generator().manual_seed(self.update)
-        return (torch.rand(len(self.layers), generator=generator) >= self.config.layerdrop).tolist()
+        kept = self.draw_layers() if self.kept is None else self.kept
+        return kept.to(device, non_blocking=True) if torch.compiler.is_compiling() else kept.tolist()

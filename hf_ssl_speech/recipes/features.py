@@ -102,7 +102,7 @@ class FeatureWriter:
         with self.state.local_main_process_first():
             dataset = load_speech(args.data, split=split, name=args.dataset_config, audio_column=args.audio_column)
             rows, report = prepare_speech(dataset, min_seconds=args.min_seconds, keep=args.keep)
-        check_skipped(report, split, args.max_skipped_share, args.min_seconds)
+        check_skipped(report, split, args, args)
         facts = split_facts(args.data, rows, report)
         logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
         return rows, facts

@@ -38,7 +38,7 @@ from hf_ssl_speech.training.arguments import (
     SpeechModelArguments,
     SpeechTextArguments,
 )
-from hf_ssl_speech.training.checks import check_transcripts
+from hf_ssl_speech.training.checks import check_transcripts, refuse_config
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
 from hf_ssl_speech.training.lora import add_lora, has_adapters, lora_settings
 from hf_ssl_speech.training.resume import run_identity
@@ -135,7 +135,7 @@ class Transcripts:
         """The rows of `train` or `validation` that can be learnt from, with labels; the others named and counted.
 
         Raises:
-            ValueError: If more than `max_skipped_share` of all rows can't be used.
+            ValueError: If too many of all rows can't be used (`check_skipped`).
         """
         rows, facts = split
         if rows is None:
@@ -158,11 +158,11 @@ class Transcripts:
         logger.info(f"{which}: {found['words']:,} words in {found['rows']:,} transcripts. {report}")
         unknown = found["unknown_characters"]
         cause = f"Characters outside the vocabulary: {' '.join(unknown) or 'none'}.{hint if unknown else ''} "
-        check_skipped(report, which, data_args.max_skipped_share, args.min_seconds, cause)
+        problem = check_skipped(report, which, data_args, args, cause)
         found["fingerprint"] = hashlib.sha256("\n".join(rows["text"]).encode()).hexdigest()[:16]
         self.facts |= found if which == "train" else {which: found}
         self.facts["vocabulary"] = list(self.processor.tokenizer.get_vocab())
-        return Split(rows, facts | split_facts(facts["source"], rows, report))
+        return Split(rows, facts | split_facts(facts["source"], rows, report) | problem)
 
 
 def load_transcribed(
@@ -254,6 +254,7 @@ def make_recognizer(
         # What slows the conv encoder down in pretraining has no use here.
         fields = {"feature_gradient_scale": 1.0} | (transcripts.config_fields if transcripts else {}) | fields
         model = recognizer_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
+    refuse_config(model.config, predicts_hidden=False)
     if isinstance(model_args.lora, dict):
         if not start:
             raise ValueError("Adapters learn in a trained encoder: give `model_name_or_path` beside `lora`.")

@@ -19,6 +19,7 @@ from datasets import Dataset, IterableDataset
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.pieces import recording_name
 from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, split_facts, stream_facts
+from hf_ssl_speech.data.rows import TOO_SHORT, most_unusable, share_with_short
 from hf_ssl_speech.data.sources import available_splits, load_speech
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
 
@@ -63,8 +64,8 @@ def load_split(
     Returns:
         The rows and the facts; an empty `Split` for a validation part that nobody asked for.
     Raises:
-        ValueError: If nothing can be loaded, more than `data_args.max_skipped_share` of the rows can't be used, or it
-            is not clear which split of the validation data is meant.
+        ValueError: If nothing can be loaded, too many of the rows can't be used (`data_args.max_skipped_share`; with
+            `preflight_only` the facts tell of it), or it is not clear which split of the validation data is meant.
     """
     source = getattr(data_args, f"{split}_data")
     if not source:
@@ -86,7 +87,8 @@ def load_split(
         if streaming:
             # Only the order of the shards: rows are shuffled after they are decoded, in the buffer that batches them.
             dataset = dataset.shuffle(seed=args.seed, buffer_size=1)
-            return Split(prepare_stream(dataset, keep=kept, mark_unusable=True, **limits), stream_facts(source))
+            limits |= {"mark_unusable": True, "max_skipped_share": data_args.max_skipped_share}
+            return Split(prepare_stream(dataset, keep=kept, **limits), stream_facts(source))
         dataset, report = prepare_speech(
             dataset,
             **limits,
@@ -94,8 +96,7 @@ def load_split(
             num_proc=data_args.prepare_workers,
             keep=kept,
         )
-    check_skipped(report, split, data_args.max_skipped_share, args.min_seconds)
-    facts = split_facts(source, dataset, report)
+    facts = split_facts(source, dataset, report) | check_skipped(report, split, data_args, args)
     logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
     if not need and isinstance(args, SpeechTrainingArguments):
         _tell_cropping(dataset, split, args.max_seconds, facts)
@@ -139,27 +140,36 @@ def part_facts(facts: dict[str, Any], rows: Dataset) -> dict[str, Any]:
     return facts | split_facts(facts["source"], rows, SkipReport(len(rows)))
 
 
-def check_skipped(report: SkipReport, part: str, max_share: float, min_seconds: float, hint: str = ""):
+def check_skipped(
+    report: SkipReport, part: str, data_args: SpeechDataArguments, args: Any, hint: str = ""
+) -> dict[str, str]:
     """Ends a run over data of which too much can't be used, whatever the run is.
 
     Args:
         part: `train` or `validation`, for the message.
-        max_share: The setting `max_skipped_share`.
-        min_seconds: The setting of that name.
+        data_args: Whose `max_skipped_share` is the limit, as `most_unusable` understands it.
+        args: Whose `min_seconds` held.
         hint: A sentence that tells more of the cause.
+    Returns:
+        Nothing; with `preflight_only`, which shows all that is wrong in one table, the fact `too_many_skipped`.
     Raises:
-        ValueError: If a larger share of the rows is left out.
+        ValueError: If more rows are left out, unless `args.preflight_only`.
     """
-    if report.num_skipped <= max_share * report.total:
-        return
-    short = sum(len(names) for reason, names in report.skipped.items() if reason.startswith("too short"))
+    max_share, min_seconds = data_args.max_skipped_share, args.min_seconds
+    short = sum(len(names) for reason, names in report.skipped.items() if reason.startswith(TOO_SHORT))
+    damaged, most = report.num_skipped - short, most_unusable(report.total, max_share)
+    if damaged <= most and report.num_skipped <= max(most, share_with_short(max_share) * report.total):
+        return {}
     way_out = "mend the data or the settings"
     if 2 * short > report.num_skipped:
         way_out = f"lower min_seconds={min_seconds:g}"
-    raise ValueError(
+    problem = (
         f"{report.num_skipped / report.total:.1%} of the {part} rows can't be used, more than "
-        f"max_skipped_share={max_share:.1%}: {report}. {hint}{way_out.capitalize()}, or raise max_skipped_share."
+        f"max_skipped_share={max_share:.1%} allows: {report}. {hint}{way_out.capitalize()}, or raise max_skipped_share."
     )
+    if not getattr(args, "preflight_only", False):
+        raise ValueError(problem)
+    return {"too_many_skipped": problem}
 
 
 def _tell_cropping(dataset: Dataset, part: str, max_seconds: float, facts: dict[str, Any]):

@@ -59,7 +59,13 @@ def make_units(data_args: SpeechDataArguments, args: UnitArguments, state: Parti
         return
     started = time.perf_counter()
     units = KMeansUnits.fit(
-        train.rows, source, args.num_units, seed=args.seed, share=args.kmeans_share, restarts=args.restarts
+        train.rows,
+        source,
+        args.num_units,
+        seed=args.seed,
+        share=args.kmeans_share,
+        memory_gb=args.memory_gb,
+        restarts=args.restarts,
     )
 
     # Quality, record and pictures.

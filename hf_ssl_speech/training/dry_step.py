@@ -29,7 +29,7 @@ def leaving_no_trace(model: nn.Module) -> Iterator[None]:
     """Afterwards the model's buffers, modes and counters and all random states are as before; no gradient is left."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     plain = [
-        (module, {k: v for k, v in vars(module).items() if isinstance(v, (bool, int, float, type(None)))})
+        (module, {k: v for k, v in vars(module).items() if isinstance(v, (bool, int, float, torch.Tensor, type(None)))})
         for module in model.modules()
     ]
     python_state, numpy_state = random.getstate(), np.random.get_state()

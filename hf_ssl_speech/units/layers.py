@@ -14,10 +14,12 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.families import encoder_of, layers_of
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, FeatureSource, HiddenFeatures, rows_of
 from hf_ssl_speech.data.processes import rank_and_size
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.quality import UnitQuality, phones_to_frames, unit_agreement
+from hf_ssl_speech.units.remembered import Remembered
 
 # How audio is disturbed to see which units stay: as another microphone and another room might.
 NOISE_DECIBELS, GAIN_DECIBELS = 15.0, 6.0
@@ -27,49 +29,13 @@ class EveryLayer(HiddenFeatures):
     """All layers of an encoder, from the first on, side by side: `(frames, layers * width)`."""
 
     def __init__(self, model, **settings):
-        super().__init__(model, model.config.num_hidden_layers, **settings)
+        super().__init__(model, len(layers_of(encoder_of(model))), **settings)
         self.layer_width = self.description.width
         self.description = replace(self.description, width=self.layer_width * self.layer)
 
-    def _run(self, waveforms: list[Tensor]) -> list[Tensor]:
-        outputs: list[Tensor] = []
-
-        def keep(module, inputs, output):
-            outputs.append((output[0] if isinstance(output, tuple) else output).float())
-
-        hooks = [layer.register_forward_hook(keep) for layer in self.model.encoder.layers]
-        try:
-            last = super()._run(waveforms)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [row[: len(frames)] for row, frames in zip(torch.cat(outputs, dim=-1), last)]
-
-
-class Remembered(FeatureSource):
-    """The features of one dataset, computed once and kept until the memory for them is full; others are computed anew.
-
-    Args:
-        source: Computes them.
-        memory_bytes: Keep no more than this.
-    """
-
-    def __init__(self, source: FeatureSource, memory_bytes: float):
-        self.description, self.device, self.skipped = source.description, source.device, source.skipped
-        self.source = source
-        self.free_bytes = memory_bytes
-        self.kept: dict[int, Tensor] = {}
-
-    def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """As the source gives them."""
-        new = [row for row in rows if row["sample_id"] not in self.kept]
-        found = {row["sample_id"]: frames for row, frames in zip(new, self.source.features(new))} if new else {}
-        answer = [self.kept.get(row["sample_id"], found.get(row["sample_id"])) for row in rows]
-        for sample_id, frames in found.items():
-            if frames.nbytes <= self.free_bytes:
-                self.kept[sample_id] = frames
-                self.free_bytes -= frames.nbytes
-        return answer
+    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
+        states = self.model(**inputs, output_hidden_states=True).hidden_states[1:]
+        return torch.cat([state.float() for state in states], dim=-1)
 
 
 class OneLayer(FeatureSource):
@@ -181,14 +147,18 @@ def compare_layers(
     """
     description = encoder.description
     every = EveryLayer(
-        encoder.model, normalize=encoder.normalize, center=description.center, encoder=description.encoder
+        encoder.model,
+        normalize=encoder.normalize,
+        center=description.center,
+        encoder=description.encoder,
+        extractor=encoder.extractor,
     )
     every.skipped = encoder.skipped  # who asks for the comparison learns what was left out
     sources = [Remembered(source, memory_bytes / 3) for source in (every, every, every.with_changed_audio(disturb))]
     layers = []
     for layer in range(1, every.layer + 1):
         fitting, clean, disturbed = (OneLayer(source, layer, every.layer_width) for source in sources)
-        units = KMeansUnits.fit(train, fitting, num_units, seed=seed, share=1.0, **kmeans)
+        units = KMeansUnits.fit(train, fitting, num_units, seed=seed, share=1.0, memory_gb=0, **kmeans)
         quality = measure_units(units, clean, disturbed, validation, silence)
         layers.append({"layer": layer, "inertia": units.facts["inertia"], **quality})
     return layers

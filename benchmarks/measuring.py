@@ -1,0 +1,70 @@
+"""How the benchmarks measure: variants in turn, CPU time of one thread, beside what the machine can compute."""
+
+import json
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+WARM_UP = 3  # rounds that are not counted
+
+
+def processor() -> str:
+    """The processor's name and what it computes with, such as "AMD EPYC (family 26), AVX512"."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
+    name = facts.get("model name", platform.processor() or platform.machine())
+    family = f" (family {facts['cpu family']}, model {facts['model']})" if "cpu family" in facts else ""
+    bf16 = " with bf16" if torch.cpu._is_avx512_bf16_supported() else ""
+    return f"{name}{family}, {torch.backends.cpu.get_cpu_capability()}{bf16}"
+
+
+def machine(*packages: str) -> dict[str, object]:
+    """What a figure depends on besides the code."""
+    limits = {name: os.environ[name] for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA") if name in os.environ}
+    return {
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
+        "tunables": os.environ.get("GLIBC_TUNABLES", ""),
+        **limits,
+        **{package: version(package) for package in ("torch", *packages)},
+    }
+
+
+def in_turn(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each variant in each round; rounds run all of them, in random order, and the first warm up."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(WARM_UP + rounds):
+        for name in random.sample(list(variants), len(variants)):
+            start = time.process_time()
+            variants[name]()
+            times[name].append(time.process_time() - start)
+    return {name: measured[WARM_UP:] for name, measured in times.items()}
+
+
+def spread(times: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(times), "minimum": min(times), "maximum": max(times)}
+
+
+def median_ratio(times: Sequence[float], beside: Sequence[float]) -> float:
+    """How many times as fast the first is, in the median over rounds."""
+    return statistics.median(other / own for own, other in zip(times, beside))
+
+
+def product_rate(dtype: torch.dtype, rounds: int = 15, size: int = 1024) -> float:
+    """Floating-point operations a second of a large matrix product, the best of some rounds of CPU time."""
+    matrix = torch.randn(size, size).to(dtype)
+    fastest = min(in_turn({"product": lambda: [matrix @ matrix for _ in range(4)]}, rounds)["product"])
+    return 4 * 2 * size**3 / fastest
+
+
+def write_results(file: str | None, results: dict[str, object]):
+    if file:
+        Path(file).write_text(json.dumps(results, indent=1) + "\n")

@@ -1,0 +1,29 @@
+"""The benchmarks run, and what they claim can be read from their files."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """`benchmark(name)` imports one of the benchmarks."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield __import__
+    for file in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(file.stem, None)
+
+
+def test_a_step_has_the_loss_and_gradients_of_its_peers_and_its_time_is_measured(benchmark, tmp_path):
+    file = tmp_path / "results.json"
+    benchmark("training_step").main(["--quick", "--precisions", "float32", "--output_file", str(file)])
+    results = json.loads(file.read_text())
+    assert [case["objective"] for case in results["cases"]] == ["wav2vec2", "hubert-100", "hubert-500"]
+    for case in results["cases"]:
+        assert case["loss_difference"] < 1e-4 and case["gradient_difference"] < 2e-3
+        assert all(0 < share < 10 for share in case["share_of_product"].values())
+        assert case["seconds"]["ours"]["minimum"] <= case["seconds"]["ours"]["median"]
