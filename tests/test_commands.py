@@ -18,7 +18,7 @@ from hf_ssl_speech.commands.configs import listing
 from hf_ssl_speech.commands.launching import take_launch_options
 from hf_ssl_speech.commands.main import COMMANDS, main, overview, run
 from hf_ssl_speech.commands.parsing import parse_arguments
-from hf_ssl_speech.recipes.arguments import HubertIterationsArguments
+from hf_ssl_speech.recipes.arguments import HubertIterationsArguments, LabelEfficiencyArguments
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
     SpeechDataArguments,
@@ -30,7 +30,10 @@ from hf_ssl_speech.training.arguments import (
 ROOT = Path(__file__).parents[1]
 PRETRAIN_KINDS = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
 CTC_KINDS = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
-OF_DATACLASSES = {"pretrain", "units", "hubert", "finetune", "evaluate", "ngram", "tune-decoder", "align"}
+OF_DATACLASSES = {
+    "pretrain", "units", "features", "hubert", "finetune", "label-efficiency", "probe", "evaluate", "ngram",
+    "tune-decoder", "align",
+}  # fmt: skip
 
 
 def help_of(name, capsys, option="--help") -> str:
@@ -217,7 +220,12 @@ def test_the_commands_of_a_models_folder_make_its_card_and_its_stock_form(tmp_pa
     assert "config.json" in capsys.readouterr().out and (tmp_path / "stock" / "model.safetensors").exists()
 
 
-OF_A_RUN = {"pretrain": PRETRAIN_KINDS, "hubert": (*PRETRAIN_KINDS, HubertIterationsArguments), "finetune": CTC_KINDS}
+OF_A_RUN = {
+    "pretrain": PRETRAIN_KINDS,
+    "hubert": (*PRETRAIN_KINDS, HubertIterationsArguments),
+    "finetune": CTC_KINDS,
+    "label-efficiency": (*CTC_KINDS, LabelEfficiencyArguments),
+}
 
 
 @pytest.mark.parametrize("name", sorted(set(named_configs.configs()) - {"demo"}))
