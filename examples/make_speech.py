@@ -1,6 +1,6 @@
 """Makes a speech corpus on the spot, for a first run with no download: 30 minutes take seconds on one CPU core.
 
-    pip install "hf_ssl_speech[demo]"
+    pip install espeakng-loader
     python examples/make_speech.py speech --minutes 30
 
 Writes `train` and `validation` Parquet files with texts and phones, no speaker in both, for `load_dataset("speech")`.

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hf_ssl_speech.models.registration import register_auto_classes
+from hf_ssl_speech.models.registration import register_configs
 
 if TYPE_CHECKING:
     from hf_ssl_speech.public import *  # noqa: F403
@@ -22,4 +22,4 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__getattr__("__all__")])
 
 
-register_auto_classes()
+register_configs()

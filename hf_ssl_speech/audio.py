@@ -164,8 +164,9 @@ def _open(audio: Any) -> SoundFileDecoder | AvDecoder:
         return open_encoded(source)
 
 
-def _row_path(path: str | None) -> str | None:
+def _row_path(path: str | os.PathLike | None) -> str | None:
     """The path of a row, unless it would make this machine ask a stranger's address."""
+    path = None if path is None else os.fspath(path)
     strange = set(re.findall(r"([\w+.-]*)://", path or "")) - ROW_PROTOCOLS
     if strange:
         raise BadAudio(
@@ -228,6 +229,7 @@ def _whole_rate(rate: Any) -> int:
 
 
 def _as_float(samples: np.ndarray) -> np.ndarray:
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     if np.issubdtype(samples.dtype, np.floating):
         return samples.astype(np.float32)
     if samples.dtype == np.uint8:

@@ -28,6 +28,7 @@ LEFT_OF_POWER, WINDOW_SAMPLES, MOST_CANCELLED = 1e-3, 8_000, 0.05
 # Seconds that a container may tell too much of, for what encoders put before and after the audio.
 PADDING_SECONDS = 0.5
 CUT_SHORT = "cut short: fewer samples than its header says"
+GIT_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 JOINED = "several recordings joined into one file, of which players know the first alone"
 CONVERT = "convert it with ffmpeg, for example to FLAC"
 # In kbit/s, of layer III in MPEG 1 and in MPEG 2 and 2.5; and the sampling rates of MPEG 1, in Hz.
@@ -186,9 +187,7 @@ class AvDecoder:
         try:
             import av
         except ImportError as error:
-            raise BadAudio(
-                f"unreadable: the format is unknown without PyAV (pip install 'hf_ssl_speech[codecs]'); or {CONVERT}"
-            ) from error
+            raise BadAudio(f"unreadable: the format is unknown without PyAV (pip install av); or {CONVERT}") from error
         is_path = isinstance(self.source, str)
         with _EncodedFile(io.FileIO(self.source)) if is_path else nullcontext(self.source) as file:
             file.seek(0)
@@ -217,6 +216,9 @@ def open_encoded(source: str | io.BytesIO) -> SoundFileDecoder | AvDecoder:
     except soundfile.LibsndfileError as error:
         if "format not recogni" not in error.error_string.lower():
             raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
+    with _bytes_of(source) as file:
+        if file.read(len(GIT_LFS_POINTER)) == GIT_LFS_POINTER:
+            raise BadAudio("missing: a Git LFS pointer lies in its place; fetch it with `git lfs pull`")
     return AvDecoder(source)
 
 
@@ -280,7 +282,7 @@ def _is_joined_flac(source: str | io.BytesIO) -> bool:
     """Whether a second FLAC follows the first, of which libsndfile reads nothing."""
     starts = [b"fLaC" + last_block + b"\0\0\x22" for last_block in (b"\0", b"\x80")]
     with _bytes_of(source) as file:
-        file.seek(4)
+        file.seek(_id3_bytes(file.read(10)) + 4)  # some tools put an ID3 tag before it
         before = b""
         while block := file.read(SAMPLES_AT_ONCE):
             if any(start in before + block for start in starts):

@@ -1,8 +1,9 @@
-"""Names of files made of other names, such as the ids of rows."""
+"""Names of files: as people write them, with variables, and made of other names, such as the ids of rows."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -15,6 +16,28 @@ _REFUSED = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u2028\u2029\ud800-\udfff]|
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(?= *(?:\.|$))", re.IGNORECASE)
 # Of a name, on most file systems; eCryptfs takes less.
 MOST_BYTES, MARK_BYTES = 255, 13
+
+
+_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[^}]*\})")
+
+
+def expanded(path: str) -> str:
+    """A path as people write it, with `~` and environment variables replaced by what they stand for.
+
+    What is there under that very name is meant as it is written; so are addresses, `https://...`.
+
+    Raises:
+        ValueError: If a variable is not set, or there is no such user: nobody means a folder called `$SCRATCH`.
+    """
+    if "://" in path or os.path.exists(path):
+        return path
+    found = os.path.expandvars(os.path.expanduser(path))
+    unset = _VARIABLE.search(found)
+    if unset:
+        raise ValueError(f"{path!r} names the environment variable {unset[0]}, which is not set.")
+    if found.startswith("~"):
+        raise ValueError(f"{path!r} names the home of {found.partition('/')[0][1:]!r}, but there is no such user.")
+    return found
 
 
 def file_names(names: Sequence[str], ids: Sequence[object], suffix: str) -> list[str]:

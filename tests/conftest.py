@@ -1,6 +1,7 @@
 """Fixtures of all tests: tiny models whose weights are random through and through, and the folder of real speech."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,14 @@ def corpora() -> Path:
     if not folder:
         pytest.skip("real speech is needed: set SPEECH_CORPORA to the folder of the corpora")
     return Path(folder)
+
+
+@pytest.fixture
+def named_corpora(monkeypatch):
+    """Sets the environment variables that the configurations of the package name, where they are not set."""
+    for path in (Path(__file__).parents[1] / "examples" / "configs").glob("*.yaml"):
+        for name in re.findall(r"\$(\w+)", path.read_text()):
+            monkeypatch.setenv(name, os.environ.get(name, "/corpora"))
 
 
 def tiny_model(model_class, seed: int = 0, **fields):

@@ -1,8 +1,12 @@
 """Forced alignment: a known transcript gets the times it was said at, as columns and as TextGrid."""
 
 import json
+import math
 import re
+import tracemalloc
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +17,9 @@ from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec
 
 from hf_ssl_speech import SSLWav2Vec2Config, SSLWav2Vec2ForCTC
 from hf_ssl_speech.file_names import file_names
-from hf_ssl_speech.recognition.alignment import TEXTGRID, add_alignment, align_text, write_textgrid
+from hf_ssl_speech.recognition import alignment
+from hf_ssl_speech.recognition.alignment import TEXTGRID, add_alignment, align_text, describe_scores, write_textgrid
+from hf_ssl_speech.recognition.decoding import WILDCARD_COST, align_tokens
 from hf_ssl_speech.recognition.transcript import Alphabet
 
 TOKENS = ["<pad>", "<unk>", "|", *"abcdefgh'"]
@@ -56,17 +62,111 @@ def test_the_given_text_is_aligned_even_where_something_else_was_heard(alphabet)
     assert a.end <= b.start and b.end <= c.start
 
 
-def test_a_path_is_the_likeliest_of_all_that_write_the_text(alphabet):
-    logits = torch.randn(6, len(TOKENS))
-    log_probabilities = logits.log_softmax(-1)
-    a, b = TOKENS.index("a"), TOKENS.index("b")
-    best = -torch.inf
-    delimiter = TOKENS.index("|")
-    for path in torch.cartesian_prod(*[torch.tensor([0, delimiter, a, b])] * 6):
-        run = torch.unique_consecutive(path)
-        if "".join(TOKENS[token] for token in run if token).strip("|") == "abb":
-            best = max(best, log_probabilities.gather(1, path[:, None]).sum().item())
-    assert align_text("abb", logits, alphabet).score == pytest.approx(best, rel=1e-5)
+def likeliest(log_probabilities, ids, alphabet) -> float:
+    """The score of the best path, found by trying all of them."""
+    tokens = [alphabet.blank] * (2 * len(ids) + 1)
+    tokens[1::2] = ids
+    around = [alphabet.delimiter, *ids, alphabet.delimiter]
+    beside = {place for place, pair in enumerate(pairwise(around)) if alphabet.delimiter in pair}
+
+    def emission(frame, state):
+        if tokens[state] == alphabet.wildcard:
+            return max(log_probabilities[frame]) - WILDCARD_COST
+        others = [alphabet.delimiter] if alphabet.delimiter and state % 2 == 0 and state // 2 in beside else []
+        return max(log_probabilities[frame][token] for token in [tokens[state], *others])
+
+    def onwards(frame, state):
+        score = emission(frame, state)
+        if frame == len(log_probabilities) - 1:
+            return score if state >= len(tokens) - 2 else -math.inf
+        may_skip = state % 2 == 1 and state + 2 < len(tokens) and tokens[state] != tokens[state + 2]
+        ways = [state, *([state + 1] if state + 1 < len(tokens) else []), *([state + 2] if may_skip else [])]
+        return score + max(onwards(frame + 1, way) for way in ways)
+
+    return max(onwards(0, state) for state in range(min(2, len(tokens))))
+
+
+def test_the_likeliest_path_is_found_in_thousands_of_cases_with_ties():
+    """Small whole numbers tie all the time; with equal neighbours, delimiters and wild cards among the tokens."""
+    rng, tried = np.random.default_rng(0), 0
+    for _ in range(3_000):
+        frames, outputs = int(rng.integers(1, 7)), int(rng.integers(3, 5))
+        delimiter = 2 if rng.random() < 0.4 else None
+        alphabet = SimpleNamespace(blank=0, delimiter=delimiter, wildcard=outputs)
+        logs = -rng.integers(0, 4, (frames, outputs)).astype(float)
+        ids = rng.integers(1, outputs + (rng.random() < 0.3), rng.integers(0, min(frames, 4) + 1)).tolist()
+        if frames < len(ids) + sum(one == other for one, other in pairwise(ids)):
+            continue
+        path, scores = align_tokens(torch.tensor(logs), ids, alphabet)
+        tried += 1
+        assert scores.sum().item() == pytest.approx(likeliest(logs.tolist(), ids, alphabet), abs=1e-9)
+        assert [token for token in torch.unique_consecutive(path).tolist() if token] == ids
+    assert tried > 2_000
+
+
+def test_a_tie_that_once_was_missed_is_won():
+    alphabet = SimpleNamespace(blank=0, delimiter=None, wildcard=3)
+    _, scores = align_tokens(torch.tensor([[-1.0, -1, -3], [0, 0, -3], [-2, -1, -3]]), [1, 2], alphabet)
+    assert scores.sum() == -4
+
+
+def test_an_alignment_needs_far_less_memory_than_a_step_for_each_token_and_frame(alphabet):
+    frames, tokens = 4_000, 1_000
+    logits = torch.zeros(frames, len(TOKENS)).log_softmax(-1)
+    align_tokens(logits[:50], [3, 4] * 5, alphabet)
+    tracemalloc.start()
+    align_tokens(logits, [3, 4] * (tokens // 2), alphabet)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < frames * (2 * tokens + 1) / 2  # bytes
+
+
+def test_words_and_characters_get_the_mean_probability_of_their_frames_as_in_torchaudio(alphabet):
+    functional = pytest.importorskip("torchaudio.functional")
+    logits = torch.randn(40, len(TOKENS), dtype=torch.float64)
+    logits[:, TOKENS.index("|")] = -40  # torchaudio knows no other silence than the blank
+    logs = logits.float().log_softmax(-1)
+    ids = torch.tensor([alphabet.spell("badcab")])
+    path, scores = functional.forced_align(logs[None], ids, blank=0)
+    spans = functional.merge_tokens(path[0], scores[0].exp())
+    ours = align_text("badcab", logits, alphabet)
+    for span, character in zip(spans, ours.characters, strict=True):
+        assert (span.start, span.end) == (round(character.start / 0.02), round(character.end / 0.02))
+        assert character.score == pytest.approx(span.score, rel=1e-5)
+    frames = sum(len(span) for span in spans)
+    (word,) = ours.words
+    assert word.score == pytest.approx(sum(span.score * len(span) for span in spans) / frames, rel=1e-5)
+
+
+def test_a_row_is_as_sure_as_its_worst_stretch_of_30_frames_as_in_ctc_segmentation(alphabet):
+    logits = torch.randn(200, len(TOKENS), dtype=torch.float64)
+    transcript = align_text("bad cab a dab", logits, alphabet)
+    _, scores = align_tokens(logits.float().log_softmax(-1), alphabet.spell("bad cab a dab"), alphabet)
+    lowest = min(scores[start : start + 30].mean().item() for start in range(171))
+    assert transcript.confidence == pytest.approx(math.exp(lowest), rel=1e-5)
+    short = align_text("a", heard("_aa_"), alphabet)
+    assert short.confidence == pytest.approx(heard("a").softmax(-1).max().item(), rel=1e-5)
+    assert align_text("b 1990", heard("_bb|ff_"), alphabet).words[1].score is None
+
+
+def test_bad_transcripts_have_the_lowest_scores_and_are_named(recognizer, monkeypatch):
+    said = ["bad_cab", "a_dab", "ha_had", "gab_bag", "beach", "a_bad_bag", "face", "cage"]
+    written = [text.replace("_", " ") for text in said]
+    written[2], written[5] = "cabbage", "a bad face"
+    paths = [heard("".join(f"_{each}_" if each != "_" else "||" for each in text)) for text in said]
+    logits = torch.nn.utils.rnn.pad_sequence(paths, batch_first=True)
+    logits += torch.randn(logits.shape) * 0.5
+    lengths = torch.tensor([len(path) for path in paths])
+    monkeypatch.setattr(alignment, "compute_logits", lambda *_: [(list(range(8)), logits, lengths)])
+    columns = {"name": list("stuvwxyz"), "num_samples": [32_000] * 8, "text": written}
+    aligned, _ = add_alignment(Dataset.from_dict(columns), *recognizer)
+    order = np.argsort(aligned["score"])
+    assert set(order[:2].tolist()) == {2, 5}
+    text = describe_scores(aligned).splitlines()
+    assert [line.split()[1] for line in text[1:3]] == [f"{aligned['name'][place]}," for place in order[:2]]
+    assert "worst word 'cabbage' at" in "".join(text[1:3]) and "worst word 'face' at" in "".join(text[1:3])
+    good = aligned[7]["words"][0]
+    assert good["score"] > 0.5 and len(text) == 6
 
 
 def test_what_can_not_be_aligned_is_told_in_words(alphabet):
@@ -145,7 +245,7 @@ def test_aligned_rows_go_through_parquet(recognizer, rows, tmp_path):
 def test_alignment_needs_a_text_column_and_rows_that_fit(recognizer, rows):
     with pytest.raises(ValueError, match=r"expected 'sentence' with the transcripts.*keep="):
         add_alignment(rows, *recognizer, text_column="sentence")
-    with pytest.raises(ValueError, match="no words or characters yet"):
+    with pytest.raises(ValueError, match="no words or characters or score yet"):
         add_alignment(rows.rename_column("speaker", "words"), *recognizer)
     with pytest.raises(ValueError, match="No row can be aligned: 1 of 1 rows skipped"):
         add_alignment(rows.select([3]), *recognizer)

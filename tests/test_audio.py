@@ -33,7 +33,8 @@ def test_bytes_path_and_row_of_the_same_audio_give_the_same_waveform(tmp_path):
     path.write_bytes(encoded)
     expected = read_audio(encoded)
     assert expected.dtype == np.float32 and expected.shape == (8_000,)
-    for audio in (path, str(path), path.as_uri(), {"bytes": encoded, "path": None}, {"bytes": None, "path": str(path)}):
+    row = {"bytes": None, "path": path}
+    for audio in (path, str(path), path.as_uri(), {"bytes": encoded, "path": None}, row, row | {"path": str(path)}):
         np.testing.assert_array_equal(read_audio(audio), expected)
         assert count_samples(audio) == 8_000
 
@@ -110,7 +111,8 @@ def test_stereo_is_averaged_whether_channels_come_first_or_last():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "half"), [(np.int16, 2**14), (np.int32, 2**30), (np.int8, 64), (np.uint8, 192), (np.float64, 0.5)]
+    ("dtype", "half"),
+    [(np.int16, 2**14), (">i2", 2**14), (np.int32, 2**30), (np.int8, 64), (np.uint8, 192), (np.float64, 0.5)],
 )
 def test_half_of_full_scale_is_one_half_in_every_sample_type(dtype, half):
     zero = 128 if dtype == np.uint8 else 0
@@ -382,6 +384,13 @@ def test_of_joined_files_it_is_said_that_only_the_first_would_be_read(tmp_path, 
             read_audio(audio)
 
 
+def test_a_flac_after_an_id3_tag_is_one_recording_and_two_are_two():
+    flac, tag = encode(tone(16_000), format="FLAC"), b"ID3\x03\0\0" + bytes([0, 0, 1, 0]) + bytes(128)
+    assert count_samples(tag + flac) == len(read_audio(tag + flac)) == 16_000
+    with pytest.raises(BadAudio, match="several recordings joined"):
+        read_audio(tag + flac + flac)
+
+
 def test_joined_mp3_files_are_read_to_the_end():
     one = encode(np.random.default_rng(0).uniform(-0.5, 0.5, 32_000), format="MP3")
     assert count_samples(one * 3) == len(read_audio(one * 3))
@@ -426,6 +435,7 @@ def test_integers_stored_as_floats_are_named(peak):
         (b"", "empty"),
         (encode(np.zeros(0)), "empty"),
         (b"no audio at all" * 100, "unreadable"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "missing: a Git LFS pointer"),
         (FLAC[: len(FLAC) // 2], "unreadable|cut short"),
         (PIPED_FLAC, "does not tell the length"),
         (None, "missing: neither"),

@@ -17,9 +17,23 @@ from hf_ssl_speech.commands import named_configs
 from hf_ssl_speech.commands.configs import listing
 from hf_ssl_speech.commands.launching import take_launch_options
 from hf_ssl_speech.commands.main import COMMANDS, main, overview, run
+from hf_ssl_speech.commands.parsing import parse_arguments
+from hf_ssl_speech.recipes.arguments import HubertIterationsArguments, LabelEfficiencyArguments
+from hf_ssl_speech.training.arguments import (
+    SpeechCTCTrainingArguments,
+    SpeechDataArguments,
+    SpeechModelArguments,
+    SpeechPreTrainingArguments,
+    SpeechTextArguments,
+)
 
 ROOT = Path(__file__).parents[1]
-OF_DATACLASSES = {"pretrain", "units", "hubert", "finetune", "evaluate", "ngram", "tune-decoder", "align"}
+PRETRAIN_KINDS = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
+CTC_KINDS = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
+OF_DATACLASSES = {
+    "pretrain", "units", "features", "hubert", "finetune", "label-efficiency", "probe", "evaluate", "ngram",
+    "tune-decoder", "align",
+}  # fmt: skip
 
 
 def help_of(name, capsys, option="--help") -> str:
@@ -87,7 +101,7 @@ print("LOADED", [module for module in {heavy!r} if module in sys.modules])
         (["pretrain", "--num_processes", "none"], "--num_processes is none: give a whole number, 1 or more."),
         (["card", "runs/x", "--licence", "mit"], "There is no argument --licence. Did you mean --license?"),
         (["card"], "The following arguments are required: folder"),
-        (["align", "--limit", "few"], "Argument --limit: invalid int value: 'few'"),
+        (["align", "--limit", "few"], "Argument --limit: 'few' is no whole number"),
     ],
 )
 def test_a_mistake_on_the_command_line_ends_it_with_one_sentence(words, message, monkeypatch):
@@ -204,3 +218,70 @@ def test_the_commands_of_a_models_folder_make_its_card_and_its_stock_form(tmp_pa
         main(["card", str(tmp_path / "ctc"), "--output_file", str(tmp_path / "mine.md")])
     main(["export", str(tmp_path / "ctc"), str(tmp_path / "stock")])
     assert "config.json" in capsys.readouterr().out and (tmp_path / "stock" / "model.safetensors").exists()
+
+
+OF_A_RUN = {
+    "pretrain": PRETRAIN_KINDS,
+    "hubert": (*PRETRAIN_KINDS, HubertIterationsArguments),
+    "finetune": CTC_KINDS,
+    "label-efficiency": (*CTC_KINDS, LabelEfficiencyArguments),
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(named_configs.configs()) - {"demo"}))
+def test_a_configuration_takes_other_data_and_nothing_else(name):
+    """What it says of its own splits and validation data does not hold for other data, unless it is asked for."""
+    kinds = OF_A_RUN[named_configs.command_of(name)]
+    data = parse_arguments([name, "--train-data", "my_audio"], *kinds)[1]
+    assert data.train_data == ["my_audio"] and data.train_split == "train" and data.dataset_config is None
+    assert data.validation_data is None and data.validation_split is None
+    assert (data.validation_share > 0) is not data.streaming
+    asked = ["--train_data=my_audio", "--validation_data", "other", "--validation_split", "dev"]
+    data = parse_arguments([name, *asked], *kinds)[1]
+    assert data.validation_data == ["other"] and data.validation_split == "dev"
+
+
+def test_a_file_of_the_user_means_what_it_says(tmp_path):
+    (tmp_path / "mine.yaml").write_text("train_data: [a]\nvalidation_data: [b]\noutput_dir: c\n")
+    data = parse_arguments([str(tmp_path / "mine.yaml"), "--train_data", "d"], *PRETRAIN_KINDS)[1]
+    assert data.train_data == ["d"] and data.validation_data == ["b"]
+
+
+# Each reaches the module of Auto classes while it is only half imported itself.
+@pytest.mark.parametrize("module", ["models.encoder", "hub.onnx_export", "training.pretrainer", "recognition.decoding"])
+def test_a_module_can_be_imported_first_and_alone(module):
+    code = f"""
+import hf_ssl_speech.{module}
+from transformers import AutoConfig, AutoModelForCTC
+config = AutoConfig.for_model("ssl-wav2vec2")
+assert type(config) in AutoModelForCTC._model_mapping
+"""
+    result = in_a_process(code)
+    assert not result.returncode, result.stderr
+
+
+def test_a_model_is_exported_to_onnx_by_the_command(tmp_path):
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    torch.manual_seed(0)
+    save_recognizer(tmp_path / "ctc")
+    words = ["export", str(tmp_path / "ctc"), str(tmp_path / "model.onnx"), "--format", "onnx"]
+    result = in_a_process(f"from hf_ssl_speech.commands.main import main; main({words})")
+    assert (tmp_path / "model.onnx").exists(), result.stderr
+
+
+def test_help_and_errors_name_the_command_and_one_spelling(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["hf-ssl-speech", "align"])
+    assert help_of("align", capsys).startswith("usage: hf-ssl-speech align [CONFIG]")
+    with pytest.raises(SystemExit, match=r"required: --model, --data, --output_dir\. "):
+        main(["align"])
+
+
+@pytest.mark.parametrize("name", ["/no/such", "./such", "a/b/c", "runs/such"])
+def test_a_folder_that_is_not_there_is_told_without_asking_the_hub(name, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", pytest.fail)
+    words = ["--data", "speech", "--output_dir", "out"]
+    for command in (["transcribe", name, "x.wav"], ["evaluate", "--models", name, *words]):
+        with pytest.raises(SystemExit, match=f"There is no folder {name}"):
+            main(command)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import HubertModel, Wav2Vec2Model
 
 from hf_ssl_speech import (
+    SSLHubertForCTC,
     SSLHubertForPreTraining,
     SSLHubertModel,
     SSLWav2Vec2Config,
@@ -413,3 +414,11 @@ def test_integers_that_were_not_scaled_are_told_how_to_be(tiny_wav2vec2, scale):
     spike = torch.zeros(1, 16_000)
     spike[0, 5_000] = 1
     tiny_wav2vec2.base_model((spike - spike.mean()) / spike.std())  # the loudest that a normalised second can be
+
+
+def test_an_encoder_is_taken_from_a_checkpoint_with_a_head_as_a_matter_of_course(tiny_hubert, tmp_path):
+    tiny_hubert.save_pretrained(tmp_path)
+    _, report = SSLHubertModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["unexpected_keys"] and not report["missing_keys"]
+    _, report = SSLHubertForCTC.from_pretrained(tmp_path, output_loading_info=True)
+    assert sorted(report["missing_keys"]) == ["lm_head.bias", "lm_head.weight"]

@@ -434,3 +434,11 @@ def test_number_words_become_digits_by_choice():
     assert "numbers" not in TextNormalization().to_dict()
     with pytest.raises(ValueError, match="choose a case"):
         TextNormalization(numbers="digits", case="keep")
+
+
+def test_a_whisper_of_another_rate_is_refused(whisper):
+    processor = WhisperProcessor.from_pretrained(whisper)
+    processor.feature_extractor.sampling_rate = 8_000
+    processor.save_pretrained(whisper)
+    with pytest.raises(ValueError, match="was trained at 8,000 Hz"):
+        load_seq2seq(whisper)

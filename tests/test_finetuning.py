@@ -113,6 +113,14 @@ def test_an_interrupted_run_ends_with_the_very_weights_of_an_uninterrupted_one(s
         assert largest_difference(tmp_path / "whole", output) == 0.0
 
 
+def test_the_encoder_may_rest_for_a_share_of_the_updates_of_whole_epochs(save_rows, tmp_path):
+    settings = {"freeze_transformer_updates": 0.5, "max_steps": -1, "num_train_epochs": 2, "batch_seconds": 4}
+    trainer = make_trainer(str(tmp_path), settings, {}, load_from_disk(save_rows([2.0] * 4)))
+    trainer.train()
+    assert trainer.state.max_steps == 4
+    assert trainer.model.thaw_update == 2
+
+
 def test_frozen_weights_stay_and_the_others_learn(save_rows, tmp_path):
     trainer = make_trainer(
         str(tmp_path), {"freeze_transformer_updates": 2, "max_steps": 2}, {}, load_from_disk(save_rows([2.0] * 4))
@@ -304,6 +312,14 @@ def test_preflight_only_checks_transcripts_and_whether_a_few_rows_can_be_learnt(
     assert not any(line.endswith("error") for line in shown)
 
 
+def test_preflight_only_shows_too_many_lost_rows_among_its_other_findings(finetune, tmp_path, capsys):
+    with pytest.raises(SystemExit, match=r"4\.2% of the train rows can't be used, more than max_skipped_share=0\.0%"):
+        finetune("run", "--preflight_only", "--max_skipped_share", "0")
+    shown = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("train ") and line.endswith("error") for line in shown)
+    assert any(line.startswith("masks ") and not line.endswith("error") for line in shown)
+
+
 def test_hubert_is_fine_tuned_too_and_fresh_weights_are_not_frozen(finetune, tmp_path):
     assert "Fresh weights: nothing is frozen." in finetune("run", "--objective", "hubert")
     assert AutoConfig.from_pretrained(tmp_path / "run").model_type == SSLHubertModel.config_class.model_type
@@ -325,7 +341,7 @@ def test_a_stock_checkpoint_is_fine_tuned_too(finetune, make_tiny, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--max_skipped_share", "0.01"), "4.2% of the train rows can't be used, more than max_skipped_share=1.0%"),
+        (("--max_skipped_share", "0"), "4.2% of the train rows can't be used, more than max_skipped_share=0.0%"),
         (("--text_column", "sentence"), r"no columns \['sentence'\]; there are"),
         (("--streaming",), "leave out `streaming`"),
         (("--model_name_or_path", "nowhere/at-all"), "No model is found at nowhere/at-all"),

@@ -31,6 +31,7 @@ from hf_ssl_speech import (
     load_speech,
     make_processor,
     prepare_speech,
+    prepare_stream,
     to_transformers,
 )
 
@@ -266,3 +267,59 @@ def test_every_public_name_has_a_docstring():
 def test_a_configurations_docstring_describes_its_presets(config):
     for size in config.presets():
         assert f"`{size}`" in config.__doc__ or f'"{size}"' in config.__doc__, size
+
+
+@pytest.mark.parametrize("cache", [False, True], ids=["encoded", "decoded"])
+@pytest.mark.parametrize("form", ["torch", "pandas", "numpy", "arrow"])
+def test_the_format_of_the_rows_changes_nothing(form, cache, make_trainer, tmp_path):
+    plain = prepare_speech(as_arrays(tmp_path), min_seconds=1, cache=cache)[0]
+
+    def batch(rows):
+        return next(iter(make_trainer(rows).get_train_dataloader()))
+
+    expected, found = batch(plain), batch(plain.with_format(form))
+    assert torch.equal(found["input_values"], expected["input_values"])
+    assert torch.equal(found["mask_time_indices"], expected["mask_time_indices"])
+
+
+def test_a_stream_in_the_format_of_torch_trains_too(make_trainer):
+    make_trainer(as_stream(None).with_format("torch"), buffer_seconds=8).train()
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_streamed_validation_set_is_refused(prepared, make_trainer, tmp_path):
+    stream = as_stream(tmp_path)
+    stream = prepare_stream(stream, min_seconds=1) if prepared else stream
+    message = "rows are streamed, but an evaluation makes the same batches of all rows every time"
+    trainer = make_trainer(as_arrays(tmp_path))
+    for act in (trainer.evaluate, trainer.predict):
+        with pytest.raises(TypeError, match=message):
+            act(stream)
+    model = SSLWav2Vec2ForPreTraining(SSLWav2Vec2Config(**TINY, **WAV2VEC2))
+    with pytest.raises(TypeError, match=message):
+        SpeechPreTrainer(model, SpeechPreTrainingArguments(tmp_path, **SETTINGS), eval_dataset=stream)
+
+
+def test_torch_datasets_missing_ones_and_epochs_of_a_stream_are_told_in_a_sentence(make_trainer, tmp_path):
+    class Torch(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(TypeError, match=r"of type Torch, but a trainer takes a `datasets` dataset: .*from_list"):
+        make_trainer(Torch())
+    with pytest.raises(ValueError, match="no train data"):
+        make_trainer(None).train()
+    with pytest.raises(ValueError, match="no evaluation data"):
+        make_trainer(as_arrays(tmp_path)).evaluate()
+    with pytest.raises(ValueError, match="give max_steps instead of num_train_epochs"):
+        make_trainer(as_stream(tmp_path), max_steps=-1, num_train_epochs=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_too_coarse_to_learn_are_refused_and_evaluated_all_the_same(dtype, tmp_path):
+    model = SSLWav2Vec2ForPreTraining(SSLWav2Vec2Config(**TINY, **WAV2VEC2)).to(dtype)
+    args = SpeechPreTrainingArguments(tmp_path / "run", **SETTINGS)
+    with pytest.raises(ValueError, match=r"weights are torch\.b?float16, .*: train `model\.float\(\)`"):
+        SpeechPreTrainer(model, args, as_arrays(tmp_path))
+    if dtype == torch.bfloat16:
+        assert SpeechPreTrainer(model, args, eval_dataset=as_arrays(tmp_path)).evaluate()["eval_loss"] > 0

@@ -70,6 +70,12 @@ def test_a_loss_that_is_no_number_stops_the_run_in_words(tmp_path):
         trainer.train()
 
 
+@pytest.mark.parametrize("name", ["eval_loss", "eval_other_loss", "grad_norm"])
+def test_an_evaluation_that_is_no_number_stops_the_run_before_it_can_be_the_best(name, arguments):
+    with pytest.raises(UnhealthyRun, match=f"{name} is nan"):
+        show(HealthCheck(), arguments, [{name: float("nan")}])
+
+
 def test_a_collapsed_codebook_stops_the_run_after_some_patience(arguments):
     healthy, collapsed = {"hard_perplexity_1": 50.0}, {"hard_perplexity_1": 50.0, "hard_perplexity_2": 1.2}
     patient = [collapsed] * (COLLAPSED_LOGS - 1)

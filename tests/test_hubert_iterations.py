@@ -15,6 +15,7 @@ import torch
 from conftest import TINY
 from safetensors.torch import load_file
 from tones import spoilt_rows, tone_rows
+from transformers import AutoModel, MoonshineConfig, SEWConfig, Wav2Vec2FeatureExtractor
 
 import hf_ssl_speech
 from hf_ssl_speech import KMeansUnits, SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
@@ -215,6 +216,19 @@ def test_a_teacher_gives_the_first_units_and_layers_can_be_named(finished, make_
     assert not list((tmp_path / "run").glob("*-layers"))
 
 
+@pytest.mark.parametrize("squeezed", [SEWConfig, MoonshineConfig])
+def test_a_teacher_of_another_frame_rate_is_refused_before_the_data_is_read(
+    squeezed, make_iterations, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(iterations_module, "load_split", None)
+    convs = dict(conv_kernel=(10, 3, 3, 3, 3, 2, 2), conv_stride=(5, 2, 2, 2, 2, 2, 2))
+    config = squeezed(**dict(TINY, **convs) if squeezed is SEWConfig else dict(hidden_size=32, intermediate_size=64))
+    AutoModel.from_config(config).save_pretrained(tmp_path / "teacher")
+    Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path / "teacher")
+    with pytest.raises(ValueError, match=r"makes a unit every (640 samples from 720|384 samples from 895), but the"):
+        make_iterations(tmp_path / "run", teacher=str(tmp_path / "teacher"))
+
+
 def test_start_weights_fill_the_encoder_and_leave_the_head_fresh(finished, make_iterations, tmp_path):
     start = finished / "1-model"
     iterations = make_iterations(tmp_path / "run", model={"model_name_or_path": str(start), "config": {}})
@@ -315,3 +329,12 @@ def test_two_processes_do_as_one_does(finished, speech, tmp_path):
     for name in ("pnmi", "agreement"):
         ours, theirs = (record(folder, "0-units")["quality"][name] for folder in (tmp_path / "run", finished))
         assert ours == pytest.approx(theirs)
+
+
+def test_a_later_iteration_that_is_shorter_than_its_warm_up_is_told_before_the_first(tmp_path):
+    iterations = HubertIterations.__new__(HubertIterations)
+    iterations.folder = tmp_path
+    iterations.args = SpeechPreTrainingArguments(tmp_path, use_cpu=True, warmup_steps=50)
+    iterations.iterations_args = HubertIterationsArguments(iterations=3, updates=[100, 40, 200])
+    found = iterations.later_schedules()
+    assert [(finding.check, finding.level) for finding in found] == [("schedule 2", "warning"), ("schedule 3", "ok")]

@@ -201,6 +201,7 @@ def test_a_column_that_holds_no_units_is_refused(prepared, units, message):
         UnitLabels(("units",)).check(wrong, SSLHubertConfig(num_units=[6]))
 
 
+@pytest.mark.usefixtures("named_corpora")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_understood(path, tmp_path):
     kinds = [SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments]

@@ -252,6 +252,7 @@ def test_the_bar_shows_pass_and_inertia(capfd):
         (of_frames(), "no frames"),
         (of_frames(torch.randn(9, 3), torch.full((9, 3), torch.nan)), "Batch 1 has NaN .* in 9 of its 9 frames"),
         (of_frames(torch.randn(9, 3), torch.tensor([[0, torch.inf, 1]])), "Batch 1 .* in 1 of its 1 frames"),
+        (of_frames(torch.randn(9, 3), torch.tensor([[0, 1e25, 1]])), "Batch 1 .* squares are infinite, in 1 of its 1"),
         (of_frames(torch.randn(9, 3), torch.randn(9, 4)), r"Batch 1 has shape \(9, 4\), but expected \(frames, 3\)"),
         (of_frames((torch.randn(9, 3), torch.zeros(9))), r"Batch 0 .* ids of shape \(9,\) .* int64 \(9, 2\)"),
         (of_frames(torch.randn(2, 9, 3)), r"Batch 0 has shape \(2, 9, 3\)"),

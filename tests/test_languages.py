@@ -7,8 +7,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
 
+from hf_ssl_speech.commands import tune_decoder
+from hf_ssl_speech.commands.main import main
+from hf_ssl_speech.recognition import transcription
 from hf_ssl_speech.recognition.decoding import GreedyDecoder
-from hf_ssl_speech.recognition.transcription import load_recognizer
+from hf_ssl_speech.recognition.transcription import load_processor, load_recognizer
 
 LETTERS = {"eng": "abcd", "fra": "abcdéè", "ukr": "абвгґ'"}
 
@@ -46,6 +49,21 @@ def test_the_chosen_language_gets_its_adapter_head_and_letters(many_languages, l
     expected.load_adapter(language)
     audio = torch.randn(1, 4_000)
     assert torch.equal(model(audio).logits, expected.eval()(audio).logits)
+
+
+def test_a_language_is_chosen_for_the_language_model_and_its_weights_too(many_languages, tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("Ґава, 'баґ'\n")
+    main(["ngram", "--model", str(many_languages), "--language", "ukr", "--text", str(text), "--order", "2",
+          "--output_file", str(tmp_path / "lm.arpa")])  # fmt: skip
+    assert "ґава" in (tmp_path / "lm.arpa").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="has no language 'uk'; it has 3, such as ukr"):
+        load_processor(many_languages, "uk")
+    asked = []
+    monkeypatch.setattr(transcription, "load_recognizer", lambda name, **settings: asked.append(settings) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tune_decoder.main(["--model", "m", "--data", "d", "--output_dir", str(tmp_path / "o"), "--language", "fra"])
+    assert asked == [{"language": "fra"}]
 
 
 def test_a_language_that_is_not_there_is_told_with_its_neighbours(many_languages, make_tiny, tmp_path_factory):

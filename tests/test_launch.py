@@ -128,6 +128,7 @@ def test_two_nodes_train_one_model(audio_folder, tmp_path):
     assert (record["status"], record["machine"]["processes"]) == ("complete", 2)
 
 
+@pytest.mark.usefixtures("named_corpora")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_understood(path, tmp_path):
     kinds = (SpeechModelArguments, SpeechDataArguments)
@@ -142,6 +143,7 @@ def test_every_config_is_understood(path, tmp_path):
     config_class.preset(model.preset, **model.config)
 
 
+@pytest.mark.usefixtures("named_corpora")
 @pytest.mark.parametrize(
     ("name", "hours"),
     [("wav2vec2_base", 1.5556), ("wav2vec2_large", 2.6667), ("hubert_base", 0.7778), ("hubert_large", 2.0)]

@@ -14,6 +14,7 @@ from hf_ssl_speech import KMeansUnits, add_units
 from hf_ssl_speech.data.batching import DurationBatchedStream
 from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream, stream_facts
+from hf_ssl_speech.data.rows import StreamedRows
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import read_record
@@ -102,6 +103,33 @@ def test_what_is_lost_after_the_last_buffer_is_told_at_the_start_of_the_next_rou
     batches = iter(DurationBatchedStream(rows, batch_seconds=1, buffer_seconds=1))
     told = [next(batches)[0].get("skipped_before", []) for _ in range(3)]
     assert told == [[], [("bad", "no audio")], [("bad", "no audio")]]
+
+
+def test_a_stream_ends_once_more_of_it_is_lost_than_the_limit_and_chance_allow():
+    def read(lost: int, of: int, share: float | None, reason: str = "no audio"):
+        streamed = StreamedRows(share)
+        for place in range(of):
+            streamed.count("row", reason if place * lost // of != (place + 1) * lost // of else None)
+
+    read(5, 100, 0.05)
+    read(11, 100, 0.05)  # 5 and three standard deviations of 2.2
+    read(99, 100, None)
+    read(99, 99, 0.05)  # too few to tell
+    with pytest.raises(ValueError, match=r"12\.0% of the first 100 rows.*max_skipped_share=5\.0% allows: 12 no audio"):
+        read(12, 100, 0.05)
+    read(65, 100, 0.05, "too short (under 2 s)")  # half and three standard deviations of 5
+    for lost, share in ((66, 0.05), (1, 0.0)):
+        with pytest.raises(ValueError, match="of the first 100 rows"):
+            read(lost, 100, share, "too short (under 2 s)")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_on_a_stream_stops_when_too_much_of_it_can_not_be_used(workers, run, tmp_path):
+    stream = mixed_rows().to_iterable_dataset(num_shards=2)
+    stream = prepare_stream(stream, min_seconds=0.5, mark_unusable=True, max_skipped_share=0.05)  # 3 of 11 are lost
+    with pytest.raises(ValueError, match=r"rows of the stream can't be used.*raise max_skipped_share"):
+        run("run", stream, dataloader_num_workers=workers, max_steps=1000)
+    assert read_record(tmp_path / "run")["status"] == "failed"
 
 
 @pytest.mark.slow

@@ -11,6 +11,9 @@ from hf_ssl_speech.commands.ending import tidy_errors
 SCRIPTS = ("pretrain", "finetune_ctc", "hubert_iterations")
 COMMON = {
     "--heads": (("--config", '{"num_attention_heads": 5}'), "hidden_size 192 does not split into 5 heads"),
+    "--masks": (("--config", '{"mask_time_prob": 65}'), "mask_time_prob is 65, which hides 100%: it is a share"),
+    "--dropped": (("--config", '{"layerdrop": 1}'), "layerdrop is 1: nothing gets through"),
+    "--drop": (("--config", '{"layerdrop": 1.5}'), "layerdrop is 1.5; expected"),
     "--field": (("--config", '{"hiden_size": 192}'), "no field hiden_size. Did you mean hidden_size?"),
     "--json": (("--config", '{"hidden_size": '), "no JSON object .*: write it like"),
     "--preset": (("--preset", "huge"), "no preset 'huge': choose one of tiny, small, base, large"),
@@ -21,6 +24,15 @@ COMMON = {
 OWN = [
     ("pretrain", ("--objective", "hubert"), "HuBERT needs either `units`"),
     ("finetune_ctc", ("--processor", "./nowhere"), "nowhere has no processor"),
+    ("pretrain", ("--config", '{"mask_time_prob": 0}'), "mask_time_prob is 0: nothing would be hidden"),
+    ("pretrain", ("--config", '{"apply_spec_augment": false}'), "apply_spec_augment is False: nothing would be hidden"),
+    ("pretrain", ("--config", '{"num_negatives": 0}'), "num_negatives is 0; expected 1 to"),
+    ("pretrain", ("--config", '{"mask_feature_prob": 0.5}'), "channels are hidden in fine-tuning only"),
+    ("pretrain", ("--config", '{"num_codevectors_per_group": 1}'), "num_codevectors_per_group is .*nothing to choose"),
+    ("hubert_iterations", ("--config", '{"num_units": [1]}'), "num_units is .*nothing to choose among"),
+    ("hubert_iterations", ("--num_units", "100", "1"), "num_units is .*nothing to choose among"),
+    ("hubert_iterations", ("--updates", "5", "--num_train_epochs", "2"), "two lengths of one training"),
+    ("finetune_ctc", ("--config", '{"mask_feature_prob": 50}'), "mask_feature_prob is 50, which hides 100%"),
     ("hubert_iterations", ("--layers", "1", "9"), "the models have 4 layers"),
     ("hubert_iterations", ("--teacher", "./nowhere"), "No encoder can be loaded from ./nowhere"),
 ]
@@ -58,7 +70,7 @@ def test_an_unknown_field_is_told_where_a_checkpoint_is_started_from_too(script,
         ("max_steps: [5", r"settings\.yaml does not hold YAML settings .*line 2, column 11: expected ',' or ']'"),
         ("max_steps: 5\nmax_steps: 6", "max_steps stands there twice"),
         ("- max_steps\n---\n", "line 2, column 1: but found another document"),
-        ("max_steps: many", "invalid int value: 'many'"),
+        ("max_steps: many", "'many' is no whole number"),
         ("config:\n  hiden_size: 192", "no field hiden_size. Did you mean hidden_size?"),
     ],
 )

@@ -275,6 +275,67 @@ def test_what_is_passed_over_in_a_folder_is_counted_by_kind(tmp_path, caplog):
     assert "2 .mid, 1 .txt files" in caplog.text and "README" not in caplog.text
 
 
+def test_hidden_folders_are_not_read(tmp_path):
+    for name in ("a.wav", ".ipynb_checkpoints/a-checkpoint.wav", "b/.cache/c.wav"):
+        sound(tmp_path / name)
+    assert load_speech(str(tmp_path))["id"][:] == ["a"]
+
+
+def test_a_table_from_windows_names_files_with_backslashes(tmp_path, caplog):
+    for name in ("clips/a.wav", "clips/b.wav"):
+        sound(tmp_path / name)
+    write(tmp_path / "metadata.csv", "file_name,text", "clips\\a.wav,one", "clips\\b.wav,two")
+    rows = load_speech(str(tmp_path))
+    assert rows["id"][:] == ["a", "b"] and rows["text"][:] == ["one", "two"]
+    assert "no transcript" not in caplog.text
+
+
+def test_a_name_may_have_its_accent_as_a_letter_of_its_own_on_either_side(tmp_path, caplog):
+    sound(tmp_path / "cafe\u0301.wav")
+    sound(tmp_path / "\u00e9t\u00e9.wav")
+    write(tmp_path / "metadata.csv", "file_name,text", "caf\u00e9.wav,one", "e\u0301te\u0301.wav,two")
+    assert sorted(load_speech(str(tmp_path))["text"]) == ["one", "two"]
+    assert "no transcript" not in caplog.text
+
+
+def test_lines_of_a_table_about_files_elsewhere_are_counted(tmp_path, caplog):
+    sound(tmp_path / "a.wav")
+    sound(tmp_path / "in/b.wav")
+    write(tmp_path / "in/metadata.csv", "file_name,text", "../a.wav,one", "b.wav,two")
+    assert load_speech(str(tmp_path / "in"))["text"][:] == ["two"]
+    assert "names 1 files outside of" in caplog.text
+    caplog.clear()
+    assert sorted(load_speech(str(tmp_path / "in/metadata.csv"))["text"]) == ["one", "two"]
+
+
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path):
+    sound(tmp_path / "a.wav")
+    write(tmp_path / "metadata.csv", "file_name,text,text", "a.wav,one,two")
+    with pytest.raises(ValueError, match=r"several columns 'text'"):
+        load_speech(str(tmp_path))
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_half_a_character_in_json_is_named_and_a_whole_one_is_read(listed, tmp_path):
+    sound(tmp_path / "a.wav")
+    line = '{"file_name": "a.wav", "text": "TEXT"}'
+    for text, whole in ((r"hi \ud83d\ude00", True), (r"hi \ud83d there", False), (r"\\ud83d", True)):
+        written = line.replace("TEXT", text)
+        write(tmp_path / "metadata.jsonl", f"[{written}]" if listed else written)
+        if whole:
+            assert load_speech(str(tmp_path))["text"][0] in ("hi \U0001f600", r"\ud83d")
+        else:
+            with pytest.raises(ValueError, match=r"metadata\.jsonl holds half a character, '\\ud83d'"):
+                load_speech(str(tmp_path))
+
+
+def test_nan_in_json_is_no_word(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        sound(tmp_path / name)
+    write(tmp_path / "metadata.jsonl", '{"file_name": "a.wav", "text": NaN}', '{"file_name": "b.wav", "text": "two"}')
+    assert load_speech(str(tmp_path))["text"][:] == [None, "two"]
+
+
 @pytest.mark.parametrize("suffix", ["sph", "aifc", "voc", "htk", "sf", "snd", "pvf", "paf", "w64", "caf", "wave"])
 def test_formats_that_libsndfile_reads_are_taken_beside_others(tmp_path, suffix):
     kinds = {"sph": "NIST", "aifc": "AIFF", "sf": "IRCAM", "snd": "AU", "wave": "WAV"}

@@ -28,9 +28,11 @@ from hf_ssl_speech.data.preparing import SkipReport, split_facts, stream_facts
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 from hf_ssl_speech.training.checks import (
     check_batches,
     check_disk,
+    check_evaluations,
     check_masks,
     check_precision,
     check_rows,
@@ -89,10 +91,11 @@ def facts_with(skipped: int, **more):
     return {"rows": 100 - skipped, "hours": 1.0, "skipped": report.to_dict(), **more}
 
 
-def test_skipped_rows_are_counted_by_reason_and_many_of_them_are_a_warning():
+def test_skipped_rows_are_counted_by_reason_and_too_many_of_them_are_an_error():
     assert level_of(check_rows("train", facts_with(0)), "100 rows, 1.00 hours; 0 skipped") == "ok"
     assert level_of(check_rows("train", facts_with(5)), "5 skipped (5 too short)") == "ok"
-    assert level_of(check_rows("train", facts_with(6)), "6.0% of the rows can't be used") == "warning"
+    too_many = {"too_many_skipped": "6.0% of the train rows can't be used"}
+    assert level_of(check_rows("train", facts_with(6, **too_many)), "6.0% of the train rows") == "error"
     assert level_of(check_rows("validation", facts_with(0, shared_with_training=3)), "3 of the rows") == "warning"
     assert check_rows("train", stream_facts(["somewhere"])).level == "ok"
 
@@ -146,7 +149,55 @@ def test_a_warm_up_or_a_frozen_encoder_as_long_as_the_run_is_a_warning(make_argu
     assert level_of(check_schedule(tuning, 50), "5 of them", "stays frozen") == "warning"
     assert level_of(check_schedule(tuning, 100), "100 updates, 10 of them warm-up") == "ok"
     tuning.tri_stage = [200, 0, 0]
-    assert level_of(check_schedule(tuning, 100), "lower tri_stage") == "warning"
+    assert level_of(check_schedule(tuning, 100), "Lower tri_stage") == "warning"
+
+
+def test_a_schedule_that_does_not_fit_the_run_is_a_warning_with_the_learning_rates(make_arguments):
+    arguments = make_arguments(warmup_steps=32_000, learning_rate=5e-4)
+    found = check_schedule(arguments, 20)
+    assert level_of(found, "its peak of 0.0005: it gets to 3e-07 and ends at 3e-07", "Lower warmup_steps") == "warning"
+    decaying = dict(lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": 1000})
+    assert level_of(check_schedule(make_arguments(**decaying), 20), "Mend lr_scheduler_kwargs") == "warning"
+    ctc = dict(kind=SpeechCTCTrainingArguments, eval_strategy="no", load_best_model_at_end=False, learning_rate=1e-3)
+    stages = make_arguments(**ctc, tri_stage=[8_000, 0, 72_000])
+    assert (
+        level_of(check_schedule(stages, 25_000), "are 80,000 updates together", "rate of 0.00049 instead") == "warning"
+    )
+    assert level_of(check_schedule(stages, 90_000), "the other 10,000 keep the lowest learning rate") == "warning"
+    assert check_schedule(stages, 80_000).level == "ok"
+    assert check_schedule(make_arguments(**ctc), 80_000).level == "ok"
+
+
+def test_a_run_that_ends_before_its_first_evaluation_is_a_warning(make_arguments):
+    often = dict(eval_strategy="steps", eval_steps=1000, save_strategy="steps", save_steps=1000)
+    found = check_evaluations(make_arguments(SpeechCTCTrainingArguments, **often), 650)
+    assert level_of(found, "the first after 1,000, but the run has 650", "the last model is kept for") == "warning"
+    assert check_evaluations(make_arguments(**often), 1000).level == "ok"
+    assert check_evaluations(make_arguments(eval_strategy="steps", eval_steps=0.1), 650).level == "ok"
+    late = make_arguments(eval_strategy="steps", eval_steps=10, eval_delay=95)
+    assert level_of(check_evaluations(late, 99), "the first after 100") == "warning"
+    assert check_evaluations(make_arguments(), 1).level == "ok"
+
+
+@pytest.mark.usefixtures("named_corpora")
+@pytest.mark.parametrize("name", ["wav2vec2_base", "wav2vec2_large", "wav2vec2_small", "hubert_base", "hubert_large"])
+def test_a_published_recipe_fits_a_twentieth_of_its_updates(name, tmp_path):
+    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
+    full = parse_arguments([name, "--use_cpu", "true"], *kinds)[-1]
+    short = parse_arguments([name, "--use_cpu", "true", "--max_steps", str(full.max_steps // 20)], *kinds)[-1]
+    for args, part in ((full, 1), (short, 20)):
+        assert check_schedule(args, args.max_steps).level == "ok"
+        assert args.get_warmup_steps(args.max_steps) == full.get_warmup_steps(full.max_steps) // part
+
+
+@pytest.mark.usefixtures("named_corpora")
+@pytest.mark.parametrize("name", ["ctc_10min", "ctc_1h", "ctc_10h"])
+def test_an_encoder_rests_for_10_000_updates_and_in_a_shorter_run_for_the_same_share(name):
+    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
+    args = parse_arguments([name, "--use_cpu", "true"], *kinds)[-1]
+    assert args.frozen_updates(args.max_steps) == 10_000
+    assert args.frozen_updates(args.max_steps // 20) == 500
+    assert check_schedule(args, args.max_steps // 20).level == "ok"
 
 
 def test_updates_far_from_the_size_the_recipe_means_are_a_warning(make_arguments):

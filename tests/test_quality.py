@@ -160,6 +160,22 @@ def test_silence_and_noise_are_known_in_the_spellings_of_other_corpora():
     assert phones_to_frames([{"phone": "QQ", "start": 0, "end": 0.1}], 5, silence=["QQ"]) == [SILENCE] * 5
 
 
+def test_vowels_of_x_sampa_and_long_consonants_are_no_silence_for_their_brackets_or_colons():
+    """{ is the vowel of cat, } one of Swedish, p: the middle of Finnish pappa; <p:> is WebMAUS's pause."""
+    for phone in ("{", "}", "{:", "p:", "s", "~", "-", "h-", "(n)"):
+        assert not is_silence(phone), phone
+    for label in ("<p:>", "<s>", "</s>", "<LAUGH-yeah>", "IVER-LAUGH", "<VOCNOISE-cough>", "SIL-2", "<EXCLUDE-name>"):
+        assert is_silence(label), label
+    cat = [{"phone": "k", "start": 0, "end": 0.04}, {"phone": "{", "start": 0.04, "end": 0.1}]
+    assert phones_to_frames(cat, 5) == ["k", "k", "{", "{", "{"]
+
+
+def test_a_measure_of_nothing_is_told_in_words():
+    for nothing in ([], [[], []]):
+        with pytest.raises(ValueError, match="No frames came: unit quality needs at least one utterance"):
+            UnitQuality().compute(predictions=nothing, references=nothing, num_clusters=4)
+
+
 @pytest.mark.parametrize(
     ("phones", "labels"),
     [

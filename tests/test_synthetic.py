@@ -168,7 +168,7 @@ def test_a_stopped_espeak_is_told(espeakng_loader):
 
 def test_without_espeakng_loader_the_way_to_install_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(ImportError, match=r'pip install "hf_ssl_speech\[demo\]"'):
+    with pytest.raises(ImportError, match="pip install espeakng-loader"):
         synthesize_speech(minutes=1)
 
 

@@ -12,7 +12,7 @@ import soundfile
 import torch
 from conftest import TINY, WAV2VEC2
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerState, Wav2Vec2FeatureExtractor
+from transformers import ProgressCallback, TrainerCallback, TrainerState, Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech import (
     SpeechModelArguments,
@@ -191,7 +191,7 @@ def test_a_folder_with_the_beginning_of_this_run_is_gone_on_from(make_trainer, r
     ("name", "value"),
     [
         ("adam_beta1", 0.8), ("adam_beta2", 0.9), ("adam_epsilon", 1e-3), ("max_grad_norm", 1.0), ("optim", "sgd"),
-        ("lr_scheduler_kwargs", {"power": 2.0}), ("learning_rate", 1e-4),
+        ("lr_scheduler_type", "cosine"), ("learning_rate", 1e-4),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("named", [False, True], ids=["same folder", "named checkpoint"])
@@ -203,6 +203,67 @@ def test_no_setting_that_changes_the_weights_may_change_on_a_resume(name, value,
     identity = run_identity(other.model.config, {"train": facts["fingerprint"]}, other.args)
     with pytest.raises(ValueError, match=rf"another run \(recipe.{name}.*--model_name_or_path .*checkpoint-2"):
         find_checkpoint(identity, other.args)
+
+
+def test_intervals_that_change_on_a_resume_hold(make_trainer):
+    often = dict(save_strategy="steps", lr_scheduler_type="constant", save_total_limit=None)
+    make_trainer(max_steps=4, save_steps=4, logging_steps=4, **often).train()
+    trainer = make_trainer(max_steps=8, save_steps=2, logging_steps=1, **often)
+    trainer.train(resume_from_checkpoint=True)
+    folder = Path(trainer.args.output_dir)
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6", "checkpoint-8"]
+    assert [log["step"] for log in trainer.state.log_history if "loss" in log] == [1, 4, 5, 6, 7, 8]
+
+
+def test_a_resume_from_python_with_another_recipe_is_refused_too(make_trainer):
+    settings = dict(save_strategy="steps", save_steps=2, max_steps=4)
+    make_trainer(**settings).train()
+    other = make_trainer(**settings, adam_beta2=0.9)
+    with pytest.raises(ValueError, match=r"another recipe \(recipe.adam_beta2: 0.98 there, 0.9 here\)"):
+        other.train(resume_from_checkpoint=str(Path(other.args.output_dir, "checkpoint-2")))
+
+
+@pytest.mark.parametrize(("optim", "recorded"), [("sgd", (None, None, None)), ("adamw_torch", (0.9, 0.98, 1e-6))])
+def test_the_record_has_adams_settings_where_adam_was_the_optimizer(optim, recorded, make_trainer, tmp_path):
+    make_trainer(optim=optim, max_steps=1).train()
+    recipe = read_record(tmp_path / "run")["recipe"]
+    assert tuple(recipe[name] for name in ("adam_beta1", "adam_beta2", "adam_epsilon")) == recorded
+
+
+def test_an_optimizer_given_in_python_is_recorded_by_its_class(make_trainer, rows, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    optimizer = torch.optim.RMSprop(trainer.model.parameters(), lr=0.25)
+    SpeechPreTrainer(trainer.model, trainer.args, rows[0], optimizers=(optimizer, None)).train()
+    recipe = read_record(tmp_path / "run")["recipe"]
+    assert (recipe["optim"], recipe["learning_rate"], recipe["adam_beta1"]) == ("RMSprop", 0.25, None)
+
+
+def test_the_best_of_several_validation_sets_needs_the_name_of_one(make_trainer, rows):
+    best = dict(eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, load_best_model_at_end=True)
+    sets = {"clean": rows[0], "other": rows[0]}
+    with pytest.raises(ValueError, match=r"validation sets clean, other: say of which it is, as in eval_clean_loss"):
+        make_trainer(evaluation=sets, **best)
+    make_trainer(evaluation=sets, **best, metric_for_best_model="eval_other_loss")
+
+
+def test_a_notebook_gets_one_progress_bar(make_trainer, monkeypatch):
+    class NotebookBar(TrainerCallback):
+        pass
+
+    monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", NotebookBar)
+    callbacks = make_trainer(disable_tqdm=False).callback_handler.callbacks
+    bars = [type(each).__name__ for each in callbacks if isinstance(each, ProgressCallback | NotebookBar)]
+    assert bars == ["ProgressLine"]
+
+
+def test_a_record_from_before_epochs_were_a_length_of_their_own_is_gone_on_from(begun, make_trainer):
+    facts, folder = begun
+    record = read_record(folder)
+    record["identity"]["recipe"]["num_train_epochs"] = record["recipe"]["num_train_epochs"] = 3.0
+    write_record(record, folder)
+    trainer = make_trainer()
+    identity = run_identity(trainer.model.config, {"train": facts["fingerprint"]}, trainer.args)
+    assert find_checkpoint(identity, trainer.args).endswith("checkpoint-2")
 
 
 def test_devices_and_precision_may_change_on_a_resume(begun, make_trainer):

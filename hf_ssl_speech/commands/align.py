@@ -3,8 +3,9 @@
     hf-ssl-speech align --model runs/ctc --data librispeech/test --output_dir runs/aligned --textgrids true
 
 Writes `aligned.parquet`, the data with the columns `words` and `characters` (lists of `text`, `start` and `end` in
-seconds), and with `--textgrids` one Praat file for each row. Rows that can't be aligned are named, counted and left
-out. Runs on a CPU too; `--limit 20` gives a first look.
+seconds, and `score`: how likely the model finds it there, 0 to 1) and `score` (of the row: low where the transcript and
+the audio differ), and with `--textgrids` one Praat file for each row. Rows that can't be aligned are named, counted and
+left out; the rows with the lowest scores are named, too. Runs on a CPU too; `--limit 20` gives a first look.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main(argv: list[str]):
     from hf_ssl_speech.data.sources import load_speech
     from hf_ssl_speech.evaluation.comparison import choose_rows
     from hf_ssl_speech.file_names import file_names
-    from hf_ssl_speech.recognition.alignment import TEXTGRID, add_alignment, write_textgrid
+    from hf_ssl_speech.recognition.alignment import TEXTGRID, add_alignment, describe_scores, write_textgrid
     from hf_ssl_speech.recognition.transcription import load_normalization, load_recognizer
     from hf_ssl_speech.training.lock import hold
 
@@ -62,7 +63,7 @@ def main(argv: list[str]):
         batch_seconds=args.batch_seconds,
         progress=True,
     )
-    logger.info(f"Audio: {unusable}\nAlignment: {report}")
+    logger.info(f"Audio: {unusable}\nAlignment: {report}\n{describe_scores(aligned)}")
 
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

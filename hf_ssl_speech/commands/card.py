@@ -12,20 +12,20 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hf_ssl_speech.commands.command_parser import CommandParser
+from hf_ssl_speech.commands.command_parser import CommandParser, path_type
 
 
 def main(argv: list[str]):
     """The card, and where it is."""
     parser = CommandParser(about=__doc__)
-    parser.add_argument("folder", type=Path, help="Folder of the model, or of the unit set.")
+    parser.add_argument("folder", type=path_type, help="Folder of the model, or of the unit set.")
     parser.add_argument("--repo_id", help="Where it will lie on the Hub, for the code that shows how to load it.")
-    parser.add_argument("--output_file", type=Path, help="Another file to write the card to.")
+    parser.add_argument("--output_file", type=path_type, help="Another file to write the card to.")
     add_metadata(parser)
     args = parser.parse_args(argv)
     from hf_ssl_speech.hub.cards import CARD_FILE, create_model_card, is_hand_written
 
-    file = args.output_file or args.folder / CARD_FILE
+    file = Path(args.output_file or Path(args.folder, CARD_FILE))
     if file.exists() and is_hand_written(file.read_text(encoding="utf-8")):
         raise ValueError(f"{file} was written by hand and is left as it is: name another --output_file.")
     create_model_card(args.folder, repo_id=args.repo_id, **card_metadata(args)).save(file)

@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from hf_ssl_speech.file_names import expanded
+
+
+def program() -> str:
+    """What was typed to start this: `hf-ssl-speech pretrain`, or a script's name."""
+    name = Path(sys.argv[0]).name
+    return " ".join([name, *sys.argv[1:2]]) if name == "hf-ssl-speech" else name
+
+
+def path_type(text: str) -> str:
+    """The type of an argument that is a path, as `expanded` gives it.
+
+    Raises:
+        argparse.ArgumentTypeError: If it names what is not set; the parser tells of which argument.
+    """
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
 
 
 class Sentences:
     """Errors that are one sentence, for `tidy_errors`, and not a page of usage."""
 
     def error(self, message: str):
+        message = re.sub(r"(--\w+)/--[\w-]+", r"\1", message)  # one of the two spellings
         raise ValueError(f"{message[:1].upper()}{message[1:]}. `--help` lists the arguments.")
 
     def check_names(self, tokens: Sequence[str]):
@@ -34,7 +58,7 @@ class CommandParser(Sentences, argparse.ArgumentParser):
     """
 
     def __init__(self, about: str):
-        super().__init__(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(prog=program(), description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:
         """The arguments, by name.

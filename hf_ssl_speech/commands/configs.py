@@ -11,9 +11,8 @@ arguments on the command line win over it.
 from __future__ import annotations
 
 from itertools import groupby
-from pathlib import Path
 
-from hf_ssl_speech.commands.command_parser import CommandParser
+from hf_ssl_speech.commands.command_parser import CommandParser, path_type
 from hf_ssl_speech.commands.named_configs import accelerate_configs, command_of, configs, summary
 
 
@@ -21,7 +20,7 @@ def main(argv: list[str]):
     """Lists, prints or copies."""
     parser = CommandParser(about=__doc__)
     parser.add_argument("name", nargs="?", help="Configuration to print or copy.")
-    parser.add_argument("file", nargs="?", type=Path, help="File to copy it to; never one that is there already.")
+    parser.add_argument("file", nargs="?", type=path_type, help="File to copy it to; never one that is there already.")
     arguments = parser.parse_args(argv)
     if arguments.name is None:
         print(listing())

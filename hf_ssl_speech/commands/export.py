@@ -10,9 +10,7 @@ onnxruntime, which takes audio of any length (extra `[onnx]`).
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from hf_ssl_speech.commands.command_parser import CommandParser
+from hf_ssl_speech.commands.command_parser import CommandParser, path_type
 
 FORMATS = ("stock", "onnx")
 
@@ -20,8 +18,8 @@ FORMATS = ("stock", "onnx")
 def main(argv: list[str]):
     """Writes the folder or file."""
     parser = CommandParser(about=__doc__)
-    parser.add_argument("folder", type=Path, help="Folder of the model.")
-    parser.add_argument("output", type=Path, help="Folder (stock) or file (onnx) to write.")
+    parser.add_argument("folder", type=path_type, help="Folder of the model.")
+    parser.add_argument("output", type=path_type, help="Folder (stock) or file (onnx) to write.")
     parser.add_argument("--format", choices=FORMATS, default="stock", help="Form to write (default: stock).")
     args = parser.parse_args(argv)
     if args.format == "onnx":

@@ -32,6 +32,7 @@ def main(argv: list[str]):
         load_transcribed,
         make_recognizer,
     )
+    from hf_ssl_speech.recipes.splits import hold_out
     from hf_ssl_speech.training.lock import hold
 
     log_on_the_first_process(args.process_index)
@@ -46,6 +47,7 @@ def main(argv: list[str]):
         hold(args.output_dir)
     train = load_transcribed("train", data_args, args, text_args)
     validation = load_transcribed("validation", data_args, args, text_args, beside=train)
+    train, validation = hold_out(train, validation, data_args)
     transcripts = transcripts or Transcripts.of_rows(train, text_args, feature_extractor)
     model = make_recognizer(model_args, transcripts, text_args.new_vocabulary)
     train = transcripts.label(train, "train", model.config, args, data_args)

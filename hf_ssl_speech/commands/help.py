@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
+from hf_ssl_speech.commands.command_parser import program
+
 PACKAGE = __name__.partition(".")[0]
 # Settings of Trainer that most runs meet, in our words; `--help-all` shows the others.
 OFTEN_SET = {
@@ -66,7 +68,7 @@ def help_text(
         everything: Also those settings of Trainer that few runs need.
     """
     width = min(shutil.get_terminal_size().columns, 110)
-    parts = ["usage: [CONFIG] [--name value ...]", (about or "").strip()]
+    parts = [f"usage: {program()} [CONFIG] [--name value ...]", (about or "").strip()]
     parts.append(
         "CONFIG is a YAML file that holds any of these arguments, or the name of one that comes with the package\n"
         "(`hf-ssl-speech configs` lists them). The command line wins over it."

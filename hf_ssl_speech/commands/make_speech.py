@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_ssl_speech.commands.command_parser import CommandParser
-from hf_ssl_speech.demo.sentences import LANGUAGES
+from hf_ssl_speech.commands.command_parser import CommandParser, path_type
+from hf_ssl_speech.demo.sentences import LANGUAGES, VOCABULARIES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]):
     """Makes the speech, unless the folder holds it already; every argument but the folder is `synthesize_speech`'s."""
     parser = CommandParser(about=__doc__)
-    parser.add_argument("output_folder", type=Path, help="Folder for the Parquet files; made if it is not there.")
+    parser.add_argument("output_folder", type=path_type, help="Folder for the Parquet files; made if it is not there.")
     parser.add_argument(
         "--minutes", type=float, default=30, help="Speech to make, both splits together (default: %(default)s)."
     )
@@ -40,19 +40,25 @@ def main(argv: list[str]):
     parser.add_argument(
         "--seed", type=int, default=0, help="Another seed gives other voices and texts (default: %(default)s)."
     )
+    parser.add_argument(
+        "--vocabulary",
+        choices=list(VOCABULARIES),
+        default="sentences",
+        help="What is said: plain sentences, or digits, ten words in each language (default: %(default)s).",
+    )
     arguments = vars(parser.parse_args(argv))
     from hf_ssl_speech.demo.synthetic import synthesize_speech
     from hf_ssl_speech.training.lock import hold
 
-    folder = arguments.pop("output_folder")
+    folder = Path(arguments.pop("output_folder"))
     # Written last, so that an interrupted run is no finished one; hidden from `load_dataset` by its name.
     finished = folder / ".make_speech.json"
     if finished.exists() and json.loads(finished.read_text()) == arguments:
         print(f"{folder} holds this speech already.")
         return
 
-    hold(folder)
     splits = split_by_speaker(synthesize_speech(**arguments))
+    hold(folder)
     finished.unlink(missing_ok=True)
     for name, split in splits.items():
         split.to_parquet(folder / f"{name}-00000-of-00001.parquet")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from hf_ssl_speech.file_names import expanded
+
 # In the wheel they lie in the package, in a checkout beside it.
 _PACKAGE = Path(__file__).parents[1]
 _EXAMPLES = _PACKAGE.parent / "examples"
@@ -40,9 +42,8 @@ def accelerate_config(name: str) -> Path:
 
 def command_of(name: str) -> str:
     """The command that a configuration is for."""
-    if name.startswith("ctc"):
-        return "finetune"
-    return "hubert" if name.startswith("hubert_iterations") else "pretrain"
+    commands = {"ctc": "finetune", "hubert_iterations": "hubert", "label_efficiency": "label-efficiency"}
+    return next((command for beginning, command in commands.items() if name.startswith(beginning)), "pretrain")
 
 
 def summary(path: Path) -> str:
@@ -62,6 +63,7 @@ def _yaml_files(*folders: Path) -> dict[str, Path]:
 
 def _find(name: str, known: dict[str, Path], what: str) -> Path:
     if Path(name).suffix in (".yaml", ".yml"):
+        name = expanded(name)
         if not Path(name).exists():
             raise ValueError(f"There is no {what} {name}.")
         return Path(name)

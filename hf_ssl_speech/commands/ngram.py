@@ -34,6 +34,7 @@ class NGramArguments:
     )
     split: str = field(default="train", metadata={"help": "Split of the data: never the one that is scored."})
     text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
+    language: str | None = field(default=None, metadata={"help": "Which of its languages a model like MMS writes."})
     order: int = field(default=4, metadata={"help": "Words, or characters, of the longest n-grams, 2 to 6."})
     characters: bool = field(default=False, metadata={"help": "A model of characters instead of words."})
 
@@ -46,7 +47,7 @@ def main(argv: list[str]):
 
     check_order(args.order)
     log_on_the_first_process()
-    normalize = load_normalization(args.model, load_processor(args.model))
+    normalize = load_normalization(args.model, load_processor(args.model, args.language))
     sentences = [normalize(sentence) for sentence in read_sentences(args)]
     if args.characters:
         sentences = map(as_characters, sentences)

@@ -12,11 +12,22 @@ from typing import Any
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from hf_ssl_speech.commands.command_parser import Sentences
+from hf_ssl_speech.commands.command_parser import Sentences, path_type
 from hf_ssl_speech.commands.help import help_text
 from hf_ssl_speech.commands.launching import LAUNCH_OPTIONS
-from hf_ssl_speech.commands.named_configs import config
+from hf_ssl_speech.commands.named_configs import config, configs
 from hf_ssl_speech.files import naming_the_file, read_yaml
+
+# Settings that are paths, or may be: `~` and environment variables in them are replaced by what they stand for.
+PATHS = {
+    "output_dir", "output_file", "train_data", "validation_data", "data", "text", "words", "model_name_or_path",
+    "model", "models", "processor", "units", "encoder", "teacher", "decoder", "language_model",
+    "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config",
+}  # fmt: skip
+# What a configuration of ours says of the data that it was made for, and of no other.
+OF_ITS_DATA = (
+    "validation_data", "test_data", "train_split", "validation_split", "test_split", "dataset_config",
+)  # fmt: skip
 
 
 def parse_arguments(
@@ -24,7 +35,9 @@ def parse_arguments(
 ) -> tuple[Any, ...]:
     """Reads `[CONFIG] [--name value ...]` into one object of each dataclass; the command line wins.
 
-    An empty value, as in `--units ''`, takes back what the YAML sets for an argument that can be left out.
+    With `--train_data`, a configuration that comes with the package is one for other data: what it says of its own
+    splits, validation and test data is left out. An empty value, as in `--units ''`, takes back what the YAML sets for
+    an argument that can be left out.
 
     Args:
         argv: The words; CONFIG is a YAML file, or the name of one that comes with the package.
@@ -40,7 +53,10 @@ def parse_arguments(
     if tokens and not tokens[0].startswith("-"):
         path = config(tokens.pop(0))
         with naming_the_file(path, "settings of this command"):
-            settings = [token for name, value in read_yaml(path).items() for token in as_tokens(name, value)]
+            found = read_yaml(path)
+            if path in configs().values() and gives(tokens, "train_data"):
+                found = {name: value for name, value in found.items() if name not in OF_ITS_DATA}
+            settings = [token for name, value in found.items() for token in as_tokens(name, value)]
             parser.check_names(settings)
         tokens = settings + tokens
     parser.check_names(tokens)
@@ -56,6 +72,11 @@ class _DataclassParser(Sentences, HfArgumentParser):
         self.about, self.launched = about, launched
         self.add_argument("-h", "--help", action=_Help)
         self.add_argument("--help-all", action=_Help)
+        for action in self._actions:
+            if action.type is int:
+                action.type = whole_number
+            elif action.dest in PATHS:
+                action.type = path_type
         if "--bf16" in self._option_string_actions:  # HfArgumentParser takes one type alone: bool
             self._option_string_actions["--bf16"].type = bool_or_auto
 
@@ -103,13 +124,32 @@ class _Help(argparse.Action):
         parser.exit()
 
 
+def whole_number(text: str) -> int:
+    """A whole number in any of the ways that people write one: 400000, 400_000, 4e5.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is none.
+    """
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        if float(text).is_integer():
+            return int(float(text))
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+
+
+def gives(tokens: Sequence[str], name: str) -> bool:
+    """Whether an argument is among the tokens, in either spelling."""
+    return any(token.partition("=")[0].replace("-", "_") == f"__{name}" for token in tokens)
+
+
 def bool_or_auto(text: str) -> bool | str:
     """`auto` as it is, anything else as true or false."""
     return text if text == "auto" else string_to_bool(text)
 
 
 def as_tokens(name: str, value: Any) -> list[str]:
-    """A YAML entry as command-line tokens; environment variables are expanded where paths are read."""
+    """A YAML entry as command-line tokens."""
     if isinstance(value, dict):
         return [f"--{name}", json.dumps(typed(value))]
     if isinstance(value, list):

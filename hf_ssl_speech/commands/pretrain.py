@@ -24,7 +24,7 @@ def main(argv: list[str]):
 
     from hf_ssl_speech.data.feature_extractor import feature_extractor_for
     from hf_ssl_speech.recipes.pretraining import make_model, pretrain
-    from hf_ssl_speech.recipes.splits import load_split
+    from hf_ssl_speech.recipes.splits import hold_out, load_split
     from hf_ssl_speech.recipes.unit_labels import UnitLabels
     from hf_ssl_speech.training.lock import hold
 
@@ -33,12 +33,15 @@ def main(argv: list[str]):
 
     units = UnitLabels.load(model_args, data_args)
     model = make_model(model_args, **(units.config_fields if units else {}))
+    if units:
+        units.check_rate(model.config)
     start = model_args.model_name_or_path
     feature_extractor = feature_extractor_for(model.config, start)
     if not args.preflight_only:
         hold(args.output_dir)
     train = load_split("train", data_args, args)
     validation = load_split("validation", data_args, args, beside=train)
+    train, validation = hold_out(train, validation, data_args)
     if units:  # what HuBERT predicts
         train, validation = units.label(train, args), units.label(validation, args)
     pretrain(model, args, train, validation, processing_class=feature_extractor, units=units, start=start)

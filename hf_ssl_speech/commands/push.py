@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from hf_ssl_speech.commands.card import add_metadata, card_metadata, pairs
-from hf_ssl_speech.commands.command_parser import CommandParser
+from hf_ssl_speech.commands.command_parser import CommandParser, path_type
 from hf_ssl_speech.commands.talking import log_on_the_first_process
 
 
@@ -20,7 +20,7 @@ def main(argv: list[str]):
     There is no option for the token: commands end up in histories.
     """
     parser = CommandParser(about=__doc__)
-    parser.add_argument("folder", help="Folder of the model, or of the unit set.")
+    parser.add_argument("folder", type=path_type, help="Folder of the model, or of the unit set.")
     parser.add_argument("repo_id", help="Repository, `name` or `owner/name`; made if it is not there.")
     parser.add_argument("--stock", action="store_true", help="Push transformers' own form, instead of ours.")
     parser.add_argument("--encoder", help="Units of a hidden layer: the repository of their encoder.")

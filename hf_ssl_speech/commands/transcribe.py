@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from hf_ssl_speech.commands.command_parser import CommandParser
+from hf_ssl_speech.commands.command_parser import CommandParser, path_type
 
 PIECE_SECONDS = 30
 
@@ -18,8 +18,10 @@ PIECE_SECONDS = 30
 def main(argv: list[str]):
     """Loads, listens and prints."""
     parser = CommandParser(about=__doc__)
-    parser.add_argument("model", help="Folder or Hub id of a recogniser with a CTC head.")
-    parser.add_argument("audio", nargs="+", help="Files, folders, or whatever else training takes as data.")
+    parser.add_argument("model", type=path_type, help="Folder or Hub id of a recogniser with a CTC head.")
+    parser.add_argument(
+        "audio", nargs="+", type=path_type, help="Files, folders, or whatever else training takes as data."
+    )
     parser.add_argument("--split", default="train", help="Split of the data, where it has several (default: train).")
     parser.add_argument("--language", help="Which of its languages a model like MMS hears.")
     args = parser.parse_args(argv)

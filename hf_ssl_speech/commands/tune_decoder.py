@@ -37,6 +37,7 @@ class TuningArguments:
     word_scores: list[float] = field(
         default_factory=lambda: [-2.0, -1.0, 0.0, 1.0, 2.0], metadata={"help": "Scores for each word to try."}
     )
+    language: str | None = field(default=None, metadata={"help": "Which of its languages a model like MMS hears."})
     beam_size: int = field(default=100, metadata={"help": "Hypotheses kept from frame to frame."})
     batch_seconds: float = field(default=60.0, metadata={"help": "Audio that the model gets at a time."})
 
@@ -51,7 +52,7 @@ def main(argv: list[str]):
 
     log_on_the_first_process()
     hold(args.output_dir)
-    model, processor = load_recognizer(args.model)
+    model, processor = load_recognizer(args.model, language=args.language)
     parts = (processor.tokenizer, model.config)
     settings = BeamSettings(args.language_model, args.words, beam_size=args.beam_size)
     search = BeamDecoder(*parts, settings)  # files that don't fit are found before the model runs

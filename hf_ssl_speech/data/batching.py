@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset, Sampler, get_worker_info
 from transformers import PreTrainedConfig
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.data.families import hearing_of
 
 # How much longer than its shortest row the longest of a bucket may be: the widest that costs at most this much more
 # padding than batches cut from the sorted rows. The wider, the more the company of a row changes between epochs.
@@ -302,14 +302,15 @@ def inference_batches(lengths: Sequence[int], config: PreTrainedConfig, batch_se
         config: Of the model.
         batch_seconds: The most seconds in a batch, padding included (rows x longest row); a longer row goes alone.
     """
-    # Stock models let padding into the statistics of the first norm: only rows of one length go together.
-    of_one_length = config.feat_extract_norm == "group" and not isinstance(config, SSLSpeechConfig)
+    hearing = hearing_of(config)
     samples = np.asarray(lengths)
+    if hearing.longest_samples:
+        samples = np.where(samples > 0, hearing.longest_samples, 0)  # whatever there is, is padded to this
     batch: list[int] = []
     for place in np.argsort(-samples, kind="stable")[: np.count_nonzero(samples)].tolist():
         longest = samples[batch[0]] if batch else 0
         is_full = (len(batch) + 1) * longest > batch_seconds * SAMPLE_RATE
-        if batch and (is_full or (of_one_length and samples[place] != longest)):
+        if batch and (is_full or (not hearing.leaves_padding_out and samples[place] != longest)):
             yield batch
             batch = []
         batch.append(place)

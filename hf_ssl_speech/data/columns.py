@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -108,8 +109,7 @@ def with_text(dataset: AnyDataset, text_column: str, source: str) -> AnyDataset:
                 f"{source!r} has no columns {[text_column]!r}; there are {columns}. Name the one that holds the "
                 "transcripts with `text_column`."
             )
-        strings = [name for name, kind in dataset.features.items() if _is_string(kind)]
-        text_column = usual_text_name(strings) or "text"
+        text_column = usual_text_name(text_columns(dataset.features)) or "text"
         _say_once(text_column, "transcripts", source)
     if text_column == "text" or text_column not in columns:
         return dataset
@@ -133,6 +133,11 @@ def usual_audio_name(columns: Iterable[str]) -> str | None:
     return _first_called(AUDIO_NAMES, columns)
 
 
+def text_columns(features: Features | dict[str, Any]) -> list[str]:
+    """The columns that hold text."""
+    return [name for name, kind in features.items() if _is_string(kind)]
+
+
 def usual_text_name(columns: Iterable[str]) -> str | None:
     """The one of these columns that is called as columns of transcripts are."""
     return _first_called(TEXT_NAMES, columns)
@@ -141,12 +146,15 @@ def usual_text_name(columns: Iterable[str]) -> str | None:
 def resolve(path: str, folder: str) -> str:
     """A path that a file names, as one that can be opened: relative to the folder of that file.
 
-    Where nothing is there but something in the working directory, that is meant.
+    Where nothing is there but something in the working directory, that is meant. Tables from Windows may have
+    backslashes for slashes, and names from macOS their accents as letters of their own.
     """
     if "://" in path or os.path.isabs(path):
         return path
-    beside = os.path.join(folder, path)
-    return path if not os.path.exists(beside) and os.path.exists(path) else beside
+    slashes = path.replace("\\", "/")
+    spellings = (path, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")))
+    beside, *others = (os.path.join(folder, name) for name in spellings)
+    return next((name for name in (beside, path, *others) if os.path.exists(name)), beside)
 
 
 @lru_cache(maxsize=1_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from transformers import AutoFeatureExtractor, PreTrainedConfig, Wav2Vec2FeatureExtractor
+from transformers import AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedConfig, Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 
@@ -20,10 +20,21 @@ def feature_extractor_for(config: PreTrainedConfig, start: str | None = None) ->
     if start:
         with contextlib.suppress(OSError):
             found = AutoFeatureExtractor.from_pretrained(start)
-            if found.sampling_rate != SAMPLE_RATE:
-                raise ValueError(
-                    f"{start} was trained at {found.sampling_rate:,} Hz, but audio is read at {SAMPLE_RATE:,} Hz here: "
-                    "start from a checkpoint of that rate."
-                )
+            check_rate(found, start)
             return found
     return Wav2Vec2FeatureExtractor(do_normalize=config.feat_extract_norm == "layer", return_attention_mask=True)
+
+
+def check_rate(feature_extractor: FeatureExtractionMixin, source: str):
+    """Raises a ValueError if what prepares audio for a model says that the model hears another rate than 16 kHz.
+
+    Args:
+        source: Where it comes from, for the message.
+    """
+    rate = feature_extractor.sampling_rate
+    if rate != SAMPLE_RATE:
+        shown = f"{rate:,}" if isinstance(rate, int | float) else repr(rate)  # a damaged file may hold anything
+        raise ValueError(
+            f"{source} was trained at {shown} Hz, but audio is read at {SAMPLE_RATE:,} Hz here: take a model of that "
+            "rate."
+        )

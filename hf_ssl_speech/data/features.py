@@ -16,16 +16,18 @@ import torch
 from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers import AutoFeatureExtractor, AutoModel, FeatureExtractionMixin, PreTrainedModel
 
-from hf_ssl_speech.audio import BadAudio
+from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.batching import inference_batches
+from hf_ssl_speech.data.families import encoder_of, extractor_of, hearing_of, layers_of
 from hf_ssl_speech.data.feature_description import FeatureDescription
+from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.mfcc import HOP_SAMPLES, MFCC_FEATURES, WINDOW_SAMPLES, mfcc_features
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.data.processes import rank_and_size
-from hf_ssl_speech.models.frames import ConvLayer, frame_mask, hop_samples, num_frames, window_samples
+from hf_ssl_speech.models.classes import load_config
+from hf_ssl_speech.models.frames import hop_samples, window_samples
 from hf_ssl_speech.records import as_path
 
 logger = logging.getLogger(__name__)
@@ -152,19 +154,22 @@ class MfccFeatures(SpeechFeatures):
 
 
 class HiddenFeatures(SpeechFeatures):
-    """A hidden layer of an encoder, ours or stock, as in HuBERT's later iterations ("Unsupervised Unit Discovery").
+    """A hidden layer of an encoder, as in HuBERT's later iterations ("Unsupervised Unit Discovery").
 
     Args:
-        model: The encoder, or a model with it inside, on the device to compute on. It is run in eval mode.
+        model: The encoder, or a model with it inside, on the device to compute on: ours, or one of the families of
+            `docs/families.md`. It is run in eval mode.
         layer: `hidden_states[layer]` are the features; 0 is the transformer's input.
-        normalize: Whether waveforms get zero mean and unit variance, the feature extractor's `do_normalize`.
+        normalize: Whether waveforms get zero mean and unit variance, the feature extractor's `do_normalize`. Models
+            that are fed spectra take no notice of it.
         center: Take each utterance's mean off its frames.
         encoder: Where others find the encoder; by default where it was loaded from.
         batch_seconds: The most seconds in a batch, padding included (rows x longest row); a longer row goes alone.
             By default 120, and 12 on a CPU, whose cache holds no more: three times as fast.
         autocast_dtype: Run in this precision, such as torch.bfloat16; features are float32 all the same.
+        extractor: The model's feature extractor; by default the one that its family has.
     Raises:
-        ValueError: If there is no such layer, or the model does not work on waveforms.
+        ValueError: If there is no such layer, or the model is of no family that gives features.
     """
 
     def __init__(
@@ -177,33 +182,32 @@ class HiddenFeatures(SpeechFeatures):
         encoder: str | None = None,
         batch_seconds: float | None = None,
         autocast_dtype: torch.dtype | None = None,
+        extractor: FeatureExtractionMixin | None = None,
     ):
-        self.model = model.base_model
-        config = self.model.config
-        if not hasattr(config, "conv_kernel"):
+        self.hearing = hearing_of(model.config)
+        self.model = encoder_of(model)
+        self.num_layers = len(layers_of(self.model))
+        if not 0 <= layer <= self.num_layers:
             raise ValueError(
-                f"{type(model).__name__} has no conv encoder over waveforms; expected a wav2vec 2.0 or HuBERT model."
+                f"There is no layer {layer}: this encoder has {self.num_layers}, counted from 1; 0 is the input of "
+                "the first."
             )
-        if not 0 <= layer <= config.num_hidden_layers:
-            raise ValueError(
-                f"There is no layer {layer}: this encoder has {config.num_hidden_layers}, counted from 1; 0 is the "
-                "input of the first."
-            )
+        self.extractor = extractor or extractor_of(model.config, normalize=normalize)
+        check_rate(self.extractor, str(encoder or "The encoder"))
         self.layer = layer
         self.normalize = normalize
         if batch_seconds is None:
             batch_seconds = 12 if model.device.type == "cpu" else 120
         self.batch_seconds = batch_seconds
         self.autocast_dtype = autocast_dtype
-        self.conv_layers = [ConvLayer(*each) for each in zip(config.conv_kernel, config.conv_stride)]
         description = FeatureDescription(
             "hidden",
-            config.hidden_size,
-            hop_samples(self.conv_layers),
-            window_samples(self.conv_layers),
+            model.config.hidden_size,
+            hop_samples(self.hearing.frame_layers),
+            window_samples(self.hearing.frame_layers),
             layer,
             normalize,
-            weights_hash(model),
+            weights_hash(self.model),
             as_path(encoder or model.name_or_path or type(model).__name__),
             center,
         )
@@ -221,22 +225,25 @@ class HiddenFeatures(SpeechFeatures):
             device: Where to compute, if not there.
             settings: More arguments of the class.
         Raises:
-            ValueError: If nothing that can be loaded is there, or there is no such layer.
+            ValueError: If nothing that can be loaded is there, there is no such layer, or it is a model of another
+                sampling rate.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
+            hearing_of(load_config(encoder))
             model = AutoModel.from_pretrained(encoder, dtype=torch.float32).to(device)
         except OSError as error:
             raise ValueError(f"No encoder can be loaded from {encoder}: {error}") from error
         try:
-            normalize = AutoFeatureExtractor.from_pretrained(encoder).do_normalize
+            extractor = AutoFeatureExtractor.from_pretrained(encoder)
         except OSError as error:
             raise ValueError(
                 f"{encoder} has no preprocessor_config.json, which tells whether waveforms are normalised: save the "
                 "model's feature extractor there, or load the model and say so: HiddenFeatures(model, layer, "
                 "normalize=...)."
             ) from error
-        return cls(model, layer, normalize=normalize, encoder=str(encoder), **settings)
+        normalize = getattr(extractor, "do_normalize", False)
+        return cls(model, layer, normalize=normalize, encoder=str(encoder), extractor=extractor, **settings)
 
     def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
         """In batches of rows of nearly equal length."""
@@ -246,20 +253,29 @@ class HiddenFeatures(SpeechFeatures):
                 found |= zip(batch, self._run([waveforms[place] for place in batch]))
         return [found[place] for place in range(len(waveforms))]
 
+    def _check_length(self, row: Mapping[str, Any], num_samples: int):
+        super()._check_length(row, num_samples)
+        longest = self.hearing.longest_samples
+        if longest and num_samples > longest:
+            raise ValueError(
+                f"Row {row['name']} has {num_samples / SAMPLE_RATE:.1f} s, but {self.hearing.family.name} hears "
+                f"{longest / SAMPLE_RATE:g} s at most: prepare the data with a max_seconds of that."
+            )
+
     def _run(self, waveforms: list[Tensor]) -> list[Tensor]:
-        if self.normalize:
-            arrays = [waveform.numpy() for waveform in waveforms]
-            arrays = Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm(arrays, attention_mask=None)
-            waveforms = [torch.from_numpy(array.astype(np.float32, copy=False)) for array in arrays]
-        lengths = torch.tensor([len(waveform) for waveform in waveforms])
-        padded = pad_sequence(waveforms, batch_first=True).to(self.device, self.model.dtype)  # (batch, samples)
-        mask = None
-        if lengths.min() < lengths.max():
-            mask = frame_mask(lengths, padded.shape[1]).long().to(self.device)
+        inputs = self.hearing.inputs(self.extractor, [waveform.numpy() for waveform in waveforms])
+        inputs = {
+            name: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+        }
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            hidden = _hidden_state(self.model, self.layer, padded, mask).float()  # (batch, frames, width)
-        frames = num_frames(lengths, self.conv_layers).tolist()
+            hidden = self._hidden(inputs).float()  # (batch, frames, width)
+        frames = [self.description.num_frames(len(waveform)) for waveform in waveforms]
         return [row[:length] for row, length in zip(hidden, frames)]
+
+    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The features of a batch, `(batch, frames, width)`."""
+        return _hidden_state(self.model, self.layer, inputs)
 
 
 def open_features(description: FeatureDescription, **settings) -> SpeechFeatures:
@@ -347,22 +363,24 @@ class _LayerReached(Exception):
         self.hidden = hidden
 
 
-def _hidden_state(model: PreTrainedModel, layer: int, waveforms: Tensor, mask: Tensor | None) -> Tensor:
-    """`hidden_states[layer]`, without the work of the layers above: `(batch, samples)` -> `(batch, frames, width)`."""
+def _hidden_state(encoder: PreTrainedModel, layer: int, inputs: dict[str, Tensor]) -> Tensor:
+    """`hidden_states[layer]`, without the work of the layers above: `(batch, frames, width)`."""
+    layers = layers_of(encoder)
+    if layer == len(layers):  # after the last norm in some families
+        return encoder(**inputs, output_hidden_states=True).hidden_states[layer]
 
-    def stop(_: nn.Module, inputs: tuple, output: Any = None):
-        found = inputs if layer == 0 else output
+    def stop(_: nn.Module, args: tuple, output: Any = None):
+        found = args if layer == 0 else output
         raise _LayerReached(found[0] if isinstance(found, tuple) else found)
 
-    layers = model.encoder.layers
     hook = layers[0].register_forward_pre_hook(stop) if layer == 0 else layers[layer - 1].register_forward_hook(stop)
     try:
-        model(waveforms, attention_mask=mask)
+        encoder(**inputs)
     except _LayerReached as reached:
         return reached.hidden
     finally:
         hook.remove()
-    raise RuntimeError(f"{type(model).__name__} ended without running its layer {layer}.")
+    raise RuntimeError(f"{type(encoder).__name__} ended without running its layer {layer}.")
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def _load_audio(folder: Path, roots: Sequence[Path]) -> list[Dataset]:
         logger.warning("Passed over in %s, since they are not known as audio: %s files.", folder, kinds)
     if roots != [folder]:
         companions += [str(folder / name) for name in METADATA if (folder / name).is_file()]
-    facts = _facts(sorted(companions), [os.path.abspath(str(each)) for each in roots])
+    facts = _facts(sorted(companions), folder, [os.path.abspath(str(each)) for each in roots])
     everything = sorted({os.path.abspath(file) for file in files} | facts.keys())
     if not everything:
         return []
@@ -132,11 +132,11 @@ def _load_audio(folder: Path, roots: Sequence[Path]) -> list[Dataset]:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """The files below a folder, in linked folders too, each folder once."""
+    """The files below a folder, in linked folders too, each folder once; hidden ones hold what programs put there."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if real in seen:  # a link to a folder above, or a second one to the same
             folders.clear()
             continue
@@ -144,8 +144,8 @@ def _walk(root: Path) -> Iterator[str]:
         yield from (os.path.join(folder, name) for name in sorted(names))
 
 
-def _facts(companions: Sequence[str], roots: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What metadata tables and LibriSpeech's transcripts say of the files below some folders, by path."""
+def _facts(companions: Sequence[str], whole: Path, roots: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What metadata tables and LibriSpeech's transcripts say of the files below some folders of a whole, by path."""
     facts: dict[str, dict[str, Any]] = {}
     for companion in companions:
         folder = os.path.dirname(os.path.abspath(companion))
@@ -162,6 +162,14 @@ def _facts(companions: Sequence[str], roots: Sequence[str]) -> dict[str, dict[st
             if len(rows) < len(files):
                 raise ValueError(f"{companion} names {len(files) - len(rows):,} files more than once.")
         below = {os.path.normpath(file): row for file, row in rows.items()}
+        outside = sum(not file.startswith(os.path.abspath(whole) + os.sep) for file in below)
+        if outside:
+            logger.warning(
+                "%s names %s files outside of %s, which are not read: name the table to read them, too.",
+                companion,
+                f"{outside:,}",
+                whole,
+            )
         facts |= {file: row for file, row in below.items() if any(file.startswith(root + os.sep) for root in roots)}
     return facts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -61,6 +62,11 @@ def cut_at_pauses(blocks: Iterable[np.ndarray], longest: int) -> Iterator[np.nda
 def piece_name(name: str, start: int | None) -> str:
     """The name of the piece of a recording that begins at a sample; of the whole if `start` is None."""
     return name if start is None else f"{name} at {start / SAMPLE_RATE:.2f} s"
+
+
+def recording_name(name: str) -> str:
+    """The name of the recording that a row's name tells of, whether it is a piece or the whole."""
+    return re.sub(r" at \d+\.\d\d s$", "", name)
 
 
 def with_pieces(measured: Dataset, longest: int, num_proc: int | None = None) -> Dataset:

@@ -24,6 +24,9 @@ from hf_ssl_speech.audio import (
 from hf_ssl_speech.data.pieces import PIECE_ID, cut_at_pauses, is_recording, piece_name, with_pieces
 from hf_ssl_speech.data.rows import (
     TOLD,
+    TOO_SHORT,
+    StreamedRows,
+    as_prepared,
     check_part,
     columns_of,
     each_row,
@@ -160,9 +163,7 @@ def prepare_speech(
         raise ValueError(f"No row can be used: {report}. Check the audio column, or lower `min_seconds`.")
     prepared = measured.remove_columns("problem").select(usable)
     if cache:
-        # Only `samples` becomes an array: as a list of numbers, a row takes 60 times as long. `flatten_indices` and
-        # others write all columns through this format: dtype=None keeps the type of each.
-        prepared = prepared.with_format("numpy", columns=["samples"], output_all_columns=True, dtype=None)
+        prepared = as_prepared(prepared)
     return prepared, report
 
 
@@ -264,7 +265,7 @@ def _find_usable(measured: Dataset, min_seconds: float) -> tuple[list[int], Skip
 
 
 def _too_short(num_samples: int, min_seconds: float) -> str | None:
-    return f"too short (under {min_seconds:.2f} s)" if num_samples < min_seconds * SAMPLE_RATE else None
+    return f"{TOO_SHORT} (under {min_seconds:.2f} s)" if num_samples < min_seconds * SAMPLE_RATE else None
 
 
 def row_waveform(row: Mapping[str, Any]) -> np.ndarray:
@@ -296,6 +297,7 @@ def prepare_stream(
     keep: Sequence[str] = (),
     channel: int | None = None,
     mark_unusable: bool = False,
+    max_skipped_share: float | None = None,
 ) -> IterableDataset:
     """Decodes the rows of a streamed dataset as they come by, leaving out those that can't be used.
 
@@ -309,6 +311,7 @@ def prepare_stream(
         channel: As for `prepare_speech`.
         mark_unusable: Whether rows that can't be used come by too, without samples, so that a training can report them.
             Each row then tells its `problem`, None for those that can be used.
+        max_skipped_share: Ends the stream in a ValueError once a larger share can't be used (see `StreamedRows`).
     Returns:
         Rows with `name`; `sample_id`, a hash that is the same in every run, of the row's `id`, else its path, else its
         audio, and of a piece's number; `num_samples` at 16 kHz; and int16 `samples`.
@@ -325,7 +328,7 @@ def prepare_stream(
         batched=True,  # only a batch may come back with fewer rows, or more
         batch_size=1,
         remove_columns=dataset.column_names,
-        fn_kwargs=settings | {"mark_unusable": mark_unusable, "warned": set()},
+        fn_kwargs=settings | {"mark_unusable": mark_unusable, "streamed": StreamedRows(max_skipped_share)},
     )
 
 
@@ -336,7 +339,7 @@ def _prepare_streamed(
     keep: tuple[str, ...],
     channel: int | None,
     mark_unusable: bool,
-    warned: set[str],
+    streamed: StreamedRows,
 ) -> dict:
     (row,) = each_row(rows)
     columns = ("name", "sample_id", "num_samples", "samples", *(("problem",) if mark_unusable else ()), *keep)
@@ -344,9 +347,7 @@ def _prepare_streamed(
     for number, piece in enumerate(_decode(row, longest, channel)):
         problem, start = piece.pop("problem") or _too_short(piece["num_samples"], min_seconds), piece.pop("start")
         name = row_name(row) and piece_name(row_name(row), start)
-        if problem and name not in warned:
-            warned.add(name)
-            logger.warning("Skipped %s: %s", name or "an audio without id or path", problem)
+        streamed.count(name, problem)
         if problem and not mark_unusable:
             continue
         identity = row_name(row).encode() or piece["samples"].tobytes() or _encoded(row)

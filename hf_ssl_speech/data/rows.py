@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 import os
 from collections import Counter
 from typing import Any
@@ -14,6 +16,11 @@ from datasets import Audio, Dataset, IterableDataset, concatenate_datasets
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.pieces import PIECE_ID
 
+logger = logging.getLogger(__name__)
+
+TOO_SHORT = "too short"  # how the reason of a row that is shorter than min_seconds begins
+FEWEST_ROWS = 100  # a share is taken of at least so many: in a small folder one broken file is a large share
+
 TOLD = ("id", "audio", "segment_start", "segment_end")  # the columns that are read here
 
 
@@ -22,6 +29,76 @@ def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     if isinstance((dataset.features or {}).get("audio"), Audio):
         return dataset.cast_column("audio", Audio(decode=False))
     return dataset
+
+
+def most_unusable(total: int, max_share: float) -> float:
+    """How many of `total` rows may be unusable: the share, of 100 rows where there are fewer, but not most of them."""
+    return max(max_share * total, min(max_share * FEWEST_ROWS, total / 2))
+
+
+def share_with_short(max_share: float) -> float:
+    """The share of the rows that may be left out where those shorter than `min_seconds` count too.
+
+    Settings that leave short rows out are no damage, and many a corpus has a tenth of them; but a run should not
+    begin on less than half of its data by accident. A `max_share` of 0 allows none of either.
+    """
+    return max(max_share, 0.5) if max_share else 0.0
+
+
+class StreamedRows:
+    """Counts the rows of a stream as they come by, names those that can't be used, and ends it once these are too many.
+
+    How many there will be is not known, so that the share that is lost must be larger than chance makes it: by three
+    standard deviations, once 100 rows have come by. Each process counts what it reads.
+
+    Args:
+        max_share: The setting `max_skipped_share`; None for no limit.
+    """
+
+    def __init__(self, max_share: float | None):
+        self.max_share = max_share
+        self.total = 0
+        self.reasons: Counter[str] = Counter()
+        self.named: set[str] = set()
+
+    def count(self, name: str, problem: str | None):
+        """Counts a row; says, once, why it can't be used.
+
+        Raises:
+            ValueError: If too many can't be.
+        """
+        self.total += 1
+        if problem:
+            self.reasons[problem] += 1
+            if name not in self.named:
+                self.named.add(name)
+                logger.warning("Skipped %s: %s", name or "an audio without id or path", problem)
+        if self.max_share is None or self.total < FEWEST_ROWS:
+            return
+        damaged = sum(count for reason, count in self.reasons.items() if not reason.startswith(TOO_SHORT))
+        if self._exceeds(damaged, self.max_share) or self._exceeds(
+            self.reasons.total(), share_with_short(self.max_share)
+        ):
+            causes = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common())
+            lost = self.reasons.total() / self.total
+            raise ValueError(
+                f"{lost:.1%} of the first {self.total:,} rows of the stream can't be used, more than "
+                f"max_skipped_share={self.max_share:.1%} allows: {causes}. Mend the data or the settings, or raise "
+                "max_skipped_share."
+            )
+
+    def _exceeds(self, lost: int, share: float) -> bool:
+        expected = share * self.total
+        return lost > expected + 3 * math.sqrt(expected * (1 - share))
+
+
+def as_prepared(dataset: Dataset) -> Dataset:
+    """Rows in the format that `prepare_speech` gives them, whatever theirs is: `samples` as arrays, all else plain."""
+    if "samples" not in dataset.column_names:
+        return dataset.with_format(None)
+    # Only `samples` becomes an array: as a list of numbers, a row takes 60 times as long. `flatten_indices` and others
+    # write all columns through this format: dtype=None keeps the type of each.
+    return dataset.with_format("numpy", columns=["samples"], output_all_columns=True, dtype=None)
 
 
 def has_parts(dataset: Dataset, channel: int | None) -> bool:

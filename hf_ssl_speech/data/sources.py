@@ -33,7 +33,9 @@ from huggingface_hub.errors import HFValidationError
 from hf_ssl_speech.data.columns import with_audio, with_text
 from hf_ssl_speech.data.corpora import Splits, common_voice_splits, kaldi_splits, ljspeech_splits
 from hf_ssl_speech.data.folders import AUDIO_SUFFIXES, audio_splits, list_audio, load_tables, table_splits
+from hf_ssl_speech.data.shards import is_address, load_shards
 from hf_ssl_speech.data.tables import TABLE_SUFFIXES
+from hf_ssl_speech.file_names import expanded
 from hf_ssl_speech.files import naming_the_file
 
 logger = logging.getLogger(__name__)
@@ -54,10 +56,11 @@ def load_speech(
     """Loads speech from wherever it lies, with its audio left encoded in a column `audio`, its transcripts in `text`.
 
     Args:
-        source: Audio files, Parquet files or tables that name audio files (.csv, .tsv, .jsonl), each as paths or globs;
-            a folder of them; a folder in the form of Common Voice, Kaldi, LibriSpeech or LJ Speech, with a `metadata`
-            table, or written by `save_to_disk`; or the name of a dataset on the Hub. Or several of these, as a list or
-            with whitespace between. `~` and environment variables are expanded. `docs/data.md` shows each form.
+        source: Audio files, Parquet files, WebDataset shards (.tar) or tables that name audio files (.csv, .tsv,
+            .jsonl), each as paths or globs; the address of a Parquet file or shard (https://...); a folder of any of
+            these; a folder in the form of Common Voice, Kaldi, LibriSpeech or LJ Speech, with a `metadata` table, or
+            written by `save_to_disk`; or the name of a dataset on the Hub. Or several of these, as a list or with
+            whitespace between. `~` and environment variables are expanded. `docs/data.md` shows each form.
         split: The split to take. Files named one by one are a single split, `train`.
         name: The configuration of a Hub dataset or of a folder with a dataset card.
         streaming: Whether to read the rows as they are needed instead of indexing them first.
@@ -96,6 +99,8 @@ def available_splits(source: str | os.PathLike | Sequence[str | os.PathLike], na
 
 
 def _splits_of(source: str, name: str | None) -> list[str]:
+    if is_address(source):
+        return ["train"]
     if os.path.isdir(source):
         return list(_folder_splits(Path(source), name, False))
     if _names_files(source):
@@ -108,19 +113,21 @@ def _each_source(source: str | os.PathLike | Sequence[str | os.PathLike]) -> lis
     if isinstance(source, os.PathLike):  # one, whatever its name holds
         source = [source]
     elif isinstance(source, str):
-        source = [source] if os.path.exists(source) or os.path.exists(_expand(source)) else source.split()
+        source = (
+            [source]
+            if os.path.exists(source) or os.path.exists(os.path.expandvars(os.path.expanduser(source)))
+            else source.split()
+        )
     if not source:
         raise ValueError("No source of speech was given; expected a file, a glob, a folder or a Hub dataset's name.")
-    return [_expand(os.fspath(one)) for one in source]
-
-
-def _expand(path: str) -> str:
-    return path if os.path.exists(path) else os.path.expandvars(os.path.expanduser(path))
+    return [expanded(os.fspath(one)) for one in source]
 
 
 def _load_one(source: str, split: str, name: str | None, streaming: bool) -> Iterator[tuple[Any, str | None]]:
     """Loads one source, as one dataset for each schema in it, each with the folder that relative paths are meant in."""
-    if os.path.isdir(source):
+    if is_address(source):
+        splits = {"train": partial(_load_addresses, source, streaming)}
+    elif os.path.isdir(source):
         splits = _folder_splits(Path(source), name, streaming)
     elif _names_files(source):
         splits = {"train": partial(_load_files, _glob(source), source, streaming)}
@@ -143,7 +150,7 @@ def _load_one(source: str, split: str, name: str | None, streaming: bool) -> Ite
 def _names_files(source: str) -> bool:
     """Whether a source, which is no folder, is a file or a pattern of files, and not the name of a dataset."""
     suffix = Path(source).suffix.lower()
-    known = {".parquet", *AUDIO_SUFFIXES, *TABLE_SUFFIXES}
+    known = {".parquet", ".tar", *AUDIO_SUFFIXES, *TABLE_SUFFIXES}
     return os.path.isfile(source) or glob.has_magic(source) or suffix in known
 
 
@@ -153,6 +160,14 @@ def _glob(source: str) -> list[str]:
         return [source]
     found = glob.glob(source, recursive=True) or glob.glob(source.replace("[", "[[]"), recursive=True)
     return sorted(file for file in found if os.path.isfile(file))
+
+
+def _load_addresses(source: str, streaming: bool) -> list[Any]:
+    try:
+        with naming_the_file(source, "Parquet files or WebDataset shards"):
+            return [load_shards([source], streaming)]
+    except OSError as error:
+        raise ValueError(f"Nothing can be had from {source} ({type(error).__name__}: {error}).") from error
 
 
 @contextmanager
@@ -175,6 +190,7 @@ def _folder_splits(folder: Path, name: str | None, streaming: bool) -> Splits:
         or common_voice_splits(folder)
         or ljspeech_splits(folder)
         or table_splits(folder)
+        or shard_splits(folder, streaming)
         or audio_splits(folder)
     )
 
@@ -200,12 +216,26 @@ def parquet_splits(folder: Path, name: str | None, streaming: bool) -> Splits:
     elif name:
         raise ValueError(f"No configuration is found in {path!r}, because of the characters in its name: rename it.")
     else:
-        files = {split: [] for split in SPLIT_KEYWORDS}
-        for file in sorted(folder.rglob("*.parquet")):
-            words = set(re.split(r"[^a-z]+", str(file.relative_to(folder)).lower()))
-            split = next((split for split, names in SPLIT_KEYWORDS.items() if words.intersection(names)), Split.TRAIN)
-            files[split].append(str(file))
+        files = by_split(folder, ".parquet")
     return {str(split): partial(_load_parquet, list(found), streaming) for split, found in files.items() if found}
+
+
+def shard_splits(folder: Path, streaming: bool) -> Splits:
+    """The WebDataset shards below a folder, by split; none where audio lies beside, which is what such a file held."""
+    splits = by_split(folder, ".tar")
+    if splits and any(path.suffix.lower() in AUDIO_SUFFIXES for path in folder.rglob("*")):
+        return {}
+    return {split: partial(_load_files, files, str(folder), streaming) for split, files in splits.items()}
+
+
+def by_split(folder: Path, suffix: str) -> dict[str, list[str]]:
+    """The files below a folder with this suffix, by the split that a word in their names tells, else `train`."""
+    files: dict[str, list[str]] = {str(split): [] for split in SPLIT_KEYWORDS}
+    for file in sorted(folder.rglob(f"*{suffix}")):
+        words = set(re.split(r"[^a-z]+", str(file.relative_to(folder)).lower()))
+        split = next((split for split, names in SPLIT_KEYWORDS.items() if words.intersection(names)), Split.TRAIN)
+        files[str(split)].append(str(file))
+    return {split: found for split, found in files.items() if found}
 
 
 def _plain(folder: Path) -> str:
@@ -220,6 +250,11 @@ def _plain(folder: Path) -> str:
     return str(link)
 
 
+def _as_pattern(file: str) -> str:
+    """The pattern that means this file alone."""
+    return os.path.join(_plain(Path(file).parent), glob.escape(os.path.basename(file)))
+
+
 def _load_parquet(files: Sequence[str], streaming: bool) -> list[tuple[Any, str]]:
     # One builder call takes files of one schema only.
     def kind(file: str) -> tuple[Any, str]:
@@ -227,7 +262,7 @@ def _load_parquet(files: Sequence[str], streaming: bool) -> list[tuple[Any, str]
 
     groups = []
     for (_, folder), group in itertools.groupby(files, kind):
-        names = [os.path.join(_plain(Path(file).parent), glob.escape(os.path.basename(file))) for file in group]
+        names = [_as_pattern(file) for file in group]
         groups.append((load_dataset("parquet", data_files=names, split="train", streaming=streaming), folder))
     return groups
 
@@ -238,6 +273,9 @@ def _load_files(files: Sequence[str], source: str, streaming: bool) -> list[Any]
         return []
     if suffixes == {".parquet"}:
         return _load_parquet(files, streaming)
+    if suffixes == {".tar"}:
+        with naming_the_file(source, "WebDataset shards"):
+            return [load_shards([_as_pattern(file) for file in files], streaming)]
     if suffixes <= AUDIO_SUFFIXES:
         return [list_audio(files)]
     if suffixes <= TABLE_SUFFIXES:

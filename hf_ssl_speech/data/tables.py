@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,9 @@ def read_table(path: str) -> dict[str, list]:
         names = list(dict.fromkeys(name for row in rows for name in row))
         return {name: [row.get(name) for row in rows] for name in names}
     header, rows = table_header(path), []
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
+    if twice:
+        raise ValueError(f"{path} has several columns {', '.join(map(repr, twice))}: rename all but one of each.")
     for number, fields in _lines(text, suffix, header.delimiter, path):
         if number == 1:
             continue
@@ -137,20 +141,35 @@ def _read_text(path: str) -> str:
 def _json_rows(text: str, path: str) -> Iterator[dict[str, Any]]:
     try:
         if text.lstrip().startswith("["):
-            rows = json.loads(text)
+            rows = json.loads(text, parse_constant=_missing)
+            _check_characters(rows, path)
             if not all(isinstance(row, dict) for row in rows):
                 raise ValueError(f"{path} holds a list of something else than rows (JSON objects).")
             yield from rows
             return
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
-                row = json.loads(line)
+                row = json.loads(line, parse_constant=_missing)
+                _check_characters(row, f"Line {number:,} of {path}")
                 if not isinstance(row, dict):
                     raise ValueError(f"Line {number:,} of {path} is no JSON object: {line[:80]!r}.")
                 yield row
     except json.JSONDecodeError as error:
         number = error.lineno if text.lstrip().startswith("[") else number
         raise ValueError(f"Line {number:,} of {path} is no JSON: {error.msg}.") from error
+
+
+def _check_characters(parsed: Any, where: str):
+    """Refuses halves of characters, such as \\ud83d alone, that JSON can write and UTF-8 can't."""
+    try:
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"{where} holds half a character, {half}: write both halves, or none.") from error
+
+
+def _missing(constant: str) -> None:
+    """What NaN in JSON says, which pandas writes for a missing value: a transcript would become the word "nan"."""
 
 
 def _lines(text: str, suffix: str, delimiter: str, path: str) -> Iterator[tuple[int, list[str]]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import (
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
-    AutoConfig,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
+    BatchFeature,
     LogitsProcessor,
     PreTrainedModel,
     ProcessorMixin,
@@ -25,8 +25,11 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.families import hearing_of
+from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.pieces import cut_at_pauses
 from hf_ssl_speech.data.preparing import row_waveform
+from hf_ssl_speech.models.classes import load_config
 from hf_ssl_speech.models.finite import check_finite
 from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, Decoder, GreedyDecoder
 from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
@@ -95,10 +98,8 @@ class Seq2SeqRecognizer(Recognizer):
         self.settings = language_settings(name, model, processor, language)
         super().__init__(name, model, processor, {"kind": "greedy", **self.settings})
         self.model.generation_config.max_length = None  # `LimitedLength` says how long
-        # Whisper's windows are padded to one length, which its feature extractor does unasked; others' to the longest.
-        whole_window = getattr(processor.feature_extractor, "n_samples", None)
-        self.padding = {} if whole_window else {"padding": True}
-        self.window_samples = whole_window or WINDOW_SECONDS * SAMPLE_RATE
+        self.hearing = hearing_of(model.config, "tokens")
+        self.window_samples = self.hearing.longest_samples or WINDOW_SECONDS * SAMPLE_RATE
         self.batch_windows = max(1, int(batch_seconds * SAMPLE_RATE / self.window_samples))
 
     def texts(self, rows):
@@ -110,17 +111,21 @@ class Seq2SeqRecognizer(Recognizer):
             for window in cut_at_pauses([row_waveform(rows[place])], self.window_samples)
         )
         parts: list[list[str]] = [[] for _ in longest_first]
-        while batch := list(islice(windows, self.batch_windows)):
+        for batch in self._batches(windows):
             for (place, _), text in zip(batch, self._write([window for _, window in batch])):
                 parts[place].append(text.strip())
         return [" ".join(filter(None, texts)) for texts in parts]
 
+    def _batches(self, windows: Iterable[tuple[int, np.ndarray]]) -> Iterator[list[tuple[int, np.ndarray]]]:
+        """Windows that the model gets at a time: of one length only, if it would hear the padding of the shorter."""
+        together = self.hearing.leaves_padding_out
+        for _, group in groupby(windows, key=lambda window: together or len(window[1])):
+            while batch := list(islice(group, self.batch_windows)):
+                yield batch
+
     @torch.inference_mode()
     def _write(self, waveforms: list[np.ndarray]) -> list[str]:
-        inputs = self.processor.feature_extractor(
-            waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True, **self.padding
-        )
-        inputs = inputs.to(self.model.device)
+        inputs = BatchFeature(self.hearing.inputs(self.processor.feature_extractor, waveforms)).to(self.model.device)
         ends = self.model.generation_config.eos_token_id
         limit = LimitedLength([len(each) / SAMPLE_RATE for each in waveforms], ends)
         config = self.model.config
@@ -203,13 +208,15 @@ def is_seq2seq(name_or_path: str) -> bool:
     """Whether a checkpoint writes token after token, as Whisper does; otherwise CTC is expected of it.
 
     Raises:
-        ValueError: If there is no checkpoint.
+        ValueError: If there is no checkpoint, or its family can do neither here.
     """
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
+        config = load_config(name_or_path)
     except (OSError, ValueError) as error:
         raise ValueError(f"No recogniser can be loaded from {name_or_path!r}: {error}") from error
-    return type(config) in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
+    writes_tokens = type(config) in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
+    hearing_of(config, "tokens" if writes_tokens else "ctc")
+    return writes_tokens
 
 
 def load_ctc(
@@ -240,17 +247,14 @@ def load_seq2seq(name_or_path: str, *, device: str | torch.device | None = None,
     Args:
         settings: More arguments of `Seq2SeqRecognizer`.
     Raises:
-        ValueError: If weights or processor are missing, or the model needs more than audio, such as a prompt.
+        ValueError: If weights or processor are missing, or its family can't write token after token here.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        hearing_of(load_config(name_or_path), "tokens")
         processor = AutoProcessor.from_pretrained(name_or_path)
         model = AutoModelForSpeechSeq2Seq.from_pretrained(name_or_path, dtype=torch.float32).to(device).eval()
     except OSError as error:
         raise ValueError(f"No recogniser can be loaded from {name_or_path!r}: {error}") from error
-    if not model.config.is_encoder_decoder or not hasattr(processor, "feature_extractor"):
-        raise ValueError(
-            f"{name_or_path} is a {type(model).__name__}, which needs more than audio to write a text; expected an "
-            "encoder and decoder like Whisper, or a model with a CTC head."
-        )
+    check_rate(processor.feature_extractor, name_or_path)
     return Seq2SeqRecognizer(name_or_path, model, processor, **settings)

@@ -52,7 +52,7 @@ def export_onnx(model: PreTrainedModel | str | os.PathLike, path: str | os.PathL
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ImportError(f"ONNX files need {' and '.join(missing)}: pip install 'hf_ssl_speech[onnx]'.")
+        raise ImportError(f"ONNX files need {' and '.join(missing)}: pip install {' '.join(NEEDED)}")
     if Path(path).suffix != ".onnx":
         raise ValueError(f"The file is to be {path}: give it a name that ends in .onnx.")
     source = None if isinstance(model, PreTrainedModel) else model

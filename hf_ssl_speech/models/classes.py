@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import transformers
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hf_ssl_speech.models import encoder, heads, pretraining
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
@@ -34,6 +37,20 @@ STOCK_CLASSES: dict[type[SSLSpeechPreTrainedModel], type[PreTrainedModel]] = {
 }
 
 
+def load_config(source: str | os.PathLike) -> PreTrainedConfig:
+    """The configuration of a checkpoint, ours or another, in a folder or on the Hub.
+
+    Raises:
+        OSError: If there is none. Where a name can only mean a folder, the Hub is not asked: without a connection that
+            would take half a minute.
+    """
+    path = Path(source)
+    is_id = len(path.parts) <= 2 and str(source)[:1] not in (".", "~", os.sep)
+    if not path.exists() and (not is_id or (len(path.parts) == 2 and path.parent.is_dir())):
+        raise FileNotFoundError(f"There is no folder {source}.")
+    return AutoConfig.from_pretrained(source)
+
+
 def config_class_of(model_type: str | None) -> type[SSLSpeechConfig] | None:
     """The configuration class of a model type, ours (`ssl-hubert`) or stock (`hubert`); None for other models."""
     return next((each for each in CONFIGS.values() if model_type in (each.model_type, each.stock_model_type)), None)
@@ -42,3 +59,16 @@ def config_class_of(model_type: str | None) -> type[SSLSpeechConfig] | None:
 def model_class(config_class: type[SSLSpeechConfig], auto: str) -> type[SSLSpeechPreTrainedModel]:
     """Our class that an Auto class such as `AutoModelForCTC` gives for a configuration class."""
     return CLASSES[config_class.auto_classes()[auto]]
+
+
+def _register():
+    """Makes transformers' Auto classes give ours, and with them what stock models of speech are given."""
+    for config in CONFIGS.values():
+        for auto in config.auto_classes().keys() - {"AutoConfig"}:
+            getattr(transformers, auto).register(config, model_class(config, auto))
+        transformers.AutoFeatureExtractor.register(config, transformers.Wav2Vec2FeatureExtractor)
+        transformers.AutoTokenizer.register(config, slow_tokenizer_class=transformers.Wav2Vec2CTCTokenizer)
+        transformers.AutoProcessor.register(config, transformers.Wav2Vec2Processor)
+
+
+_register()

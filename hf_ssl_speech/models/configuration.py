@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -161,6 +162,7 @@ class SSLSpeechConfig(PreTrainedConfig):
     vocab_size: int | None = 32
     use_weighted_layer_sum: bool = False
     classifier_proj_size: int = 256
+    classifier_pooling: Literal["mean", "attentive"] = "mean"
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
@@ -275,6 +277,11 @@ class SSLSpeechConfig(PreTrainedConfig):
             )
         if self.mask_time_length < 1:
             raise ValueError(f"mask_time_length is {self.mask_time_length}; a span needs at least one frame.")
+
+    def __post_init__(self, **kwargs):
+        """Whoever has a configuration of ours may ask an Auto class for its model next."""
+        importlib.import_module("hf_ssl_speech.models.classes")
+        super().__post_init__(**kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """Writes `config.json` and the one-line module its `auto_map` names."""

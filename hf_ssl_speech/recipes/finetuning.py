@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +38,7 @@ from hf_ssl_speech.training.arguments import (
     SpeechModelArguments,
     SpeechTextArguments,
 )
-from hf_ssl_speech.training.checks import check_transcripts
+from hf_ssl_speech.training.checks import check_transcripts, refuse_config
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
 from hf_ssl_speech.training.lora import add_lora, has_adapters, lora_settings
 from hf_ssl_speech.training.resume import run_identity
@@ -134,7 +135,7 @@ class Transcripts:
         """The rows of `train` or `validation` that can be learnt from, with labels; the others named and counted.
 
         Raises:
-            ValueError: If more than `max_skipped_share` of all rows can't be used.
+            ValueError: If too many of all rows can't be used (`check_skipped`).
         """
         rows, facts = split
         if rows is None:
@@ -157,11 +158,11 @@ class Transcripts:
         logger.info(f"{which}: {found['words']:,} words in {found['rows']:,} transcripts. {report}")
         unknown = found["unknown_characters"]
         cause = f"Characters outside the vocabulary: {' '.join(unknown) or 'none'}.{hint if unknown else ''} "
-        check_skipped(report, which, data_args.max_skipped_share, args.min_seconds, cause)
+        problem = check_skipped(report, which, data_args, args, cause)
         found["fingerprint"] = hashlib.sha256("\n".join(rows["text"]).encode()).hexdigest()[:16]
         self.facts |= found if which == "train" else {which: found}
         self.facts["vocabulary"] = list(self.processor.tokenizer.get_vocab())
-        return Split(rows, facts | split_facts(facts["source"], rows, report))
+        return Split(rows, facts | split_facts(facts["source"], rows, report) | problem)
 
 
 def load_transcribed(
@@ -170,15 +171,18 @@ def load_transcribed(
     args: SpeechCTCTrainingArguments,
     text_args: SpeechTextArguments,
     beside: Split | None = None,
+    keep: Sequence[str] = (),
 ) -> Split:
     """`load_split` of rows with transcripts; validation rows are compared with the training rows `beside`.
 
+    Args:
+        keep: More columns to keep if the data has them.
     Raises:
         ValueError: If there is no text column, or the data is to be streamed.
     """
     if data_args.streaming:
         raise ValueError("Transcripts are checked before training, all of them: leave out `streaming`.")
-    return load_split(split, data_args, args, need=["text"], beside=beside, text_column=text_args.text_column)
+    return load_split(split, data_args, args, keep, ["text"], beside=beside, text_column=text_args.text_column)
 
 
 def find_normalization(source: str, text_args: SpeechTextArguments, processor: Wav2Vec2Processor) -> TextNormalization:
@@ -250,14 +254,43 @@ def make_recognizer(
         # What slows the conv encoder down in pretraining has no use here.
         fields = {"feature_gradient_scale": 1.0} | (transcripts.config_fields if transcripts else {}) | fields
         model = recognizer_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
-    logger.info(f"{recognizer_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
+    refuse_config(model.config, predicts_hidden=False)
     if isinstance(model_args.lora, dict):
         if not start:
             raise ValueError("Adapters learn in a trained encoder: give `model_name_or_path` beside `lora`.")
         model = add_lora(model, **model_args.lora)
-        learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-        logger.info(f"Adapters and head learn: {learning:,} parameters")
     return model
+
+
+def settle(args: SpeechCTCTrainingArguments, validation: Split, start: str | None) -> SpeechCTCTrainingArguments:
+    """The settings as they hold with fresh weights, or without validation rows; arguments as for `finetune`."""
+    args = copy.copy(args)  # the caller's stay as they are
+    if start is None and (args.freeze_conv_encoder or args.freeze_transformer_updates):
+        logger.info("Fresh weights: nothing is frozen.")
+        args.freeze_conv_encoder, args.freeze_transformer_updates = False, 0
+    if validation.rows is None and args.eval_strategy != IntervalStrategy.NO:
+        logger.info("Without validation_data the last model is saved, not the best.")
+        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        args.early_stopping_patience = None
+    return args
+
+
+def identify(
+    model: SSLSpeechForCTC,
+    args: SpeechCTCTrainingArguments,
+    facts: dict[str, dict[str, Any]],
+    transcripts: Transcripts,
+    start: str | None,
+) -> dict[str, Any]:
+    """What makes a fine-tuning this one; arguments as for `finetune`, and the facts of each split that there is."""
+    texts = {"train_text": transcripts.facts["fingerprint"], "normalization": transcripts.normalization.to_dict()}
+    fingerprints = {split: fact["fingerprint"] for split, fact in facts.items()}
+    identity = {"task": "ctc", "start": start, **run_identity(model.config, fingerprints | texts, args)}
+    if transcripts.facts.get("new_vocabulary"):
+        identity["new_vocabulary"] = True
+    if has_adapters(model):
+        identity["lora"] = lora_settings(model)
+    return identity
 
 
 def finetune(
@@ -281,22 +314,14 @@ def finetune(
             another run.
         UnhealthyRun: If going on would only spoil the run (see `training/health.py`).
     """
-    args = copy.copy(args)  # the caller's stay as they are
-    if start is None and (args.freeze_conv_encoder or args.freeze_transformer_updates):
-        logger.info("Fresh weights: nothing is frozen.")
-        args.freeze_conv_encoder, args.freeze_transformer_updates = False, 0
-    if validation.rows is None:
-        logger.info("Without validation_data the last model is saved, not the best.")
-        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
-        args.early_stopping_patience = None
+    learning = model.num_parameters(only_trainable=True)
+    logger.info(
+        f"CTC model from {start or 'fresh weights'}: {model.num_parameters():,} parameters"
+        + (f", of which {learning:,} learn" if learning < model.num_parameters() else "")
+    )
+    args = settle(args, validation, start)
     facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
-    texts = {"train_text": transcripts.facts["fingerprint"], "normalization": transcripts.normalization.to_dict()}
-    fingerprints = {split: fact["fingerprint"] for split, fact in facts.items()}
-    identity = {"task": "ctc", "start": start, **run_identity(model.config, fingerprints | texts, args)}
-    if transcripts.facts.get("new_vocabulary"):
-        identity["new_vocabulary"] = True
-    if has_adapters(model):
-        identity["lora"] = lora_settings(model)
+    identity = identify(model, args, facts, transcripts, start)
     checkpoint, origin = take_folder(identity, args)
 
     trainer = SpeechCTCTrainer(

@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from hf_ssl_speech.recipes.arguments import CRITERIA, HubertIterationsArguments
 from hf_ssl_speech.recipes.iterations_report import EXAMPLE_FILE, write_report
 from hf_ssl_speech.recipes.pretraining import identify, make_model, pretrain
 from hf_ssl_speech.recipes.running import preflight
-from hf_ssl_speech.recipes.splits import load_split
+from hf_ssl_speech.recipes.splits import hold_out, load_split
 from hf_ssl_speech.recipes.stages import is_complete
-from hf_ssl_speech.recipes.unit_labels import UnitLabels
+from hf_ssl_speech.recipes.unit_labels import UnitLabels, check_label_rate
 from hf_ssl_speech.records import Record, new_record, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.checks import check_schedule, refuse_config
+from hf_ssl_speech.training.findings import Finding
 from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
@@ -65,22 +68,29 @@ class HubertIterations:
         args: SpeechPreTrainingArguments,
         iterations_args: HubertIterationsArguments,
     ):
-        if not data_args.validation_data:
+        if not (data_args.validation_data or data_args.validation_share):
             raise ValueError(
-                "Units are measured on validation_data, but there is none: give some, with `phones` if you can."
+                "Units are measured on validation_data, but there is none: give some, with `phones` if you can, or let "
+                "a part of the training recordings serve with validation_share, such as 0.05."
             )
         if data_args.streaming or data_args.units or data_args.unit_columns:
             raise ValueError(
                 "The iterations make their own units and go over the audio many times: leave out `streaming`, `units` "
                 "and `unit_columns`."
             )
+        if iterations_args.updates and args.num_train_epochs:
+            raise ValueError(
+                f"updates is {iterations_args.updates} and num_train_epochs {args.num_train_epochs:g}: two lengths of "
+                "one training. Leave one of them out."
+            )
         self.model_args = model_args
         self.args = args
         self.iterations_args = iterations_args
         self.folder = Path(args.output_dir)
         self.check_models()
-        self.train = load_split("train", data_args, args)
-        self.validation = load_split("validation", data_args, args, keep=["phones"], beside=self.train)
+        train = load_split("train", data_args, args)
+        validation = load_split("validation", data_args, args, keep=["phones"], beside=train)
+        self.train, self.validation = hold_out(train, validation, data_args)
         self.measured = first_hours(self.validation.rows, iterations_args.choice_hours, args.seed)
         self.validation.facts.update(check_phone_column(self.validation.rows, iterations_args.silence))
         self.criterion = self.find_criterion()
@@ -114,14 +124,17 @@ class HubertIterations:
         """Makes model and teacher for a try: what is wrong with them shows before the data is prepared.
 
         Raises:
-            ValueError: If the layers to make units of are not there, or a model can't be made or loaded.
+            ValueError: If the layers to make units of are not there, a model can't be made or loaded, or the teacher's
+                frames are of another rate than the models'.
         """
-        settings, highest = self.iterations_args, self.new_model({}).config.num_hidden_layers
+        settings, config = self.iterations_args, self.new_model({}).config
+        highest = config.num_hidden_layers
         if any(not 0 <= layer <= highest for layer in settings.layers or ()):
             raise ValueError(f"layers is {settings.layers}, but the models have {highest} layers, counted from 1.")
         if settings.teacher is not None:
             layer = 1 if settings.teacher_layer is None else settings.teacher_layer
-            HiddenFeatures.from_pretrained(settings.teacher, layer, device="cpu")
+            teacher = HiddenFeatures.from_pretrained(settings.teacher, layer, device="cpu")
+            check_label_rate(teacher.description, config)
 
     def preflight(self):
         """Checks before the first units are made: the first iteration's training, with as many units as any learns.
@@ -144,7 +157,17 @@ class HubertIterations:
             "identity": run_identity(model.config, self.fingerprints(), args),
             "data": {"train": self.train.facts, "validation": self.validation.facts},
         }
-        preflight(trainer, record)
+        preflight(trainer, record, self.later_schedules())
+
+    def later_schedules(self) -> list[Finding]:
+        """Whether the schedule fits the later iterations, too, which may be shorter or longer than the first."""
+        found = []
+        for iteration in range(2, self.iterations_args.iterations + 1):
+            args = self.args_of(iteration)
+            if args.max_steps > 0:
+                finding = check_schedule(args, args.max_steps)
+                found.append(replace(finding, check=f"schedule {iteration}"))
+        return found
 
     # Stages --------------------------------------------------------------------------------------------------------
 
@@ -161,7 +184,8 @@ class HubertIterations:
         )
         if layer is None:
             layer = self.choose_layer(iteration, source)
-            source = HiddenFeatures(source.model, layer, normalize=source.normalize, center=center, encoder=encoder)
+            settings = {"normalize": source.normalize, "extractor": source.extractor}
+            source = HiddenFeatures(source.model, layer, center=center, encoder=encoder, **settings)
         self.fit_units(iteration, source)
 
     def choose_layer(self, iteration: int, encoder: HiddenFeatures) -> int:
@@ -269,6 +293,7 @@ class HubertIterations:
         SSLHubertConfig.check_names(self.model_args.config)
         config = SSLHubertConfig.from_pretrained(start, **(fields | self.model_args.config))
         attention = {"attn_implementation": self.model_args.attn_implementation}
+        refuse_config(config, predicts_hidden=True)
         model = SSLHubertForPreTraining._from_config(config, **attention)
         model.hubert.load_state_dict(SSLHubertModel.from_pretrained(start).state_dict())
         return model

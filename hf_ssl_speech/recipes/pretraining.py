@@ -25,6 +25,7 @@ from hf_ssl_speech.recipes.starting_points import (
 )
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.checks import refuse_config
 from hf_ssl_speech.training.findings import Finding, of_level
 from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
@@ -41,7 +42,8 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
     Args:
         fields: Fields of the configuration that the data decides; those of `model_args` win.
     Raises:
-        ValueError: If there is no such checkpoint, it is of another kind or objective, or a field is unknown.
+        ValueError: If there is no such checkpoint, it is of another kind or objective, a field is unknown, or nothing
+            could be learnt with the configuration.
     """
     start, config_class = model_args.model_name_or_path, CONFIGS[find_objective(model_args)]
     pretraining_class = model_class(config_class, "AutoModelForPreTraining")
@@ -63,6 +65,7 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
             start_temperature(model, fresh)
     else:
         model = pretraining_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
+    refuse_config(model.config, predicts_hidden=True)
     logger.info(f"{pretraining_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
     return model
 

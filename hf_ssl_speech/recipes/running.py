@@ -17,6 +17,7 @@ from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.checks import (
     check_batches,
     check_disk,
+    check_evaluations,
     check_masks,
     check_precision,
     check_rows,
@@ -85,6 +86,7 @@ def preflight(trainer: SpeechTrainer, record: dict[str, Any], findings: Sequence
             *findings,
             check_masks(model.config, args, lengths, isinstance(model, SSLSpeechForPreTraining)),
             check_schedule(args, size.updates),
+            check_evaluations(args, size.updates),
             check_batches(args, size, published_seconds_per_update(record)),
             check_precision(args),
             check_disk(model, args, size.updates),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +17,9 @@ from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.pieces import recording_name
 from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, split_facts, stream_facts
+from hf_ssl_speech.data.rows import TOO_SHORT, most_unusable, share_with_short
 from hf_ssl_speech.data.sources import available_splits, load_speech
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
 
@@ -23,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 VALIDATION_SPLITS = ("validation", "valid", "dev", "eval")
 ROWS_COMPARED = 100
+VALIDATION_SHARE = 0.1
 
 
 class Split(NamedTuple):
@@ -59,8 +64,8 @@ def load_split(
     Returns:
         The rows and the facts; an empty `Split` for a validation part that nobody asked for.
     Raises:
-        ValueError: If nothing can be loaded, more than `data_args.max_skipped_share` of the rows can't be used, or it
-            is not clear which split of the validation data is meant.
+        ValueError: If nothing can be loaded, too many of the rows can't be used (`data_args.max_skipped_share`; with
+            `preflight_only` the facts tell of it), or it is not clear which split of the validation data is meant.
     """
     source = getattr(data_args, f"{split}_data")
     if not source:
@@ -82,7 +87,8 @@ def load_split(
         if streaming:
             # Only the order of the shards: rows are shuffled after they are decoded, in the buffer that batches them.
             dataset = dataset.shuffle(seed=args.seed, buffer_size=1)
-            return Split(prepare_stream(dataset, keep=kept, mark_unusable=True, **limits), stream_facts(source))
+            limits |= {"mark_unusable": True, "max_skipped_share": data_args.max_skipped_share}
+            return Split(prepare_stream(dataset, keep=kept, **limits), stream_facts(source))
         dataset, report = prepare_speech(
             dataset,
             **limits,
@@ -90,8 +96,7 @@ def load_split(
             num_proc=data_args.prepare_workers,
             keep=kept,
         )
-    check_skipped(report, split, data_args.max_skipped_share, args.min_seconds)
-    facts = split_facts(source, dataset, report)
+    facts = split_facts(source, dataset, report) | check_skipped(report, split, data_args, args)
     logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
     if not need and isinstance(args, SpeechTrainingArguments):
         _tell_cropping(dataset, split, args.max_seconds, facts)
@@ -100,27 +105,71 @@ def load_split(
     return Split(dataset, facts)
 
 
-def check_skipped(report: SkipReport, part: str, max_share: float, min_seconds: float, hint: str = ""):
+def hold_out(train: Split, validation: Split, data_args: SpeechDataArguments) -> tuple[Split, Split]:
+    """Training and validation part: without validation data, `validation_share` of the training recordings serves.
+
+    A recording is held out whole, by a hash of its name: the choice stays the same when recordings are added, to the
+    few at the edge.
+
+    Raises:
+        ValueError: If the share is none, or leaves one of the parts without a recording.
+    """
+    share = data_args.validation_share
+    if not 0 <= share < 1:
+        raise ValueError(f"validation_share is {share:g}: give a share of the recordings, from 0 to below 1.")
+    if share == 0 or validation.rows is not None or not isinstance(train.rows, Dataset):
+        return train, validation
+    recordings = [recording_name(name) for name in train.rows["name"]]
+    order = sorted(set(recordings), key=lambda name: blake2b(name.encode()).digest())
+    held_out = set(order[: max(1, round(share * len(order)))])
+    if len(held_out) == len(order):
+        raise ValueError(f"validation_share={share:g} of {len(order)} training recording(s) leaves none to learn from.")
+
+    is_held_out = np.array([name in held_out for name in recordings])
+    rest, rows = (train.rows.select(np.flatnonzero(chosen)) for chosen in (~is_held_out, is_held_out))
+    logger.info(f"Without validation_data, {len(held_out):,} of {len(order):,} recordings are held out for evaluation.")
+    source = train.facts["source"]
+    return (
+        Split(rest, train.facts | split_facts(source, rest)),
+        Split(rows, split_facts(source, rows, SkipReport(len(rows))) | {"held_out": len(held_out)}),
+    )
+
+
+def part_facts(facts: dict[str, Any], rows: Dataset) -> dict[str, Any]:
+    """The facts of some rows of a split: what was left out of it was left out before."""
+    return facts | split_facts(facts["source"], rows, SkipReport(len(rows)))
+
+
+def check_skipped(
+    report: SkipReport, part: str, data_args: SpeechDataArguments, args: Any, hint: str = ""
+) -> dict[str, str]:
     """Ends a run over data of which too much can't be used, whatever the run is.
 
     Args:
         part: `train` or `validation`, for the message.
-        max_share: The setting `max_skipped_share`.
-        min_seconds: The setting of that name.
+        data_args: Whose `max_skipped_share` is the limit, as `most_unusable` understands it.
+        args: Whose `min_seconds` held.
         hint: A sentence that tells more of the cause.
+    Returns:
+        Nothing; with `preflight_only`, which shows all that is wrong in one table, the fact `too_many_skipped`.
     Raises:
-        ValueError: If a larger share of the rows is left out.
+        ValueError: If more rows are left out, unless `args.preflight_only`.
     """
-    if report.num_skipped <= max_share * report.total:
-        return
-    short = sum(len(names) for reason, names in report.skipped.items() if reason.startswith("too short"))
+    max_share, min_seconds = data_args.max_skipped_share, args.min_seconds
+    short = sum(len(names) for reason, names in report.skipped.items() if reason.startswith(TOO_SHORT))
+    damaged, most = report.num_skipped - short, most_unusable(report.total, max_share)
+    if damaged <= most and report.num_skipped <= max(most, share_with_short(max_share) * report.total):
+        return {}
     way_out = "mend the data or the settings"
     if 2 * short > report.num_skipped:
         way_out = f"lower min_seconds={min_seconds:g}"
-    raise ValueError(
+    problem = (
         f"{report.num_skipped / report.total:.1%} of the {part} rows can't be used, more than "
-        f"max_skipped_share={max_share:.1%}: {report}. {hint}{way_out.capitalize()}, or raise max_skipped_share."
+        f"max_skipped_share={max_share:.1%} allows: {report}. {hint}{way_out.capitalize()}, or raise max_skipped_share."
     )
+    if not getattr(args, "preflight_only", False):
+        raise ValueError(problem)
+    return {"too_many_skipped": problem}
 
 
 def _tell_cropping(dataset: Dataset, part: str, max_seconds: float, facts: dict[str, Any]):
@@ -144,13 +193,49 @@ def _split_of(part: str, data_args: SpeechDataArguments) -> str:
         return asked
     source = getattr(data_args, f"{part}_data")
     splits = available_splits(source, data_args.dataset_config)
-    found = next((name for name in VALIDATION_SPLITS if name in splits), splits[0] if len(splits) == 1 else None)
+    return find_split(part, source, splits, VALIDATION_SPLITS)
+
+
+def with_a_share(data_args: SpeechDataArguments) -> SpeechDataArguments:
+    """Data arguments of a run that needs validation rows: where nothing is said, a tenth is held out."""
+    return replace(data_args, validation_share=data_args.validation_share or VALIDATION_SHARE)
+
+
+def with_test(data_args: SpeechDataArguments, source: list[str] | None, split: str | None) -> SpeechDataArguments:
+    """Data arguments that also have `test_data` and `test_split`, which `load_split("test", ...)` reads.
+
+    Args:
+        source: Where the rows to score are; by default where those to learn from are.
+        split: Their split; by default `test`, or the only one.
+    Raises:
+        ValueError: If it is not clear which split is meant, or it is the one that is learnt from.
+    """
+    data = source or data_args.train_data
+    split = split or find_split("test", data, available_splits(data, data_args.dataset_config), ("test",))
+    if not source and split == data_args.train_split:
+        raise ValueError(f"The rows to score would be those to learn from, the split {split!r}: give test_data.")
+    completed = copy.copy(data_args)
+    vars(completed).update(test_data=data, test_split=split)
+    return completed
+
+
+def find_split(part: str, source: Sequence[str], splits: Sequence[str], usual: Sequence[str]) -> str:
+    """The split that must be meant where none is named: the first of the usual ones that is there, or the only one.
+
+    Args:
+        part: `validation` or `test`, for the log.
+        source, splits: The data, and the splits that it has.
+        usual: How such a split is usually called.
+    Raises:
+        ValueError: If it is not clear.
+    """
+    found = next((name for name in usual if name in splits), splits[0] if len(splits) == 1 else None)
     if found is None:
         raise ValueError(
-            f"{' '.join(source)} has the splits {splits}, none of them one of {list(VALIDATION_SPLITS)}: say which to "
-            "evaluate on with `validation_split`."
+            f"{' '.join(source)} has the splits {splits}, none of them one of {list(usual)}: say which to "
+            f"evaluate on with `{part}_split`."
         )
-    logger.info(f"validation_split is not given: the {part} data is the split {found!r} of {' '.join(source)}.")
+    logger.info(f"{part}_split is not given: the {part} data is the split {found!r} of {' '.join(source)}.")
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from hf_ssl_speech.data.collators import HubertPretrainingCollator
+from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, rows_of
 from hf_ssl_speech.models.configuration import SSLHubertConfig
 from hf_ssl_speech.recipes.splits import Split
@@ -47,7 +48,7 @@ class UnitLabels:
             return None
         if bool(sets) == bool(columns):
             raise ValueError(
-                "HuBERT needs either `units` (unit sets to label the audio with, as examples/make_units.py makes them) "
+                "HuBERT needs either `units` (unit sets to label the audio with, as `hf-ssl-speech units` makes them) "
                 f"or `unit_columns` (columns of units in the data), but {'both' if sets else 'neither'} came."
             )
         if sets:
@@ -108,6 +109,15 @@ class UnitLabels:
             facts |= {"rows": len(dataset), "skipped_while_labelling": lost}
         return Split(dataset, facts)
 
+    def check_rate(self, config: SSLHubertConfig):
+        """Checks that there is a unit for each frame of the model; no data is needed for it.
+
+        Raises:
+            ValueError: If a unit set is of another rate.
+        """
+        for units in self.sets:
+            check_label_rate(units.features, config)
+
     def check(self, dataset: Dataset | IterableDataset | None, config: SSLHubertConfig):
         """Checks that the model can learn these units; rows of a stream are checked as they come by.
 
@@ -115,17 +125,25 @@ class UnitLabels:
             ValueError: If the config names other numbers of units, or a row's units are of another frame rate than the
                 model or beyond the config's number.
         """
-        for units in self.sets:
-            frame = (units.features.hop_samples, units.features.window_samples)
-            if frame != (config.inputs_to_logits_ratio, config.window_samples):
-                raise ValueError(
-                    f"{units.features} makes a unit every {frame[0]} samples from {frame[1]}, but the model makes a "
-                    f"frame every {config.inputs_to_logits_ratio} from {config.window_samples}. Fit units at the "
-                    "model's rate: of MFCC take every second frame."
-                )
+        self.check_rate(config)
         collator = HubertPretrainingCollator(config, unit_columns=self.columns, normalize=False)
         if isinstance(dataset, Dataset):
             rows = dataset.select_columns(["name", "num_samples", *self.columns]).with_format("numpy")
             for batch in rows.iter(ROWS_AT_ONCE):
                 for row in rows_of(batch):
                     collator.units(row)
+
+
+def check_label_rate(features: FeatureDescription, config: SSLHubertConfig):
+    """Checks that labels made of these features are as many as a model's frames, for audio of any length.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    frame = (features.hop_samples, features.window_samples)
+    if frame != (config.inputs_to_logits_ratio, config.window_samples):
+        raise ValueError(
+            f"{features} makes a unit every {frame[0]} samples from {frame[1]}, but the model makes a frame every "
+            f"{config.inputs_to_logits_ratio} from {config.window_samples}. Fit units at the model's rate: of MFCC "
+            "take every second frame."
+        )

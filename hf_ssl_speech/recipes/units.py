@@ -14,7 +14,7 @@ from datasets import Dataset
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, FeatureSource, HiddenFeatures, MfccFeatures, rows_of
 from hf_ssl_speech.recipes.arguments import UnitArguments
-from hf_ssl_speech.recipes.splits import load_split
+from hf_ssl_speech.recipes.splits import hold_out, load_split
 from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.records import new_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments
@@ -39,6 +39,7 @@ def make_units(data_args: SpeechDataArguments, args: UnitArguments, state: Parti
     validation = load_split(
         "validation", data_args, args, keep=["phones", "speaker"] if args.abx else ["phones"], beside=train
     )
+    train, validation = hold_out(train, validation, data_args)
     facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
     if args.abx:
         check_abx(validation.rows)

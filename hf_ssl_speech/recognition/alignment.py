@@ -6,19 +6,24 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from torch import Tensor
 from transformers import PreTrainedModel, Wav2Vec2Processor
 
+from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.preparing import SkipReport, keeping_format
 from hf_ssl_speech.recognition.decoding import align_tokens
 from hf_ssl_speech.recognition.text import read_texts
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
 from hf_ssl_speech.recognition.transcription import compute_logits
 
-SPANS = List({"text": Value("string"), "start": Value("float64"), "end": Value("float64")})
+NUMBER = Value("float64")
+SPANS = List({"text": Value("string"), "start": NUMBER, "end": NUMBER, "score": NUMBER})
 TEXTGRID = ".TextGrid"
-ALIGNED = Features({"words": SPANS, "characters": SPANS})
+ALIGNED = Features({"words": SPANS, "characters": SPANS, "score": NUMBER})
+# So many of the rows that fit their audio worst are named.
+LOWEST_ROWS = 5
 
 
 def align_text(text: str, logits: Tensor, alphabet: Alphabet) -> Transcript:
@@ -42,8 +47,8 @@ def align_text(text: str, logits: Tensor, alphabet: Alphabet) -> Transcript:
     if len(wild) == len(words):
         raise ValueError(f"{', '.join(map(repr, wild))}: {alphabet.describe(alphabet.unknown(text))}.")
     log_probabilities = logits.float().log_softmax(-1).cpu()
-    path, score = align_tokens(log_probabilities, alphabet.spell(text, wild=True), alphabet)
-    return alphabet.read(path, score, wild)
+    path, scores = align_tokens(log_probabilities, alphabet.spell(text, wild=True), alphabet)
+    return alphabet.read(path, scores, wild=wild)
 
 
 def add_alignment(
@@ -66,8 +71,10 @@ def add_alignment(
         normalize: Applied to the transcripts before they are spelt, as in training.
         batch_seconds, progress: As for `transcribe`.
     Returns:
-        The rows with the columns `words` and `characters`, lists of `text`, `start` and `end` in seconds; and the
-        report of the rows that could not be aligned and are left out.
+        The rows with the columns `words` and `characters`, lists of `text`, `start` and `end` in seconds and `score`,
+        the mean probability of what is written over its frames (see `Span`), and the column `score`, which is low for
+        a transcript that does not fit its audio (`Transcript.confidence`); and the report of the rows that could not
+        be aligned and are left out.
     Raises:
         ValueError: If there is no such text column, the new columns are there already, or no row can be aligned.
     """
@@ -78,13 +85,14 @@ def add_alignment(
             f"no {' or '.join(ALIGNED)} yet. Keep the text with prepare_speech(keep=[...])."
         )
     alphabet = Alphabet(processor.tokenizer, model.config)
-    texts, names = read_texts(dataset, text_column), dataset["name"]
+    texts, names, lengths = read_texts(dataset, text_column), dataset["name"], dataset["num_samples"]
     found: dict[int, Transcript] = {}
     problems: dict[int, str] = {}
     for places, logits, frames in compute_logits(model, processor, dataset, batch_seconds, progress):
         for place, row, length in zip(places, logits, frames.tolist()):
             try:
-                found[place] = align_text(normalize(texts[place]), row[:length], alphabet)
+                transcript = align_text(normalize(texts[place]), row[:length], alphabet)
+                found[place] = transcript.within(int(lengths[place]) / SAMPLE_RATE)
             except ValueError as error:
                 problems[place] = str(error)
 
@@ -100,8 +108,25 @@ def add_alignment(
     return keeping_format(chosen, lambda rows: concatenate_datasets([rows, spans], axis=1)), report
 
 
-def _columns(transcript: Transcript) -> dict[str, list[dict[str, Any]]]:
-    return {column: [span._asdict() for span in getattr(transcript, column)] for column in ALIGNED}
+def _columns(transcript: Transcript) -> dict[str, Any]:
+    spans = {column: [span._asdict() for span in getattr(transcript, column)] for column in ("words", "characters")}
+    return {**spans, "score": transcript.confidence}
+
+
+def describe_scores(aligned: Dataset) -> str:
+    """The scores of aligned rows in a few lines: what is usual, and the rows whose transcripts fit worst."""
+    aligned = aligned.with_format(None).select_columns(["name", "words", "score"])
+    scores = np.array(aligned["score"])
+    median, tenth = np.quantile(scores, [0.5, 0.1])
+    lines = [f"Scores from 0 to 1: median {median:.2f}; a tenth of the rows has less than {tenth:.2f}. Lowest:"]
+    lowest = np.argsort(scores, kind="stable")[:LOWEST_ROWS].tolist()
+    for name, words, score in zip(*(aligned.select(lowest)[column] for column in ("name", "words", "score"))):
+        known = [word for word in words if word["score"] is not None]
+        worst = min(known, key=lambda word: word["score"])
+        lines.append(
+            f"  {score:.2f}  {name}, worst word {worst['text']!r} at {worst['start']:.2f} s ({worst['score']:.2f})"
+        )
+    return "\n".join(lines)
 
 
 def write_textgrid(tiers: Mapping[str, Sequence[Mapping[str, Any]]], seconds: float, path: str | os.PathLike):
@@ -117,7 +142,7 @@ def write_textgrid(tiers: Mapping[str, Sequence[Mapping[str, Any]]], seconds: fl
     try:
         from praatio import textgrid
     except ImportError as error:
-        raise ImportError("TextGrid files are written by praatio: pip install 'hf_ssl_speech[textgrid]'") from error
+        raise ImportError("TextGrid files are written by praatio: pip install praatio") from error
     grid = textgrid.Textgrid(0, seconds)
     for name, spans in tiers.items():
         entries = [(span["start"], span["end"], span["text"]) for span in spans]

@@ -80,7 +80,7 @@ class GreedyDecoder(Decoder):
     def decode_row(self, log_probabilities):
         check_finite(log_probabilities, LOGITS, logarithms=True)
         scores, path = log_probabilities.max(-1)
-        return self.alphabet.read(path, scores.sum().item())
+        return self.alphabet.read(path, scores)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class BeamSettings:
             ValueError: If it is not there, or holds other names.
         """
         file = Path(path, DECODER_FILE) if Path(path).is_dir() else Path(path)
-        what = "settings of a beam search, as examples/tune_decoder.py writes them"
+        what = "settings of a beam search, as `hf-ssl-speech tune-decoder` writes them"
         if not file.exists():
             raise ValueError(f"There is no {file}: expected {what}.")
         fields = read_json(file, what)
@@ -207,7 +207,7 @@ class BeamDecoder(Decoder):
             from torchaudio.models.decoder import ctc_decoder
         except (ImportError, RuntimeError) as error:
             raise ImportError(
-                "Beam search needs flashlight-text: pip install 'hf_ssl_speech[lm]'"
+                "Beam search needs flashlight-text: pip install flashlight-text"
                 if sys.version_info < (3, 13)
                 else "Beam search needs flashlight-text, which there is for Python 3.11 and 3.12 but not yet for "
                 f"{sys.version_info.major}.{sys.version_info.minor}: use one of them for it, or decode greedily."
@@ -257,8 +257,8 @@ class BeamDecoder(Decoder):
             ids = self.alphabet.spell(" ".join(best.words))
         else:
             ids = self._strip([self._ids[index] for index in best.tokens.tolist()])
-        path, _ = align_tokens(log_probabilities, ids, self.alphabet)
-        return self.alphabet.read(path, best.score)
+        path, scores = align_tokens(log_probabilities, ids, self.alphabet)
+        return self.alphabet.read(path, scores, best.score)
 
     def _strip(self, ids: list[int]) -> list[int]:
         """Without the delimiters that flashlight puts around every text."""
@@ -275,8 +275,8 @@ def _text_file(lines: Iterable[str]) -> Iterator[str]:
         yield str(path)
 
 
-def align_tokens(log_probabilities: Tensor, ids: Sequence[int], alphabet: Alphabet) -> tuple[Tensor, float]:
-    """The likeliest path that writes these tokens, and its score (Viterbi).
+def align_tokens(log_probabilities: Tensor, ids: Sequence[int], alphabet: Alphabet) -> tuple[Tensor, Tensor]:
+    """The likeliest path that writes these tokens, and its scores (Viterbi).
 
     Models fill silence with blanks or, where they learnt a delimiter at the end of transcripts, with delimiters: before
     the first word, around each delimiter and after the last word a blank may also be a delimiter, whichever is
@@ -287,8 +287,8 @@ def align_tokens(log_probabilities: Tensor, ids: Sequence[int], alphabet: Alphab
         ids: What is written, without blanks, as `Alphabet.spell` gives it.
         alphabet: The alphabet of the model.
     Returns:
-        The id of each frame, `(frames,)`, silence as blanks but for the delimiters in `ids`; and the natural logarithm
-        of the path's probability.
+        The id of each frame, `(frames,)`, silence as blanks but for the delimiters in `ids`; and the natural logarithms
+        of their probabilities, float64 `(frames,)`, whose sum is the path's.
     Raises:
         ValueError: If there are too few frames: one for each token, and one more between equal ones. If they hold NaN.
     """
@@ -307,30 +307,64 @@ def align_tokens(log_probabilities: Tensor, ids: Sequence[int], alphabet: Alphab
     emissions = log_probabilities.double().cpu().numpy()
     silence = [alphabet.blank] if alphabet.delimiter is None else [alphabet.blank, alphabet.delimiter]
     extra = [emissions.max(-1) - WILDCARD_COST, emissions[:, silence].max(-1)]
-    states, score = _best_states(np.column_stack([emissions, *extra]), tokens, columns, alphabet.blank)
-    return torch.from_numpy(tokens[states]), score
+    emissions = np.column_stack([emissions, *extra])
+    states = _best_states(emissions, tokens, columns, alphabet.blank)
+    scores = np.take_along_axis(emissions, columns[states][:, None], axis=1)[:, 0]
+    return torch.from_numpy(tokens[states]), torch.from_numpy(scores)
 
 
-def _best_states(
-    emissions: np.ndarray, tokens: np.ndarray, columns: np.ndarray, blank: int
-) -> tuple[np.ndarray, float]:
-    """The state of each frame on the best way through tokens and blanks, `(frames,)`, and its score.
+def _best_states(emissions: np.ndarray, tokens: np.ndarray, columns: np.ndarray, blank: int) -> np.ndarray:
+    """The state of each frame on the best way through tokens and blanks, `(frames,)`.
 
-    A frame stays in its state or goes to the next, or over a blank between two different tokens.
+    A frame stays in its state or goes to the next, or over a blank between two different tokens. Of the ways to each
+    state only those of one block of frames are held; the blocks before are gone through again from their first frame.
+    Memory grows with the square root of the frames.
     """
-    may_skip = np.zeros(len(tokens), bool)
-    may_skip[2:] = (tokens[2:] != blank) & (tokens[2:] != tokens[:-2])
-    steps = np.zeros((len(emissions), len(tokens)), np.int8)
-    reached = np.full((3, len(tokens)), -np.inf)  # by a stay, a step and a skip
+    skip_costs = np.full(len(tokens), -np.inf)
+    skip_costs[2:][(tokens[2:] != blank) & (tokens[2:] != tokens[:-2])] = 0.0
+    block = math.isqrt(len(emissions)) + 1
     best = np.full(len(tokens), -np.inf)
     best[:2] = emissions[0, columns[:2]]
-    for frame in range(1, len(emissions)):
-        reached[0], reached[1, 1:], reached[2, 2:] = best, best[:-1], best[:-2]
-        reached[2, ~may_skip] = -np.inf
-        steps[frame] = reached.argmax(0)
-        best = reached.max(0) + emissions[frame, columns]
+    bests = [best]  # at the first frame of each block, and at the last of all
+    for start in range(0, len(emissions), block):
+        bests.append(_run_block(bests[-1], emissions[start + 1 : start + block + 1], columns, skip_costs))
     states = np.zeros(len(emissions), np.int64)
-    states[-1] = len(tokens) - 1 - best[::-1][:2].argmax()
-    for frame in range(len(emissions) - 1, 0, -1):
-        states[frame - 1] = states[frame] - steps[frame, states[frame]]
-    return states, float(best[states[-1]])
+    states[-1] = len(tokens) - 1 - bests.pop()[::-1][:2].argmax()
+    for start in range(len(emissions) - 1 - (len(emissions) - 1) % block, -1, -block):
+        here = emissions[start + 1 : start + block + 1]
+        steps = np.zeros((len(here), len(tokens)), np.int8)
+        _run_block(bests.pop(), here, columns, skip_costs, steps)
+        for frame in range(len(here), 0, -1):
+            state = states[start + frame]
+            states[start + frame - 1] = state - steps[frame - 1, state]
+    return states
+
+
+def _run_block(
+    best: np.ndarray,
+    emissions: np.ndarray,
+    columns: np.ndarray,
+    skip_costs: np.ndarray,
+    steps: np.ndarray | None = None,
+) -> np.ndarray:
+    """The score of the best way to each state after some more frames, `(states,)`.
+
+    Args:
+        best: Before them.
+        emissions: Of these frames.
+        columns: Which emission each state has.
+        skip_costs: Added on the way over a blank, `(states,)`: 0 where it is open, else minus infinity.
+        steps: Gets for each frame how many states each best way went on, `(frames, states)`.
+    """
+    held = np.full(len(best) + 2, -np.inf)
+    held[2:] = best
+    stay, step, skip = held[2:], held[1:-1], np.empty_like(best)
+    for frame, emission in enumerate(emissions):
+        np.add(held[:-2], skip_costs, out=skip)
+        reached = np.maximum(stay, step)
+        if steps is not None:
+            np.greater(step, stay, out=steps[frame], casting="unsafe")
+            steps[frame, skip > reached] = 2
+        np.maximum(reached, skip, out=reached)
+        np.add(reached, emission[columns], out=stay)
+    return stay.copy()

@@ -30,7 +30,7 @@ MOST_UNSPELLABLE = 0.05
 # KenLM reads no longer n-grams, unless it was built for them.
 LONGEST_ORDER = 6
 IRSTLM = "iARPA"
-ARPA_STARTS = ("\\data\\", IRSTLM)
+ARPA_START = "\\data\\"  # SRILM lets any text stand before it
 KENLM_BINARY = b"mmap lm http://kheafield.com/code"
 PACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 OTHER_PACKERS = {b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7-Zip", b"\x28\xb5\x2f\xfd": "Zstandard"}
@@ -232,9 +232,9 @@ def read_words(path: str | os.PathLike) -> list[str]:
     """
     with naming_the_encoding(path), open_text(path) as file:
         lines = (line.strip() for line in file)
-        first = next((line for line in lines if line), "")
-        if first not in ARPA_STARTS:
-            return [word for line in itertools.chain([first], lines) for word in line.split()]
+        before = list(itertools.takewhile(lambda line: line != ARPA_START, lines))
+        if next(lines, None) is None:
+            return [word for line in before for word in line.split()]
         lines = itertools.dropwhile(lambda line: line != "\\1-grams:", lines)
         entries = itertools.takewhile(lambda line: not line.startswith("\\"), itertools.islice(lines, 1, None))
         fields = [line.split() for line in entries if line]

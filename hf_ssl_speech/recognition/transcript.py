@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, Wav2Vec2PhonemeCTCTokenizer
 
-from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.families import hearing_of
+
+# Over so long a stretch the mean is taken that tells of a bad transcript; ctc-segmentation has 30 frames of 20 ms.
+CONFIDENCE_SECONDS = 0.6
+# Logarithm of a probability that is as good as none; sums stay finite with it.
+LOWEST = -1e3
 
 
 class Span(NamedTuple):
@@ -21,11 +26,13 @@ class Span(NamedTuple):
         text: The word or character.
         start: Where its first frame begins, in seconds.
         end: Where its last frame ends, in seconds.
+        score: The mean probability of its token over its frames, 0 to 1; None for a word that can't be spelt.
     """
 
     text: str
     start: float
     end: float
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -34,15 +41,28 @@ class Transcript:
 
     Attributes:
         text: The words, one space between.
-        words: With their times, from the first to the last of their characters.
+        words: With their times, from the first to the last of their characters. A word's score is the mean of its
+            characters', each weighed by its frames.
         characters: With their times, without the spaces between words.
         score: Natural logarithm of the path's probability; in a beam search with the share of the language model.
+        confidence: The lowest mean probability (geometric) over any 0.6 s of the path, 0 to 1, as in ctc-segmentation:
+            low where something else was said, or something was said that is not written.
     """
 
     text: str = ""
     words: Sequence[Span] = ()
     characters: Sequence[Span] = ()
     score: float = 0.0
+    confidence: float = 1.0
+
+    def within(self, seconds: float) -> Transcript:
+        """The same, with times from 0 to the end of the audio: the frames of an adapter reach beyond it."""
+
+        def fit(spans: Sequence[Span]) -> list[Span]:
+            bounds = ((max(span.start, 0.0), min(span.end, seconds)) for span in spans)
+            return [span._replace(start=start, end=end) for span, (start, end) in zip(spans, bounds)]
+
+        return replace(self, words=fit(self.words), characters=fit(self.characters))
 
 
 class Spelling:
@@ -125,6 +145,7 @@ class Alphabet(Spelling):
     Attributes:
         blank: Id of the blank.
         hop_seconds: Time from one frame to the next.
+        first_seconds: Where the first frame begins.
     Raises:
         ValueError: If tokenizer and head don't belong together.
     """
@@ -132,7 +153,8 @@ class Alphabet(Spelling):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig):
         super().__init__(tokenizer, config.vocab_size)
         self.blank = tokenizer.pad_token_id
-        self.hop_seconds = config.inputs_to_logits_ratio / SAMPLE_RATE
+        hearing = hearing_of(config, "ctc")
+        self.hop_seconds, self.first_seconds = hearing.output_seconds, hearing.first_output_seconds
         if self.blank != config.pad_token_id:
             raise ValueError(
                 f"The tokenizer's pad token has the id {self.blank}, but the model's blank is config.pad_token_id = "
@@ -145,30 +167,55 @@ class Alphabet(Spelling):
                 f"{config.vocab_size} outputs: load the tokenizer that the model was trained with."
             )
 
-    def read(self, path: Tensor, score: float = 0.0, wild: Sequence[str] = ()) -> Transcript:
-        """The words of a path, with their times.
+    def read(
+        self, path: Tensor, frame_scores: Tensor, score: float | None = None, wild: Sequence[str] = ()
+    ) -> Transcript:
+        """The words of a path, with their times and scores.
 
         Args:
             path: The id of each frame, `(frames,)`. Runs of one id are one token; the blank parts equal ones.
-            score: Of the path.
+            frame_scores: Natural logarithm of the probability of each of them, `(frames,)`.
+            score: Of the path; by default their sum.
             wild: The words that the path's wild cards stand for, in their order.
         """
         ids, lengths = torch.unique_consecutive(path.cpu(), return_counts=True)
         ends = lengths.cumsum(0)
+        sums = torch.cat([torch.zeros(1, dtype=torch.float64), frame_scores.double().cpu().exp().cumsum(0)])
+        means = (sums[ends] - sums[ends - lengths]) / lengths
         wild_words = iter(wild)
-        words: list[list[Span]] = [[]]
-        for index, start, end in zip(ids.tolist(), (ends - lengths).tolist(), ends.tolist()):
+        words: list[list[tuple[Span, int]]] = [[]]
+        runs = zip(ids.tolist(), ends.tolist(), lengths.tolist(), means.tolist())
+        for index, end, length, mean in runs:
             if index == self.delimiter:
                 words.append([])
             elif index in self.characters or index == self.wildcard:
-                text = next(wild_words) if index == self.wildcard else self.characters[index]
-                words[-1].append(Span(text, start * self.hop_seconds, end * self.hop_seconds))
+                is_wild = index == self.wildcard
+                text = next(wild_words) if is_wild else self.characters[index]
+                start, end = (self.first_seconds + frame * self.hop_seconds for frame in (end - length, end))
+                words[-1].append((Span(text, start, end, None if is_wild else min(mean, 1.0)), length))
                 if self.apart:
                     words.append([])
         words = [word for word in words if word]
-        whole = [Span("".join(each.text for each in word), word[0].start, word[-1].end) for word in words]
-        characters = [character for word in words for character in word]
-        return Transcript(" ".join(word.text for word in whole), whole, characters, score)
+        whole = [_whole_word(*zip(*word)) for word in words]
+        characters = [character for word in words for character, _ in word]
+        score = frame_scores.double().sum().item() if score is None else score
+        confidence = lowest_mean(frame_scores, round(CONFIDENCE_SECONDS / self.hop_seconds))
+        return Transcript(" ".join(word.text for word in whole), whole, characters, score, confidence)
+
+
+def lowest_mean(scores: Tensor, width: int) -> float:
+    """The exponential of the lowest mean of `width` neighbours, or of all if there are fewer, of logarithms."""
+    floored = scores.double().cpu().clamp(min=LOWEST)
+    sums = torch.cat([torch.zeros(1, dtype=torch.float64), floored.cumsum(0)])
+    width = max(1, min(width, len(floored)))
+    return ((sums[width:] - sums[:-width]) / width).min().exp().item()
+
+
+def _whole_word(characters: Sequence[Span], frames: Sequence[int]) -> Span:
+    """A word of its characters and the number of frames of each."""
+    known = [(each.score, length) for each, length in zip(characters, frames) if each.score is not None]
+    score = sum(mean * length for mean, length in known) / sum(length for _, length in known) if known else None
+    return Span("".join(each.text for each in characters), characters[0].start, characters[-1].end, score)
 
 
 def writes_tokens_apart(tokenizer: PreTrainedTokenizerBase) -> bool:

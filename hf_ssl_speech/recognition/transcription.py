@@ -1,12 +1,14 @@
-"""Speech to text with any CTC model, ours or stock: loading, batches, transcripts."""
+"""Speech to text with any CTC model, ours or stock: loading, batches, windows of long recordings, transcripts."""
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +16,22 @@ from datasets import Dataset
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForCTC, PreTrainedModel, Wav2Vec2Processor
+from transformers import (
+    AutoModelForCTC,
+    BatchFeature,
+    FeatureExtractionMixin,
+    PreTrainedModel,
+    Wav2Vec2Processor,
+)
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.batching import inference_batches
+from hf_ssl_speech.data.families import Hearing, hearing_of
+from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.files import naming_the_file
-from hf_ssl_speech.models.frames import ConvLayer, num_frames
+from hf_ssl_speech.models.classes import load_config
+from hf_ssl_speech.models.frames import hop_samples, num_frames
 from hf_ssl_speech.recognition.decoding import Decoder, GreedyDecoder
 from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import fitting_normalization
@@ -28,7 +39,10 @@ from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
 
 logger = logging.getLogger(__name__)
 
-NEEDED = ("name", "num_samples", "start", "audio", "samples")
+NEEDED = ("name", "num_samples", "start", "channel", "problem", "audio", "samples")
+# Audio longer than `LONGEST_SECONDS` is heard in windows, of which so much at both ends is not used unless it is an end
+# of the audio: enough for a frame in the middle to hear what matters to it.
+LONGEST_SECONDS, WINDOW_SECONDS, OVERLAP_SECONDS = 40, 30, 5
 
 
 def load_recognizer(
@@ -50,13 +64,10 @@ def load_recognizer(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with naming_the_file(name_or_path, "the configuration of a recogniser"):
-            config = AutoConfig.from_pretrained(name_or_path)
+            config = load_config(name_or_path)
     except OSError as error:
         raise ValueError(f"No recogniser can be loaded from {name_or_path}: {error}") from error
-    if not hasattr(config, "conv_kernel"):
-        raise ValueError(
-            f"{name_or_path} is a {config.model_type} model; expected a wav2vec 2.0 or HuBERT model with a CTC head."
-        )
+    hearing_of(config, "ctc")
     try:
         with naming_the_file(name_or_path, "a recogniser"):
             model, report = AutoModelForCTC.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
@@ -66,53 +77,48 @@ def load_recognizer(
         kind = (config.architectures or ["encoder"])[0]
         raise ValueError(
             f"{name_or_path} is a {kind} without a CTC head, so it can't transcribe: fine-tune it on transcripts with "
-            "examples/finetune_ctc.py first."
+            "`hf-ssl-speech finetune` first."
         )
-    processor = load_processor(name_or_path)
+    processor = load_processor(name_or_path, language)
     if language:
-        choose_language(model, processor, language)
-    if processor.feature_extractor.sampling_rate != SAMPLE_RATE:
-        raise ValueError(
-            f"{name_or_path} was trained at {processor.feature_extractor.sampling_rate} Hz; expected {SAMPLE_RATE}."
-        )
+        with naming_the_file(name_or_path, f"an adapter for {language}"):
+            model.load_adapter(language)
+    check_rate(processor.feature_extractor, str(name_or_path))
     with naming_the_file(name_or_path, "a recogniser whose parts belong together"):
         Alphabet(processor.tokenizer, model.config)
     return model.eval().to(device), processor
 
 
-def choose_language(model: PreTrainedModel, processor: Wav2Vec2Processor, language: str):
-    """Gives a model with adapters for many languages, such as MMS, the adapter, head and vocabulary of one.
-
-    Raises:
-        ValueError: If the model has no adapters, or none for this language; close names are told.
-    """
-    name, vocabulary = model.config._name_or_path, processor.tokenizer.vocab
-    languages = [each for each, tokens in vocabulary.items() if isinstance(tokens, dict)]
-    if getattr(model.config, "adapter_attn_dim", None) is None or not languages:
-        raise ValueError(f"{name} has no adapters for languages, so none can be chosen: leave out `language`.")
-    if language not in languages:
-        close = [each for each in languages if each[:2] == language[:2]] or languages
-        shown = ", ".join(close[:8])
-        raise ValueError(f"{name} has no language {language!r}; it has {len(languages)}, such as {shown}.")
-    processor.tokenizer.set_target_lang(language)
-    with naming_the_file(name, f"an adapter for {language}"):
-        model.load_adapter(language)
-
-
-def load_processor(name_or_path: str | os.PathLike) -> Wav2Vec2Processor:
+def load_processor(name_or_path: str | os.PathLike, language: str | None = None) -> Wav2Vec2Processor:
     """The processor of a CTC model.
 
+    Args:
+        name_or_path: Folder or Hub id.
+        language: Which vocabulary its tokenizer takes, of a model with adapters for many languages.
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or it knows no languages, or not this one; close names are told.
     """
     try:
         with naming_the_file(name_or_path, "a processor"):
-            return Wav2Vec2Processor.from_pretrained(name_or_path)
+            processor = Wav2Vec2Processor.from_pretrained(name_or_path)
     except (OSError, HFValidationError) as error:
         raise ValueError(
             f"{name_or_path} has no processor (tokenizer and feature extractor): save the one it was trained with "
             f"there. {error}"
         ) from error
+    if language:
+        vocabulary = processor.tokenizer.vocab
+        languages = [each for each, tokens in vocabulary.items() if isinstance(tokens, dict)]
+        if not languages:
+            raise ValueError(
+                f"{name_or_path} has no adapters for languages, so none can be chosen: leave out `language`."
+            )
+        if language not in languages:
+            close = [each for each in languages if each[:2] == language[:2]] or languages
+            shown = ", ".join(close[:8])
+            raise ValueError(f"{name_or_path} has no language {language!r}; it has {len(languages)}, such as {shown}.")
+        processor.tokenizer.set_target_lang(language)
+    return processor
 
 
 def load_normalization(
@@ -141,17 +147,18 @@ def transcribe(
         processor: Of the model.
         rows: As `prepare_speech` gives them.
         decoder: Finds the text; by default the likeliest token of each frame.
-        batch_seconds: The most seconds in a batch, padding included; a longer row goes alone. For recordings of many
-            minutes use transformers' pipeline with `chunk_length_s`.
+        batch_seconds: The most seconds in a batch, padding included; a longer row goes alone.
         progress: Whether to show a bar.
     Returns:
         Transcripts in the order of the rows; empty where the audio is shorter than a frame, silent or unreadable, which
         a warning tells.
     """
     decoder = decoder or GreedyDecoder(processor.tokenizer, model.config)
+    lengths = _lengths(rows)
     found: dict[int, Transcript] = {}
     for places, logits, frames in compute_logits(model, processor, rows, batch_seconds, progress):
-        found |= zip(places, decoder.decode(logits, frames))
+        heard = zip(places, decoder.decode(logits, frames))
+        found |= {place: transcript.within(int(lengths[place]) / SAMPLE_RATE) for place, transcript in heard}
     return [found.get(place, Transcript()) for place in range(len(rows))]
 
 
@@ -165,6 +172,9 @@ def compute_logits(
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Runs the model over rows, the longest first, each as if it came alone.
 
+    Rows of more than `LONGEST_SECONDS` are heard in windows that overlap, and the middles of these are joined: what
+    the model needs of memory does not grow with the length of a row.
+
     Args: as for `transcribe`.
     Yields:
         For each batch the places of its rows, logits `(batch, frames, vocabulary)` on the model's device and the real
@@ -172,37 +182,103 @@ def compute_logits(
     """
     if isinstance(rows, Dataset):
         rows = rows.select_columns([name for name in NEEDED if name in rows.column_names])
-    lengths = rows["num_samples"] if isinstance(rows, Dataset) else [row["num_samples"] for row in rows]
-    conv_layers = [ConvLayer(*each) for each in zip(model.config.conv_kernel, model.config.conv_stride)]
+    lengths = np.array(_lengths(rows))
+    listener = _Listener(model, hearing_of(model.config, "ctc"), processor.feature_extractor)
+    is_long = lengths > LONGEST_SECONDS * SAMPLE_RATE
     model.eval()
     with tqdm(total=len(rows), unit="row", disable=not progress) as bar:
-        for places in inference_batches(lengths, model.config, batch_seconds):
-            waveforms = {place: _waveform(rows[place], conv_layers) for place in places}
+        for place in np.flatnonzero(is_long).tolist():
+            waveform = listener.waveform(rows[place])
+            bar.update()
+            if waveform is not None:
+                yield [place], *listener.hear_long(waveform, batch_seconds)
+        for places in inference_batches(np.where(is_long, 0, lengths), model.config, batch_seconds):
+            waveforms = {place: listener.waveform(rows[place]) for place in places}
             bar.update(len(places))
             heard = [place for place in places if waveforms[place] is not None]
             if heard:
-                yield heard, *_run(model, processor, [waveforms[place] for place in heard], conv_layers)
+                yield heard, *listener.hear([waveforms[place] for place in heard])
 
 
-def _waveform(row: Mapping[str, Any], conv_layers: Sequence[ConvLayer]) -> np.ndarray | None:
-    """The waveform of a row, None if nothing can be heard in it."""
-    try:
-        waveform = row_waveform(row)
-        if num_frames(len(waveform), conv_layers) < 1:
-            raise BadAudio(f"{len(waveform)} samples are shorter than a frame")
-    except BadAudio as reason:
-        logger.warning("Nothing is heard in %s: %s", row["name"], reason)
-        return None
-    return waveform
+def _lengths(rows: Dataset | Sequence[Mapping[str, Any]]) -> list[int]:
+    return rows["num_samples"][:] if isinstance(rows, Dataset) else [row["num_samples"] for row in rows]
 
 
-def _run(
-    model: PreTrainedModel, processor: Wav2Vec2Processor, waveforms: list[np.ndarray], conv_layers: Sequence[ConvLayer]
-) -> tuple[Tensor, Tensor]:
-    """Logits `(batch, frames, vocabulary)` and frames `(batch,)` of waveforms."""
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    inputs = processor.feature_extractor(
-        waveforms, sampling_rate=SAMPLE_RATE, padding=True, return_attention_mask=True, return_tensors="pt"
-    ).to(model.device, model.dtype)
-    mask = inputs.attention_mask if lengths.min() < lengths.max() else None
-    return model(inputs.input_values, attention_mask=mask).logits, num_frames(lengths, conv_layers)
+class Window(NamedTuple):
+    """A part of a waveform that a model hears, and which of its outputs are used.
+
+    Attributes:
+        start, stop: Its samples.
+        first, last: Its outputs that are used, counted from its own first.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def cut_windows(num_samples: int, hearing: Hearing) -> list[Window]:
+    """Cuts a long waveform into windows whose outputs, joined, are as many as the whole's, each at the same time."""
+    hop = hop_samples(hearing.output_layers)
+    grid = math.lcm(hop, hop_samples(hearing.frame_layers))  # a window that starts there has its frames where they were
+    overlap, length = (round(seconds * SAMPLE_RATE / grid) * grid for seconds in (OVERLAP_SECONDS, WINDOW_SECONDS))
+    windows, start = [], 0
+    while start + length < num_samples:
+        windows.append(Window(start, start + length, overlap // hop if start else 0, (length - overlap) // hop))
+        start += length - 2 * overlap
+    rest = num_frames(num_samples, hearing.output_layers) - start // hop
+    return [*windows, Window(start, num_samples, overlap // hop if start else 0, rest)]
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """A model that hears waveforms, with all that this takes."""
+
+    model: PreTrainedModel
+    hearing: Hearing
+    extractor: FeatureExtractionMixin
+
+    def waveform(self, row: Mapping[str, Any]) -> np.ndarray | None:
+        """The waveform of a row, None if nothing can be heard in it."""
+        try:
+            waveform = row_waveform(row)
+            if len(waveform) < self.hearing.shortest_samples:
+                raise BadAudio(f"{len(waveform)} samples are shorter than a frame")
+        except BadAudio as reason:
+            logger.warning("Nothing is heard in %s: %s", row["name"], reason)
+            return None
+        return waveform
+
+    def hear(self, waveforms: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Logits `(batch, frames, vocabulary)` and frames `(batch,)` of waveforms that are short enough."""
+        inputs = BatchFeature(self.hearing.inputs(self.extractor, waveforms)).to(self.model.device, self.model.dtype)
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        return self.model(**inputs).logits, num_frames(lengths, self.hearing.output_layers)
+
+    def hear_long(self, waveform: np.ndarray, batch_seconds: float) -> tuple[Tensor, Tensor]:
+        """Logits `(1, frames, vocabulary)` and frames `(1,)` of a waveform of any length."""
+        listener, mean, deviation = self, 0.0, 1.0
+        if getattr(self.extractor, "do_normalize", False):  # by the whole, as it is without windows
+            mean, deviation = mean_and_deviation(waveform)
+            listener = replace(self, extractor=copy.copy(self.extractor))
+            listener.extractor.do_normalize = False
+        windows = cut_windows(len(waveform), self.hearing)
+        at_once = max(1, int(batch_seconds / WINDOW_SECONDS))
+        parts = []
+        # The last window is of another length, so it goes alone: no padding is needed.
+        batches = [windows[:-1][start : start + at_once] for start in range(0, len(windows) - 1, at_once)]
+        for batch in [*batches, windows[-1:]]:
+            heard = [(waveform[window.start : window.stop] - mean) / deviation for window in batch]
+            logits, _ = listener.hear(heard)
+            parts += [row[window.first : window.last] for row, window in zip(logits, batch)]
+        joined = torch.cat(parts)[None]
+        return joined, torch.tensor([joined.shape[1]])
+
+
+def mean_and_deviation(waveform: np.ndarray) -> tuple[np.float32, np.float32]:
+    """What `Wav2Vec2FeatureExtractor` normalises a waveform `(samples,)` by, without a copy of it."""
+    mean = waveform.mean(dtype=np.float64)
+    blocks = (waveform[start : start + SAMPLE_RATE] for start in range(0, len(waveform), SAMPLE_RATE))
+    variance = sum(np.square(block - mean).sum(dtype=np.float64) for block in blocks) / len(waveform)
+    return np.float32(mean), np.float32(math.sqrt(variance + 1e-7))

@@ -9,8 +9,15 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from hf_ssl_speech.training.precision import computes_bf16
-from hf_ssl_speech.training.trainer_settings import refuse_settings
+from hf_ssl_speech.file_names import expanded
+from hf_ssl_speech.training.precision import decide_precision
+from hf_ssl_speech.training.schedules import (
+    check_schedule_settings,
+    check_three_stages,
+    decide_length,
+    updates_of_share,
+)
+from hf_ssl_speech.training.trainer_settings import refuse_settings, refuse_unused_by_optimizer, refuse_values
 
 
 @dataclass
@@ -56,6 +63,10 @@ class SpeechTrainingArguments(TrainingArguments):
         metadata={"help": "Compute in bfloat16, with float32 weights: true, false, or auto: where that is faster."},
     )
 
+    num_train_epochs: float = field(
+        default=0.0,
+        metadata={"help": "Length of the run in epochs, instead of max_steps; 0 where max_steps says it."},
+    )
     adam_beta2: float = 0.98
     max_grad_norm: float = 0.0
     logging_steps: float = 100
@@ -69,9 +80,13 @@ class SpeechTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         refuse_settings(self)
-        if self.bf16 == "auto":
-            self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
+        refuse_values(self)
+        self.output_dir = self.output_dir and expanded(str(self.output_dir))
+        decide_length(self)
+        decide_precision(self)
         super().__post_init__()
+        check_schedule_settings(self)
+        refuse_unused_by_optimizer(self)
         if self.max_seconds > self.batch_seconds:
             raise ValueError(
                 f"max_seconds is {self.max_seconds:g} but a batch holds {self.batch_seconds:g} s: raise batch_seconds, "
@@ -125,7 +140,7 @@ class SpeechPreTrainingArguments(SpeechTrainingArguments):
 
     learning_rate: float = 5e-4
     max_steps: int = 400_000
-    warmup_steps: float = 32_000
+    warmup_steps: float = 0.08  # 32,000 of 400,000
     weight_decay: float = 0.01
     adam_epsilon: float = 1e-6
 
@@ -140,7 +155,10 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
 
     tri_stage: list[float] = field(
         default_factory=lambda: [0.1, 0.4, 0.5],
-        metadata={"help": "Updates to warm up, to hold and to decay; up to 1 as shares of max_steps."},
+        metadata={
+            "help": "Warm-up, hold and decay, as shares of max_steps that add up to 1 at most; numbers of updates if "
+            "one of them is above 1."
+        },
     )
     initial_share: float = field(default=0.01, metadata={"help": "Learning rate of the first update, of the peak's."})
     final_share: float = field(default=0.05, metadata={"help": "Learning rate of the last update, of the peak's."})
@@ -149,8 +167,12 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
         metadata={"help": "Peak learning rate of the CTC head, which has the same stages; by default learning_rate."},
     )
     freeze_conv_encoder: bool = field(default=True, metadata={"help": "Whether the conv encoder stays as pretrained."})
-    freeze_transformer_updates: int = field(
-        default=0, metadata={"help": "Updates in which only the new head learns, the whole encoder frozen."}
+    freeze_transformer_updates: float = field(
+        default=0,
+        metadata={
+            "help": "Updates in which only the new head learns, the whole encoder frozen; below 1 a share of all "
+            "updates."
+        },
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop when so many evaluations in a row were no better than the best."}
@@ -172,19 +194,25 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
     greater_is_better: bool = False
 
     def __post_init__(self):
+        check_three_stages(self)
+        if self.freeze_transformer_updates % 1 == 0:  # a number of updates, and no share
+            self.freeze_transformer_updates = int(self.freeze_transformer_updates)
         super().__post_init__()
-        if len(self.tri_stage) != 3 or min(self.tri_stage) < 0:
-            raise ValueError(f"tri_stage is {self.tri_stage}: give three stages, as shares or updates.")
-        if self.lr_scheduler_type == "warmup_stable_decay" and self.warmup_steps:
-            raise ValueError(
-                f"warmup_steps is {self.warmup_steps:g}, but the first stage of tri_stage is the warm-up: set that, or "
-                "another lr_scheduler_type."
-            )
+
+    @property
+    def stages_are_shares(self) -> bool:
+        """Whether `tri_stage` counts in shares of the run, and not in updates."""
+        return max(self.tri_stage) <= 1
 
     def stages(self, max_steps: int) -> tuple[int, int, int]:
         """Updates of warm-up, hold and decay in a run of `max_steps` updates."""
-        warmup, hold, decay = (int(stage * max_steps if stage <= 1 else stage) for stage in self.tri_stage)
+        whole = max_steps if self.stages_are_shares else 1
+        warmup, hold, decay = (int(stage * whole) for stage in self.tri_stage)
         return warmup, hold, decay
+
+    def frozen_updates(self, max_steps: int) -> int:
+        """Updates of a run of `max_steps` in which the head learns alone."""
+        return updates_of_share(self.freeze_transformer_updates, max_steps)
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Updates of the warm-up."""
@@ -194,7 +222,7 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
 
     def updates_until_learning(self, max_steps: int) -> int:
         """Updates before all weights learn at the full rate: those of the warm-up, or of the frozen transformer."""
-        return max(super().updates_until_learning(max_steps), self.freeze_transformer_updates)
+        return max(super().updates_until_learning(max_steps), self.frozen_updates(max_steps))
 
 
 @dataclass
@@ -269,6 +297,13 @@ class SpeechDataArguments:
             "is there, or its only split if it has just one; never its `train` or `test` split beside others."
         },
     )
+    validation_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the training recordings that is held out for evaluation where there is no "
+            "validation_data; which ones is decided by their names."
+        },
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
     audio_column: str = field(
         default="audio",
@@ -279,7 +314,11 @@ class SpeechDataArguments:
         metadata={"help": "Channel to take of audio that has several, counted from 1; by default their mean."},
     )
     max_skipped_share: float = field(
-        default=0.05, metadata={"help": "The run stops if more rows than this can't be used, for whatever reason."}
+        default=0.05,
+        metadata={
+            "help": "The run stops if a larger share of the rows can't be used. Of fewer than 100 rows as many may be "
+            "lost as of 100, but no more than half; and up to half may be shorter than min_seconds."
+        },
     )
     streaming: bool = field(default=False, metadata={"help": "Read train_data as a stream, never stored as a whole."})
     cache_audio: bool = field(

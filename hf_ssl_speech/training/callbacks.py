@@ -40,6 +40,10 @@ class Schedules(TrainerCallback):
     def __init__(self, collator: SpeechCollator):
         self.collator = collator
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        # Going on, the state is that of the checkpoint, with the intervals of the earlier start.
+        state.compute_steps(args, state.max_steps)
+
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         epoch = int(state.epoch)
         self.collator.set_epoch(epoch)

@@ -2,9 +2,10 @@
 
 Thresholds, in one place:
 
-- `MOST_SKIPPED`: share of the rows that can't be used from which on that is a warning.
-- `MOST_UNFITTING`: share of the rows whose transcript needs more frames than its audio makes, likewise.
+- `MOST_UNFITTING`: share of the rows whose transcript needs more frames than its audio makes from which on that is a
+  warning. How many rows may be unusable is a setting, `max_skipped_share`.
 - `MASK_MARGIN`: how far the share of frames that the masks hide may be from what the config means, before a warning.
+- `ALMOST_ALL`: share of the peak that the learning rate must get to, else a warning.
 - `MOST_HIDDEN`: share of hidden frames above which too little is left to tell them from: an error.
 - `BATCH_FACTOR`: how many times more or less audio than the recipe means an update may hold, before a warning.
 """
@@ -33,15 +34,55 @@ from hf_ssl_speech.recognition.text import MORE_TEXT_THAN_FRAMES
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.findings import Finding
 from hf_ssl_speech.training.precision import cpu_computes_bf16
+from hf_ssl_speech.training.schedules import shares_of_peak, updates_of_share
 
-MOST_SKIPPED = 0.05
 MOST_UNFITTING = 0.01
 MASK_MARGIN = 0.1
+ALMOST_ALL = 0.99
 MOST_HIDDEN = 0.9
 BATCH_FACTOR = 4
 
+DROPOUTS = (
+    "layerdrop", "hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout",
+    "feat_quantizer_dropout",
+)  # fmt: skip
 MASK_ROWS = 500  # looked at, evenly chosen by length
 TEXT_ROWS = 500
+
+
+# Model ---------------------------------------------------------------------------------------------------------------
+
+
+def refuse_config(config: SSLSpeechConfig, predicts_hidden: bool):
+    """Raises a ValueError, with all causes, if a model of this configuration could learn nothing, whatever the data.
+
+    Args:
+        predicts_hidden: Pretraining predicts what is hidden, so that something must be; fine-tuning need not hide.
+    """
+    found = [f"{name} is 1: nothing gets through" for name in DROPOUTS if getattr(config, name, 0) == 1]
+    if predicts_hidden:
+        if not config.apply_spec_augment or not config.mask_time_prob:
+            name = "mask_time_prob" if config.apply_spec_augment else "apply_spec_augment"
+            found.append(f"{name} is {getattr(config, name)}: nothing would be hidden, and so nothing predicted")
+        if config.mask_feature_prob:
+            channels = "channels are hidden in fine-tuning only: set it to 0"
+            found.append(f"mask_feature_prob is {config.mask_feature_prob:g}, but {channels}")
+        choices = {"num_codevectors_per_group": [getattr(config, "num_codevectors_per_group", 2)]}
+        choices |= {"num_units": list(getattr(config, "num_units", [2]))}
+        few = {name: numbers for name, numbers in choices.items() if min(numbers) < 2}
+        found += [f"{name} is {numbers}: there is nothing to choose among" for name, numbers in few.items()]
+    for name in ("mask_time_prob", "mask_feature_prob"):
+        budget = getattr(config, name)
+        if share_hidden(budget) > MOST_HIDDEN:
+            meant = "it is a share, such as 0.65, and no percentage"
+            found.append(f"{name} is {budget:g}, which hides {share_hidden(budget):.0%}: {meant}")
+    if found:
+        raise ValueError(f"Nothing can be learnt with this configuration of the model: {'; '.join(found)}.")
+
+
+def share_hidden(budget: float) -> float:
+    """The share of long audio that spans of `budget` times its frames hide, which fall where they like and overlap."""
+    return 1 - math.exp(-budget)
 
 
 # Data ----------------------------------------------------------------------------------------------------------------
@@ -56,18 +97,17 @@ def check_rows(part: str, facts: Mapping[str, Any]) -> Finding:
     if facts.get("streaming"):
         return Finding(part, "a stream: rows are checked as they come")
     skipped = facts["skipped"]
-    share = skipped["num_skipped"] / max(skipped["total"], 1)
     reasons = ", ".join(f"{len(names):,} {reason}" for reason, names in skipped["skipped"].items())
     found = [f"{facts['rows']:,} rows, {facts['hours']:.2f} hours; {skipped['num_skipped']:,} skipped"]
     found[0] += f" ({reasons})" if reasons else ""
     shared, cropped = facts.get("shared_with_training"), facts.get("cropped")
-    if share > MOST_SKIPPED:
-        found.append(f"{share:.1%} of the rows can't be used: is that the right data, and is min_seconds right for it?")
+    if "too_many_skipped" in facts:
+        return Finding(part, facts["too_many_skipped"], "error")
     if shared:
         found.append(f"{shared:,} of the rows are training rows too: scores on them say nothing of new speech")
     if cropped:
         found.append(f"long rows are cropped: an epoch uses {cropped['share_used_each_epoch']:.1%} of the audio")
-    return Finding(part, "; ".join(found), "warning" if share > MOST_SKIPPED or shared else "ok")
+    return Finding(part, "; ".join(found), "warning" if shared else "ok")
 
 
 def check_transcripts(facts: Mapping[str, Any], rows: Dataset, config: SSLSpeechConfig) -> Finding:
@@ -100,8 +140,7 @@ def check_masks(
 ) -> Finding:
     """The share of frames that the masks really hide, for audio of these lengths, beside what the config means.
 
-    Spans of `mask_time_prob` times the frames, which fall where they like and overlap, hide `1 - exp(-mask_time_prob)`
-    of long audio; short audio can be hidden far more or far less.
+    The spans hide `share_hidden(mask_time_prob)` of long audio; short audio can be hidden far more or far less.
 
     Args:
         num_samples: Lengths of the training rows; None for a stream, which is taken to hold all lengths alike.
@@ -117,7 +156,7 @@ def check_masks(
             f"{config.mask_time_length} of one mask span: raise min_seconds or lower mask_time_length.",
             "error",
         )
-    share, meant = hidden_share(config, args, num_samples), 1 - math.exp(-config.mask_time_prob)
+    share, meant = hidden_share(config, args, num_samples), share_hidden(config.mask_time_prob)
     found = f"{share:.1%} of the frames are hidden; mask_time_prob={config.mask_time_prob:g} means {meant:.0%}"
     if share == 0:
         way_out = "Nothing would be hidden: raise mask_time_prob, or lower mask_time_length to fit audio this short."
@@ -169,18 +208,55 @@ def run_size(args: SpeechTrainingArguments, sampler: DurationBatchSampler | None
 
 
 def check_schedule(args: SpeechTrainingArguments, updates: int) -> Finding:
-    """Whether the learning rate gets to its peak, and frozen weights to learn, in a run of so many updates."""
+    """Whether learning rate and frozen weights do what they are meant to in a run of so many updates."""
     warmup = args.get_warmup_steps(updates)
-    found = f"{updates:,} updates, {warmup:,} of them warm-up"
-    if warmup >= updates:
-        setting = "tri_stage" if args.lr_scheduler_type == "warmup_stable_decay" else "warmup_steps"
-        way_out = f"The learning rate never gets to its peak: lower {setting} or raise max_steps."
-        return Finding("schedule", f"{found}. {way_out}", "warning")
-    frozen = getattr(args, "freeze_transformer_updates", 0)
+    frozen = args.frozen_updates(updates) if hasattr(args, "frozen_updates") else 0
+    has_stages = hasattr(args, "tri_stage") and args.lr_scheduler_type == "warmup_stable_decay"
+    in_updates = has_stages and not args.stages_are_shares
+    problems = []
+    highest, last = shares_of_peak(args, updates)
+    if highest < ALMOST_ALL:
+        way_out = "Mend lr_scheduler_kwargs"
+        if warmup >= updates:
+            way_out = f"Lower {'tri_stage' if has_stages else 'warmup_steps'}, give it as a share of the run"
+        problems.append(
+            f"The learning rate never gets to its peak of {args.learning_rate:g}: it gets to "
+            f"{highest * args.learning_rate:.2g} and ends at {last * args.learning_rate:.2g}. {way_out}, or raise "
+            "max_steps"
+        )
+    elif in_updates and sum(args.tri_stage) != updates:
+        planned, lowest = round(sum(args.tri_stage)), args.final_share * args.learning_rate
+        what = f"it ends at a learning rate of {last * args.learning_rate:.2g} instead of {lowest:.2g}"
+        if planned < updates:
+            what = f"the other {updates - planned:,} keep the lowest learning rate, {lowest:.2g}"
+        problems.append(
+            f"The stages of tri_stage are {planned:,} updates together, but the run has {updates:,}: {what}. Give "
+            "tri_stage in shares, as 0.1 0.4 0.5"
+        )
     if frozen >= updates:
-        way_out = f"The encoder stays frozen for {frozen:,} updates, the whole run: lower freeze_transformer_updates."
-        return Finding("schedule", f"{found}. {way_out}", "warning")
-    return Finding("schedule", found)
+        problems.append(
+            f"The encoder stays frozen for {frozen:,} updates, the whole run: lower freeze_transformer_updates, or "
+            "give it as a share of the run"
+        )
+    found = f"{updates:,} updates, {warmup:,} of them warm-up"
+    return Finding("schedule", ". ".join([found, *problems]) + "." * bool(problems), "warning" if problems else "ok")
+
+
+def check_evaluations(args: SpeechTrainingArguments, updates: int) -> Finding:
+    """Whether a run of so many updates comes to its first evaluation, which tells the best model."""
+    if args.eval_strategy != "steps":
+        return Finding(
+            "evaluations", "none" if args.eval_strategy == "no" else f"after every {args.eval_strategy.value}"
+        )
+    every = updates_of_share(args.eval_steps, updates)
+    first = every * max(1, math.ceil(args.eval_delay / every))
+    found = f"every {every:,} updates, the first after {first:,}"
+    if first <= updates:
+        return Finding("evaluations", found)
+    best = ", and the last model is kept for the best" if args.load_best_model_at_end else ""
+    found += f", but the run has {updates:,}: nothing is evaluated{best}"
+    way_out = "Lower eval_steps or eval_delay, or give eval_steps as a share of the run, such as 0.1"
+    return Finding("evaluations", f"{found}. {way_out}.", "warning")
 
 
 def check_batches(args: SpeechTrainingArguments, size: RunSize, published: tuple[str, float] | None = None) -> Finding:

@@ -12,9 +12,11 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import Wav2Vec2Processor
 from transformers.trainer_utils import EvalLoopOutput
 
+from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recognition.ctc_collator import CTCCollator
 from hf_ssl_speech.recognition.decoding import GreedyDecoder
@@ -23,8 +25,10 @@ from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import find_case, spellable_characters
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 from hf_ssl_speech.training.callbacks import Patience
+from hf_ssl_speech.training.checks import refuse_config
 from hf_ssl_speech.training.given_data import ready_for_ctc
 from hf_ssl_speech.training.lora import ADAPTER_FOLDER, bare_model, has_adapters, merge_lora
+from hf_ssl_speech.training.precision import refuse_low_precision
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
 logger = logging.getLogger(__name__)
@@ -62,6 +66,10 @@ class SpeechCTCTrainer(SpeechTrainer):
         normalization: TextNormalization | None = None,
         **kwargs,
     ):
+        if train_dataset is not None:
+            refuse_low_precision(model)
+        refuse_config(model.config, predicts_hidden=False)
+        check_rate(processing_class.feature_extractor, "The processing_class's model")
         tokenizer = processing_class.tokenizer
         normalization = normalization or TextNormalization(case=find_case(spellable_characters(tokenizer)))
         settings = {
@@ -70,7 +78,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         }
         if args.freeze_conv_encoder:
             model.freeze_feature_encoder()
-        bare_model(model).thaw_update = args.freeze_transformer_updates
+        bare_model(model).thaw_update = args.frozen_updates(max(args.max_steps, 0))
         args = copy.copy(args)  # the caller's stay as they are
         # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
         if args.ddp_find_unused_parameters is None:
@@ -113,6 +121,11 @@ class SpeechCTCTrainer(SpeechTrainer):
             head = {id(weight) for name, weight in (model or self.model).named_parameters() if "lm_head." in name}
             give_own_rate(optimizer, head, self.args.head_learning_rate)
         return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """As `SpeechTrainer`; a share of the updates in which the encoder rests is known from here on."""
+        bare_model(self.model).thaw_update = self.args.frozen_updates(num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the head's learning rate, where it has its own, to what `SpeechTrainer` logs."""

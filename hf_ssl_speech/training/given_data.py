@@ -12,6 +12,7 @@ from transformers import Wav2Vec2CTCTokenizer
 
 from hf_ssl_speech.data.columns import find_audio_column, usual_text_name, with_audio
 from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, split_facts, stream_facts
+from hf_ssl_speech.data.rows import as_prepared
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import add_labels
@@ -20,6 +21,7 @@ from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 logger = logging.getLogger(__name__)
 
 PREPARED = {"name", "sample_id", "num_samples"}
+PLAIN_FORMATS = (None, "numpy")  # of rows; of others, numbers come as tensors or frames
 
 
 class GivenData(NamedTuple):
@@ -51,7 +53,7 @@ def ready_for_pretraining(
         TypeError: If it is no `datasets` dataset.
         ValueError: If no column is known to hold audio, units are missing, or no row can be used.
     """
-    _check_kind(dataset, part)
+    dataset = _checked(dataset, part, args, streamed=part == "train")
     lacking = [column for column in unit_columns if column not in _columns(dataset)]
     if lacking:
         raise ValueError(
@@ -79,7 +81,7 @@ def ready_for_ctc(
         TypeError: If it is no `datasets` dataset that is held as a whole.
         ValueError: If no column is known to hold audio or transcripts, or no row can be used.
     """
-    _check_kind(dataset, part, streamed=False)
+    dataset = _checked(dataset, part, args, streamed=False)
     if {*PREPARED, "labels", "text"} <= set(dataset.column_names):
         return GivenData(dataset)
     text_column = _known(dataset, usual_text_name(_columns(dataset)), "transcripts", "text", part)
@@ -99,21 +101,37 @@ def facts_of(given: GivenData) -> dict[str, Any]:
     return split_facts(source, given.rows, given.report)
 
 
-def _check_kind(dataset: Any, part: str, streamed: bool = True):
-    kinds = (Dataset, IterableDataset) if streamed else (Dataset,)
-    if isinstance(dataset, kinds):
-        return
+def _checked(dataset: Any, part: str, args: SpeechTrainingArguments, streamed: bool) -> Dataset | IterableDataset:
+    """The rows if a trainer can take them, in the form that `prepare_speech` leaves, whatever their format is.
+
+    Args:
+        streamed: Whether they may be a stream.
+    Raises:
+        TypeError: If it is no `datasets` dataset, or a stream where all rows are needed.
+        ValueError: If there is none, or the run's length is told in epochs of a stream.
+    """
+    if dataset is None:
+        raise ValueError(f"There are no {part} data: give some.")
     if isinstance(dataset, DatasetDict):
         raise TypeError(f"The {part} data are several splits, {', '.join(dataset)}: take one, as `dataset['train']`.")
     if isinstance(dataset, IterableDataset):
+        if not streamed:
+            why = "an evaluation makes the same batches of all rows every time"
+            if part == "train":
+                why = "transcripts are checked before training, all of them"
+            raise TypeError(f"The {part} rows are streamed, but {why}: load them with `streaming=False`.")
+        if args.max_steps < 0:
+            raise ValueError(
+                f"The {part} rows are streamed, and nobody knows beforehand how many an epoch has: give max_steps "
+                "instead of num_train_epochs."
+            )
+        return dataset.with_format(None)
+    if not isinstance(dataset, Dataset):
         raise TypeError(
-            f"The {part} rows are streamed, but transcripts are checked before training, all of them: load them with "
-            "`streaming=False`."
+            f"The {part} data are of type {type(dataset).__name__}, but a trainer takes a `datasets` dataset: "
+            "`load_speech(...)` reads folders and files, `Dataset.from_list(...)` takes rows from Python."
         )
-    raise TypeError(
-        f"The {part} data are of type {type(dataset).__name__}, but a trainer takes a `datasets` dataset: "
-        "`load_speech(...)` reads folders and files, `Dataset.from_list(...)` takes rows from Python."
-    )
+    return dataset if dataset.format["type"] in PLAIN_FORMATS else as_prepared(dataset)
 
 
 def _columns(dataset: Dataset | IterableDataset) -> list[str]:

@@ -33,7 +33,7 @@ def add_lora(model: SSLSpeechForCTC, **settings: Any) -> PeftModel:
         ValueError: If PEFT has no such setting, or the model no such modules.
     """
     if importlib.util.find_spec("peft") is None:
-        raise ImportError("Adapters need peft: pip install 'hf_ssl_speech[lora]'.")
+        raise ImportError("Adapters need peft: pip install peft")
     from peft import LoraConfig, get_peft_model
 
     try:

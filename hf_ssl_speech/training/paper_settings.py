@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_ssl_speech.models.classes import config_class_of
 from hf_ssl_speech.records import Record, as_record
+from hf_ssl_speech.training.schedules import updates_of_share
 
 # What is compared, in the order it is told, and what it is called.
 SETTINGS = {
@@ -188,6 +189,10 @@ def compare_with_paper(record: Mapping[str, Any]) -> Comparison | None:
         **record["recipe"],
         "seconds_per_update": _seconds_per_update(record),
     }
+    updates = max(run.get("max_steps") or 0, 0) or record["updates"] or 0
+    for setting in ("warmup_steps", "freeze_transformer_updates"):  # published in updates
+        if run.get(setting) is not None and updates:
+            run[setting] = updates_of_share(run[setting], updates)
     departures, as_published = [], []
     for setting, label in SETTINGS.items():
         if setting not in published or run.get(setting) is None:

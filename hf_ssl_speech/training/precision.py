@@ -1,9 +1,15 @@
-"""Which precision makes training faster on a device."""
+"""The precision of a training: what is asked for, and which one is faster on a device."""
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 import torch
 from transformers.utils import is_torch_bf16_gpu_available
+
+if TYPE_CHECKING:
+    from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 
 
 def computes_bf16(use_cpu: bool) -> bool:
@@ -24,3 +30,33 @@ def cpu_computes_bf16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
     return torch.cpu._is_avx512_bf16_supported()
+
+
+def decide_precision(args: SpeechTrainingArguments):
+    """Sets the precision: that of the arguments, or, where they ask for none, that of Accelerate's launcher.
+
+    Raises:
+        ValueError: If the launcher asks for one that these models were never tried in.
+    """
+    if args.bf16 == "auto":
+        args.bf16 = not args.fp16 and computes_bf16(args.use_cpu)
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", "bf16", "fp16"):
+        raise ValueError(
+            f"Accelerate's settings ask for mixed_precision {launched!r}, in which these models were never tried: take "
+            "bf16, fp16 or no."
+        )
+    if not (args.bf16 or args.fp16):
+        args.bf16, args.fp16 = launched == "bf16", launched == "fp16"
+    if args.bf16 and not torch.accelerator.is_available():
+        args.use_cpu = True  # without this word transformers takes bf16 for a GPU's alone
+
+
+def refuse_low_precision(model: torch.nn.Module):
+    """Raises a ValueError if weights that are to learn are bfloat16 or float16, which rounds most updates away."""
+    low = {weight.dtype for weight in model.parameters() if weight.requires_grad and weight.dtype.itemsize < 4}
+    if low:
+        raise ValueError(
+            f"The model's weights are {', '.join(sorted(map(str, low)))}, in which most updates of a training are "
+            "rounded away: train `model.float()`, and set bf16 to compute in bfloat16."
+        )

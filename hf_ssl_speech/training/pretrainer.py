@@ -10,10 +10,12 @@ from datasets import Dataset, IterableDataset
 from transformers import Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.data.collators import pretraining_collator
-from hf_ssl_speech.data.feature_extractor import feature_extractor_for
+from hf_ssl_speech.data.feature_extractor import check_rate, feature_extractor_for
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
+from hf_ssl_speech.training.checks import refuse_config
 from hf_ssl_speech.training.given_data import ready_for_pretraining
+from hf_ssl_speech.training.precision import refuse_low_precision
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
 
@@ -43,7 +45,11 @@ class SpeechPreTrainer(SpeechTrainer):
         collator_settings: dict[str, Any] | None = None,
         **kwargs,
     ):
+        if train_dataset is not None:
+            refuse_low_precision(model)
+        refuse_config(model.config, predicts_hidden=True)
         processing_class = processing_class or feature_extractor_for(model.config)
+        check_rate(processing_class, "The processing_class's model")
         settings = {
             "normalize": processing_class.do_normalize,
             "max_seconds": args.max_seconds,

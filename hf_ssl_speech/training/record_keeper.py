@@ -69,7 +69,7 @@ class RecordKeeper(TrainerCallback):
             started=self.first_start,
             parameters=trainer.model.num_parameters(),
             data=self.data,
-            recipe=settings_of(args),
+            recipe=settings_of(args) | self.used_by_optimizer,
             updates=state.global_step,
             kept_update=self.kept_update,
             hours_seen=hours,
@@ -78,6 +78,20 @@ class RecordKeeper(TrainerCallback):
             curves=state.log_history,
             **self.more,
         )
+
+    @property
+    def used_by_optimizer(self) -> dict[str, Any]:
+        """What the optimizer really uses: Adam's settings if it is Adam; one that was given in Python by its class."""
+        trainer = self.trainer
+        optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # inside Accelerate's
+        if optimizer is None:
+            return {}
+        group = optimizer.param_groups[0]
+        (beta1, beta2), epsilon = group.get("betas", (None, None)), group.get("eps")
+        used = {"adam_beta1": beta1, "adam_beta2": beta2, "adam_epsilon": None if beta1 is None else epsilon}
+        if type(optimizer) is not trainer.get_optimizer_cls_and_kwargs(trainer.args)[0]:
+            used |= {"optim": type(optimizer).__name__, "learning_rate": group.get("initial_lr", group["lr"])}
+        return used
 
     @property
     def kept_update(self) -> int:

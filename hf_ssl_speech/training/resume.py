@@ -70,7 +70,10 @@ def recorded_identity(record: Record, ours: dict[str, Any]) -> dict[str, Any]:
     theirs, recipe = record["identity"], ours.get("recipe", {})
     also_recorded = {name: value for name, value in record["recipe"].items() if name in recipe}
     known = {"start": ours["start"], **theirs} if "start" in ours else theirs  # pretraining did not record it once
-    return {**known, "recipe": {**recipe, **also_recorded, **theirs.get("recipe", {})}}
+    merged = {**recipe, **also_recorded, **theirs.get("recipe", {})}
+    if merged.get("max_steps", -1) > 0:  # where updates are counted, the number of epochs once stood there without use
+        merged["num_train_epochs"] = recipe.get("num_train_epochs")
+    return {**known, "recipe": merged}
 
 
 def disagreement(
@@ -100,6 +103,26 @@ def disagreement(
     elif is_longer:
         different += ". A longer max_steps goes on from the newest whole checkpoint of its own folder"
     return different
+
+
+def check_recipe(checkpoint: str | bool | None, identity: dict[str, Any], args: SpeechTrainingArguments):
+    """Raises a ValueError if the record beside a checkpoint, where there is one, tells of another recipe.
+
+    A checkpoint brings its optimizer and schedule, so that other settings of these would be passed over.
+
+    Args:
+        checkpoint: As `Trainer.train` takes it: True stands for the last one in the output folder.
+    """
+    checkpoint = get_last_checkpoint(args.output_dir) if checkpoint is True else checkpoint
+    record = read_record(Path(checkpoint).parent) if checkpoint else None
+    if record and record["identity"].get("recipe"):
+        theirs = {**record, "identity": {"recipe": record["identity"]["recipe"]}}
+        different = disagreement(theirs, {"recipe": identity["recipe"]}, args, checkpoint)
+        if different:
+            raise ValueError(
+                f"{checkpoint} cannot be resumed: it is of a run with another recipe ({different}). "
+                f"{other_recipe(checkpoint)}"
+            )
 
 
 def recorded_length(record: dict[str, Any]) -> int:

@@ -18,12 +18,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from transformers import (
-    ProgressCallback,
-    Trainer,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2Processor,
-)
+from transformers import Trainer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import trainer as stock_trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
 
 from hf_ssl_speech.audio import SAMPLE_RATE
@@ -38,10 +34,10 @@ from hf_ssl_speech.training.given_data import GivenData, Ready, facts_of
 from hf_ssl_speech.training.health import HealthCheck
 from hf_ssl_speech.training.outcomes import UnhealthyRun
 from hf_ssl_speech.training.record_keeper import recorded
-from hf_ssl_speech.training.resume import run_identity
+from hf_ssl_speech.training.resume import check_recipe, run_identity
 from hf_ssl_speech.training.schedules import make_schedule
 from hf_ssl_speech.training.stopping import ServeWhileTraining
-from hf_ssl_speech.training.trainer_settings import refuse_arguments
+from hf_ssl_speech.training.trainer_settings import refuse_arguments, refuse_metric
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +81,7 @@ class SpeechTrainer(Trainer):
         if train_dataset is not None:
             train_dataset = self.take(train_dataset, "train")
         if isinstance(eval_dataset, dict):
+            refuse_metric(args, eval_dataset)
             eval_dataset = {name: self.take(rows, f"validation {name}") for name, rows in eval_dataset.items()}
         elif eval_dataset is not None:
             eval_dataset = self.take(eval_dataset, "validation")
@@ -110,7 +107,7 @@ class SpeechTrainer(Trainer):
         self.add_callback(Schedules(self.data_collator))
         self.add_callback(HealthCheck())
         if not args.disable_tqdm:
-            self.remove_callback(ProgressCallback)
+            self.remove_callback(stock_trainer.DEFAULT_PROGRESS_CALLBACK)  # in a notebook it is another one
             self.add_callback(ProgressLine)
 
     @property
@@ -193,16 +190,22 @@ class SpeechTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Trainer's own, with loader workers that serve until the update is done in which the run is asked to stop.
 
         A record is kept in the output folder.
+
+        Raises:
+            ValueError: If there are no rows, or the checkpoint to go on from is of a run with another recipe.
         """
+        if self.train_dataset is None:
+            raise ValueError("There are no train data: give the trainer a `train_dataset`.")
         facts = {part: facts_of(given) for part, given in self.given.items()}
         fingerprints = {part: fact["fingerprint"] for part, fact in facts.items()}
         identity = run_identity(self.model.config, fingerprints, self.args)
+        check_recipe(resume_from_checkpoint, identity, self.args)
         with self.serving.while_training(), recorded(self, identity, facts, self.more_to_record):
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, **kwargs)
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> Tensor:
         """One micro-batch, its audio counted."""

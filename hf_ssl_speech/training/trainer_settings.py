@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from transformers import TrainingArguments
@@ -46,6 +48,7 @@ REFUSED = {
     "include_for_metrics": _EVALUATION,
     "batch_eval_metrics": _EVALUATION,
     "include_num_input_tokens_seen": "audio has no tokens: `hours_seen` is counted",
+    "debug": "its hooks can't look at masks; the health checks stop a run at what is no number",
     "do_predict": "a run trains and evaluates: call `predict` of the trainer afterwards",
     "parallelism_config": "each process trains on batches of its own: models are split by FSDP alone",
     "enable_jit_checkpoint": "SIGTERM is answered with a checkpoint already",
@@ -70,21 +73,21 @@ DECIDED = {
 
 WORKS = {
     "output_dir": "also a `Path`",
-    "num_train_epochs": "with `max_steps` of -1; else that wins",
+    "num_train_epochs": "instead of `max_steps`: both together are refused",
     "max_steps": "",
     "learning_rate": "",
     "lr_scheduler_type": "in fine-tuning, `warmup_stable_decay` has the paper's three stages",
     "lr_scheduler_kwargs": "",
-    "warmup_steps": "a share below 1; in fine-tuning with three stages, `tri_stage` says it",
+    "warmup_steps": "a share below 1, 0.08 in pretraining; in fine-tuning with three stages, `tri_stage` says it",
     "optim": "",
-    "optim_args": "",
-    "optim_target_modules": "",
+    "optim_args": "refused where the optimizer does not read them",
+    "optim_target_modules": "refused with an optimizer other than GaLore's and APOLLO's",
     "weight_decay": "",
     "adam_beta1": "",
     "adam_beta2": "0.98, as in the papers",
     "adam_epsilon": "",
     "max_grad_norm": "0, no clipping, as in the papers",
-    "bf16": "also `auto`",
+    "bf16": "also `auto`; where neither it nor `fp16` is set, the precision of Accelerate's launcher holds",
     "fp16": "",
     "tf32": "",
     "activation_checkpointing": "",
@@ -137,11 +140,20 @@ WORKS = {
     "ddp_timeout": "also how long a lost process is waited for",
     "fsdp": "",
     "fsdp_config": "",
-    "deepspeed": "handed on to Accelerate; not covered by the tests of this package",
-    "debug": "",
+    "deepspeed": 'handed on to Accelerate; ZeRO stage 2 with `"auto"` on one process is tested (docs/clients.md)',
     "skip_memory_metrics": "",
     "resume_from_checkpoint": "",
 }
+
+AT_LEAST = {
+    "learning_rate": 0, "weight_decay": 0, "max_grad_norm": 0, "gradient_accumulation_steps": 1, "save_total_limit": 1,
+    "min_seconds": 0, "freeze_transformer_updates": 0, "early_stopping_patience": 1, "examples_shown": 0,
+    "dataloader_num_workers": 0, "eval_delay": 0, "ddp_timeout": 1, "seed": 0, "data_seed": 0,
+}  # fmt: skip
+ABOVE_ZERO = (
+    "batch_seconds", "max_seconds", "buffer_seconds", "hours_per_update", "head_learning_rate", "adam_epsilon",
+    "save_steps", "eval_steps",
+)  # fmt: skip
 
 _LOADER_SETTINGS = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler")
 
@@ -153,7 +165,8 @@ def default_of(field: dataclasses.Field):
 
 def _is_default(field: dataclasses.Field, value: Any) -> bool:
     default = default_of(field)
-    return value == default or (default == "no" and value is False)  # what a command line makes of "no"
+    empty = not value and not default  # a command line makes None of an empty text
+    return value == default or empty or (default == "no" and value is False)  # and that of "no"
 
 
 def refuse_settings(args: TrainingArguments):
@@ -165,7 +178,13 @@ def refuse_settings(args: TrainingArguments):
     ]
     if args.do_eval and args.eval_strategy == "no":
         found.append("do_eval=True without an eval_strategy (say when to evaluate)")
+    if args.optim_target_modules and not any(name in str(args.optim) for name in ("galore", "apollo")):
+        found.append(f"optim_target_modules={args.optim_target_modules!r} (only GaLore and APOLLO read it)")
     given = _as_dict(args.accelerator_config)
+    known = {field.name for field in dataclasses.fields(AcceleratorConfig)}
+    found += [f"accelerator_config.{name} (Accelerate has no such setting)" for name in given if name not in known]
+    if (given.get("gradient_accumulation_kwargs") or {}).get("num_steps", 1) != 1:
+        found.append("accelerator_config.gradient_accumulation_kwargs.num_steps (set `gradient_accumulation_steps`)")
     found += [
         f"accelerator_config.{name}={given[name]!r} (the batches of the ranks are shared out by the sampler)"
         for name in _LOADER_SETTINGS
@@ -173,6 +192,52 @@ def refuse_settings(args: TrainingArguments):
     ]
     if found:
         raise ValueError(f"These settings of Trainer do not go with this package: {'; '.join(found)}.")
+
+
+def refuse_values(args: TrainingArguments):
+    """Raises a ValueError if a number is so small that it can't be meant; all that are get named."""
+    given = {name: getattr(args, name, None) for name in (*AT_LEAST, *ABOVE_ZERO)}
+    given = {name: value for name, value in given.items() if value is not None}
+    found = [
+        f"{name} is {given[name]:g}: give {low} or more" for name, low in AT_LEAST.items() if given.get(name, low) < low
+    ]
+    found += [f"{name} is {given[name]:g}: give more than 0" for name in ABOVE_ZERO if given.get(name, 1) <= 0]
+    if found:
+        raise ValueError(f"{'; '.join(found)}.")
+
+
+def refuse_unused_by_optimizer(args: TrainingArguments):
+    """Raises a ValueError if `optim_args` are given that the optimizer would pass over, which Trainer does in silence.
+
+    Raises:
+        ImportError: If the optimizer is of a package that is not installed.
+    """
+    if not args.optim_args or args.optim_target_modules:
+        return
+    from transformers import Trainer  # which only this has to wait for
+
+    without = copy.copy(args)
+    without.optim_args = None
+    try:
+        is_unread = Trainer.get_optimizer_cls_and_kwargs(args) == Trainer.get_optimizer_cls_and_kwargs(without)
+    except ValueError as error:
+        raise ValueError(f"optim_args is {args.optim_args!r}: write it as name=value,name=value ({error}).") from error
+    if is_unread:
+        raise ValueError(
+            f"optim_args is {args.optim_args!r}, which the optimizer {args.optim.value} does not read: leave it out, "
+            "or take another optim."
+        )
+
+
+def refuse_metric(args: TrainingArguments, validation_sets: Iterable[str]):
+    """Raises a ValueError if the metric of the best model does not say of which of several validation sets it is."""
+    metric, names = (args.metric_for_best_model or "").removeprefix("eval_"), list(validation_sets)
+    asked = args.load_best_model_at_end or args.save_strategy == "best"
+    if asked and not any(metric.startswith(f"{name}_") for name in names):
+        raise ValueError(
+            f"metric_for_best_model is {args.metric_for_best_model!r}, but there are the validation sets "
+            f"{', '.join(names)}: say of which it is, as in eval_{names[0]}_loss."
+        )
 
 
 def refuse_arguments(arguments: dict[str, Any]):

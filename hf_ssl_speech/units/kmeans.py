@@ -330,11 +330,12 @@ def _check_batch(index: int, frames: Tensor, ids: Tensor | None, width: int | No
 
 
 def _check_finite(index: int, frames: Tensor) -> None:
-    if not frames.sum().isfinite():  # cheaper than a look at each value
-        num_bad = int((~frames.isfinite()).any(1).sum())
+    # Of the squares, which distances are made of: they overflow long before the values do.
+    if not torch.linalg.vector_norm(frames, dtype=torch.float32).isfinite():  # cheaper than a look at each value
+        num_bad = int((~frames.float().square().isfinite()).any(1).sum())
         raise ValueError(
-            f"Batch {index} has NaN or infinite values in {num_bad:,} of its {len(frames):,} frames. Look for "
-            "broken audio in it, or compute its features in float32."
+            f"Batch {index} has NaN or infinite values, or such that their squares are infinite, in {num_bad:,} of its "
+            f"{len(frames):,} frames. Look for broken audio in it, or compute its features in float32."
         )
 
 

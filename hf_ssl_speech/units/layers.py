@@ -14,6 +14,7 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.families import encoder_of, layers_of
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, FeatureSource, HiddenFeatures, rows_of
 from hf_ssl_speech.data.processes import rank_and_size
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
@@ -28,23 +29,13 @@ class EveryLayer(HiddenFeatures):
     """All layers of an encoder, from the first on, side by side: `(frames, layers * width)`."""
 
     def __init__(self, model, **settings):
-        super().__init__(model, model.config.num_hidden_layers, **settings)
+        super().__init__(model, len(layers_of(encoder_of(model))), **settings)
         self.layer_width = self.description.width
         self.description = replace(self.description, width=self.layer_width * self.layer)
 
-    def _run(self, waveforms: list[Tensor]) -> list[Tensor]:
-        outputs: list[Tensor] = []
-
-        def keep(module, inputs, output):
-            outputs.append((output[0] if isinstance(output, tuple) else output).float())
-
-        hooks = [layer.register_forward_hook(keep) for layer in self.model.encoder.layers]
-        try:
-            last = super()._run(waveforms)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [row[: len(frames)] for row, frames in zip(torch.cat(outputs, dim=-1), last)]
+    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
+        states = self.model(**inputs, output_hidden_states=True).hidden_states[1:]
+        return torch.cat([state.float() for state in states], dim=-1)
 
 
 class OneLayer(FeatureSource):
@@ -156,7 +147,11 @@ def compare_layers(
     """
     description = encoder.description
     every = EveryLayer(
-        encoder.model, normalize=encoder.normalize, center=description.center, encoder=description.encoder
+        encoder.model,
+        normalize=encoder.normalize,
+        center=description.center,
+        encoder=description.encoder,
+        extractor=encoder.extractor,
     )
     every.skipped = encoder.skipped  # who asks for the comparison learns what was left out
     sources = [Remembered(source, memory_bytes / 3) for source in (every, every, every.with_changed_audio(disturb))]

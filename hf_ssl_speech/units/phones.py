@@ -21,10 +21,15 @@ SILENCE = "SIL"
 # Sphinx spell them, without brackets and case. The empty name is silence in every TextGrid.
 NO_PHONES = {
     "", "sil", "silence", "sp", "spn", "nsn", "noi", "noise", "pau", "pause", "epi", "h#", "#h", "#", "_", "eps",
-    "p:", "nib", "usb", "lau", "laugh", "laughter", "vocnoise", "iver", "unknown", "exclude", "cutoff", "b_trans",
+    "nib", "usb", "lau", "laugh", "laughter", "vocnoise", "iver", "unknown", "exclude", "cutoff", "b_trans",
     "e_trans", "breath", "cough", "smack", "nonspeech",
 }  # fmt: skip
 BRACKETS = "<>[](){}+*~ \t"
+# WebMAUS's pause and the ends of a sentence in CMU Sphinx; without brackets these are phones: p: is a long p.
+ONLY_IN_BRACKETS = {"p:", "s", "/s"}
+# What may go before a hyphen and the word or noise in question, as in SIL-2, <LAUGH-yeah>, IVER-LAUGH; without brackets
+# these only.
+BEFORE_HYPHEN = {"exclude", "sil", "noise", "iver"}
 # Kaldi marks where in a word a phone stands.
 WORD_POSITION = re.compile(r"(?<=[^\W_])_[BIES]$")
 # So much longer than its audio an utterance's alignment may be, and so much of an overlap or gap is rounding.
@@ -39,8 +44,16 @@ def is_silence(phone: str, others: Collection[str] = ()) -> bool:
         phone: As an alignment gives it.
         others: More labels that do, spelt as they are there.
     """
-    plain = WORD_POSITION.sub("", phone.strip()).strip(BRACKETS).casefold()
-    return plain in NO_PHONES or phone in others or plain.startswith(("exclude-", "sil-", "noise-"))
+    label = WORD_POSITION.sub("", phone.strip()).casefold()
+    plain = label.strip(BRACKETS) or label  # in X-SAMPA { and } are vowels
+    in_brackets = plain != label
+    first, hyphen, _ = plain.partition("-")
+    return (
+        phone in others
+        or plain in NO_PHONES
+        or (in_brackets and plain in ONLY_IN_BRACKETS)
+        or (hyphen != "" and first in (NO_PHONES - {""} if in_brackets else BEFORE_HYPHEN))
+    )
 
 
 def in_order(phones: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -147,12 +147,12 @@ class UnitQuality(evaluate.Metric):
                     f"Utterance {row} has {len(units)} units but {len(phones)} phone labels. Units from MFCC come "
                     "every 10 ms: keep every second one, or label phones with `hop_seconds=0.01`."
                 )
+        if not any(map(len, predictions)):
+            raise ValueError("No frames came: unit quality needs at least one utterance with units and phones.")
         units = np.concatenate([np.asarray(row, dtype=np.int64) for row in predictions])
         phone_names, phones = np.unique(
             np.concatenate([np.asarray(row, dtype=str) for row in references]), return_inverse=True
         )
-        if not units.size:
-            raise ValueError("No frames came: unit quality needs at least one utterance with units and phones.")
         entropy = usage_entropy(units)
         return {
             "pnmi": phone_normalized_mutual_information(units, phones),

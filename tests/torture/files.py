@@ -129,7 +129,7 @@ def lose_in_a_stream(folder: Path) -> tuple[dict[str, str], list[str]]:
     """What a stream loses is told in the log."""
     lines, handler = [], logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger("hf_ssl_speech.data.preparing")
+    logger = logging.getLogger("hf_ssl_speech.data.rows")
     logger.addHandler(handler)
     kept = [row["name"] for row in prepare_stream(load_speech(str(folder), streaming=True), min_seconds=0.1)]
     logger.removeHandler(handler)
