@@ -1,7 +1,7 @@
 """Makes docs/performance.md from the figures in docs/measured, which the other benchmarks write.
 
-    python benchmarks/training_step.py --output_file docs/measured/training_step.json
-    python benchmarks/performance_page.py
+python benchmarks/training_step.py --output_file docs/measured/training_step.json
+python benchmarks/performance_page.py
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from hf_ssl_speech.markdown import table
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGE, STEPS = DOCS / "performance.md", DOCS / "measured" / "training_step.json"
+PAGE, MEASURED = DOCS / "performance.md", DOCS / "measured"
 
 # What we aim at on a processor with bf16: how many times as fast as the peer, in float32 and bf16.
 GOALS = {
@@ -28,8 +28,8 @@ TEXT = """# Speed
 <!-- Made by `python benchmarks/performance_page.py` from docs/measured: change that, not this page. -->
 
 Whole training steps (forward, backward, clipping, AdamW) beside those of transformers and torchaudio, with the same
-weights, audio, masks, negatives and labels. Loss and gradients of both sides were compared before the clock started. The
-time is CPU time of one thread in the median of {rounds} rounds, in each of which both sides take one step, in random
+weights, audio, masks, negatives and labels. Loss and gradients of both sides were compared before the clock started.
+The time is CPU time of one thread in the median of {rounds} rounds, in which each side takes one step, in random
 order. The machine is shared, so figures of two runs differ more than those within one. `small` has 512 channels in its
 conv encoder here, as the papers have.
 
@@ -42,12 +42,12 @@ there.
 {steps}
 
 `goal` is what we aim at. *Memory* is what the forward pass keeps for the backward pass, as a share of what the other
-side keeps; the goal beside transformers is 60% in float32 and 50% in bf16.
+side keeps; the goal beside transformers is 60% in float32 and 50% in bf16. Not measured yet: {missing}.
 
 ## Beside the machine
 
 The operations of a step are counted by formula and divided by its time. The share is that of the rate above. In float32
-convolutions run at up to twice the rate of torch's own matrix product on this processor, so the share can be above 100%.
+convolutions run at up to twice the rate of torch's own matrix product on this processor, so the share can pass 100%.
 
 {shares}
 
@@ -66,9 +66,9 @@ convolutions run at up to twice the rate of torch's own matrix product on this p
 Out of training none of this is used but the heads: the outputs are those of the stock models, bit by bit. GPUs take the
 plain way too, since nothing of it has been measured there.
 
-What was tried and does not pay: the positional convolution as products of blocks of frames (as fast in float32, a fifth
-faster in bf16, but for much code); the float32 weight gradients of channels-last convolutions by oneDNN (3 to 5 times
-slower than the matrix product that is used instead).
+What was tried and does not pay: the positional convolution as products of blocks of frames (a fifth faster in bf16 at
+the tiny size, slower in float32 at the larger ones); float32 weight gradients of channels-last convolutions by oneDNN
+(up to four times slower than the matrix product that is used instead).
 """
 
 
@@ -105,14 +105,19 @@ def share_row(case: dict) -> list[str]:
 
 
 def page() -> str:
-    results = json.loads(STEPS.read_text())
-    cases = results["cases"]
+    # The sizes may have been measured one by one, on the same machine: it is told once.
+    results = [json.loads(file.read_text()) for file in sorted(MEASURED.glob("training_step*.json"))]
+    cases = [case for result in results for case in result["cases"]]
     steps = ["step", "precision", "ours, ms", "beside, ms", "times as fast", "goal", "memory"]
     shares = ["step", "precision", "GFLOP", "seconds of audio a second", "share", "goal", "share of the other side"]
+    measured = {(case["objective"], case["size"], case["precision"]) for case in cases}
+    wanted = [(*step, precision) for step in GOALS for precision in PRECISIONS]
+    missing = ", ".join(" ".join(step) for step in wanted if step not in measured)
     return TEXT.format(
-        **results["machine"],
-        **{precision: rate / 1e9 for precision, rate in results["product_rate"].items()},
-        rounds=cases[0]["rounds"],
+        missing=missing or "nothing",
+        **results[0]["machine"],
+        **{precision: rate / 1e9 for precision, rate in results[0]["product_rate"].items()},
+        rounds=min(case["rounds"] for case in cases),
         steps=table(steps, [step_row(case) for case in cases]),
         shares=table(shares, [share_row(case) for case in cases]),
     )
