@@ -17,7 +17,6 @@ from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import (
-    AutoConfig,
     AutoModelForCTC,
     BatchFeature,
     FeatureExtractionMixin,
@@ -31,6 +30,7 @@ from hf_ssl_speech.data.families import Hearing, hearing_of
 from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.files import naming_the_file
+from hf_ssl_speech.models.classes import load_config
 from hf_ssl_speech.models.frames import hop_samples, num_frames
 from hf_ssl_speech.recognition.decoding import Decoder, GreedyDecoder
 from hf_ssl_speech.recognition.normalization import TextNormalization
@@ -64,7 +64,7 @@ def load_recognizer(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with naming_the_file(name_or_path, "the configuration of a recogniser"):
-            config = AutoConfig.from_pretrained(name_or_path)
+            config = load_config(name_or_path)
     except OSError as error:
         raise ValueError(f"No recogniser can be loaded from {name_or_path}: {error}") from error
     hearing_of(config, "ctc")
