@@ -17,14 +17,14 @@ import logging
 import shlex
 from pathlib import Path
 
-from hf_ssl_speech.commands.command_parser import CommandParser
+from hf_ssl_speech.commands.command_parser import CommandParser, path_type
 from hf_ssl_speech.training.outcomes import AlreadyComplete
 
 
 def main(argv: list[str]):
     """Runs one command after the other, and tells what came out."""
     parser = CommandParser(about=__doc__)
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"), help="Folder (default: %(default)s).")
+    parser.add_argument("--output_dir", type=path_type, default="runs/demo", help="Folder (default: %(default)s).")
     parser.add_argument("--seed", type=int, default=0, help="Of speech, weights and order (default: %(default)s).")
     parser.add_argument("--minutes", type=float, default=30, help="Speech to make (default: %(default)s).")
     parser.add_argument("--pretraining_updates", type=int, help="Updates of HuBERT (default: as the config has it).")
@@ -35,7 +35,8 @@ def main(argv: list[str]):
 
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # which weights are fresh is no news here
     lengths = {"pretrain": arguments.pretraining_updates, "label-efficiency": arguments.finetuning_updates}
-    steps = commands(arguments.output_dir, arguments.seed, arguments.minutes)
+    folder = Path(arguments.output_dir)
+    steps = commands(folder, arguments.seed, arguments.minutes)
     for number, (what, command) in enumerate(steps.items(), 1):
         name, *words = shlex.split(command)
         if lengths.get(name) is not None:
@@ -43,7 +44,7 @@ def main(argv: list[str]):
         print(f"\n{number}. {what}\n$ hf-ssl-speech {shlex.join([name, *words])}\n", flush=True)
         with contextlib.suppress(AlreadyComplete):
             run(name, words)
-    print(f"\n{conclude(arguments.output_dir)}")
+    print(f"\n{conclude(folder)}")
 
 
 def commands(folder: Path, seed: int, minutes: float) -> dict[str, str]:

@@ -35,6 +35,8 @@ COMMANDS = {
     "make-speech": "Make a speech corpus on the spot, for a trial without any download.",
 }
 SEVERAL_PROCESSES = {"pretrain", "units", "features", "hubert", "finetune", "label-efficiency"}
+# Of features, each batch has arrays of another length, which would fill the memory that stays.
+KEEPING_MEMORY = (SEVERAL_PROCESSES | {"demo"}) - {"features"}
 
 
 def main(argv: Sequence[str] | None = None):
@@ -66,6 +68,7 @@ def start(name: str, argv: Sequence[str] | None = None):
             if options:
                 launch(name, argv, **options)
                 return
+        if name in KEEPING_MEMORY:
             keep_memory()
         run(name, argv)
 

@@ -192,7 +192,7 @@ def compute_logits(
             bar.update()
             if waveform is not None:
                 yield [place], *listener.hear_long(waveform, batch_seconds)
-        for places in inference_batches(np.where(is_long, 0, lengths), model.config, batch_seconds):
+        for places in inference_batches(np.where(is_long, 0, lengths).tolist(), model.config, batch_seconds):
             waveforms = {place: listener.waveform(rows[place]) for place in places}
             bar.update(len(places))
             heard = [place for place in places if waveforms[place] is not None]
@@ -258,11 +258,12 @@ class _Listener:
 
     def hear_long(self, waveform: np.ndarray, batch_seconds: float) -> tuple[Tensor, Tensor]:
         """Logits `(1, frames, vocabulary)` and frames `(1,)` of a waveform of any length."""
-        listener, mean, deviation = self, 0.0, 1.0
+        listener, mean, deviation = self, np.float32(0), np.float32(1)
         if getattr(self.extractor, "do_normalize", False):  # by the whole, as it is without windows
             mean, deviation = mean_and_deviation(waveform)
-            listener = replace(self, extractor=copy.copy(self.extractor))
-            listener.extractor.do_normalize = False
+            extractor: Any = copy.copy(self.extractor)
+            extractor.do_normalize = False
+            listener = replace(self, extractor=extractor)
         windows = cut_windows(len(waveform), self.hearing)
         at_once = max(1, int(batch_seconds / WINDOW_SECONDS))
         parts = []
