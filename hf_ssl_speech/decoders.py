@@ -105,6 +105,11 @@ class SoundFileDecoder:
         stop = self.num_samples if stop is None else min(stop, self.num_samples)
         yield from mono(self._channels(start, stop), channel)
 
+    def check_level(self):
+        """Raises a BadAudio for integers stored as floats, and NaN, in the first block; floats need no decoding."""
+        if self.file.subtype in ("FLOAT", "DOUBLE"):
+            next(self.blocks(channel=1))
+
     def _channels(self, start: int, stop: int) -> Iterator[np.ndarray]:
         at_once, place = SAMPLES_AT_ONCE // self.file.channels, start
         try:
@@ -156,7 +161,7 @@ class AvDecoder:
     @cached_property
     def num_samples(self) -> int:
         """Length in samples at `rate`. It is counted, since containers don't tell it exactly."""
-        return sum(map(len, self._channels()))
+        return sum(map(len, self.blocks(channel=1)))
 
     def blocks(self, start: int = 0, stop: int | None = None, channel: int | None = None) -> Iterator[np.ndarray]:
         """As `SoundFileDecoder.blocks`; all that lies before `start` is decoded too."""

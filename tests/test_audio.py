@@ -11,10 +11,12 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from datasets import Dataset
 
 import hf_ssl_speech.audio as audio_module
 import hf_ssl_speech.decoders as decoders_module
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, count_samples, read_audio
+from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
 
 
 def tone(num_samples: int, rate: int = SAMPLE_RATE, hertz: float = 440.0) -> np.ndarray:
@@ -290,7 +292,7 @@ def test_a_format_that_cannot_be_decoded_tells_the_way_out(monkeypatch):
     with pytest.raises(BadAudio, match="convert it with ffmpeg"):
         read_audio(m4a)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(BadAudio, match=r"pip install 'hf_ssl_speech\[codecs\]'.*or convert it with ffmpeg"):
+    with pytest.raises(BadAudio, match=r"pip install av.*or convert it with ffmpeg"):
         read_audio(m4a)
 
 
@@ -424,9 +426,26 @@ def test_whatever_a_decoder_raises_is_a_bad_audio(monkeypatch):
 
 @pytest.mark.parametrize("peak", [32_768 / 4, 2**31 / 4])
 def test_integers_stored_as_floats_are_named(peak):
-    with pytest.raises(BadAudio, match="far beyond full scale"):
-        read_audio(encode(tone(16_000) * peak, subtype="FLOAT"))
-    assert read_audio(encode(tone(16_000) * 4, subtype="FLOAT")).max() > 1.9  # overdriven, but a recording
+    for read in (count_samples, read_audio):
+        with pytest.raises(BadAudio, match="far beyond full scale"):
+            read(encode(tone(16_000) * peak, subtype="FLOAT"))
+    overdriven = encode(tone(16_000) * 4, subtype="FLOAT")
+    assert read_audio(overdriven).max() > 1.9
+    assert count_samples(overdriven) == 16_000
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("container", ["WAV", "AIFF", "CAF"])
+def test_integers_stored_as_floats_are_left_out_whether_rows_are_decoded_before_a_run_or_during_it(container, subtype):
+    rows = [encode(tone(16_000) * level, format=container, subtype=subtype) for level in (4, 16_000)]
+    data = Dataset.from_dict({"audio": [{"bytes": row, "path": None} for row in rows]})
+    heard = []
+    for cache in (False, True):
+        prepared, report = prepare_speech(data, min_seconds=0, cache=cache)
+        assert "1 of 2 rows skipped: 1 samples far beyond full scale" in str(report)
+        heard.append(row_waveform(prepared[0]))
+    # The overdriven one is clipped both ways.
+    np.testing.assert_allclose(*heard, rtol=0, atol=1 / 32_768)
 
 
 @pytest.mark.parametrize(

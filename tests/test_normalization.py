@@ -88,6 +88,13 @@ def test_case_and_form_follow_the_settings(settings, text, written):
     assert TextNormalization(**settings)(text) == written
 
 
+def test_powers_and_fractions_are_not_joined_to_the_number_before_them():
+    for text in ("10²", "1½", "10⁻³", "word¹"):
+        assert TextNormalization(punctuation="keep")(text) not in ("102", "11⁄2", "10−3", "word1")
+    assert TextNormalization()("5 m², 5 ㎡, 1½ ½ ２²") == "5 m² 5 m² 1½ ½ 2²"
+    assert "digits" in find_doubts(["1½"], TextNormalization())
+
+
 def test_a_language_that_is_no_code_is_refused():
     with pytest.raises(ValueError, match="language is 'turkish': give an ISO 639 code"):
         TextNormalization(language="turkish")

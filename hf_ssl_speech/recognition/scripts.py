@@ -37,13 +37,15 @@ def _fold(character: str) -> str:
     if not kind.startswith("<"):
         return character
     raised = kind in ("<super>", "<sub>") and unicodedata.category(character) in ("Lm", "So")
-    # Raised letters are letters of their own in phonetic script and in many orthographies, TM is a symbol; spacing
-    # accents would become a space and a combining accent; emoji are no letters.
+    # Raised letters are letters of their own in phonetic script and in many orthographies, TM is a symbol; powers and
+    # fractions would become digits of the number before them; spacing accents would become a space and a combining
+    # accent; emoji are no letters.
+    raised |= kind in ("<super>", "<fraction>") and unicodedata.category(character) == "No"
     if raised or parts.startswith("0020") or _WHOLE.match(character) or regex.match(r"\p{ExtPict}", character):
         return character
     if kind == "<narrow>":
         return chr(int(parts, 16))  # not further: half-width Korean letters would become parts of syllables
-    return unicodedata.normalize("NFKC", character)
+    return "".join(_fold(chr(int(part, 16))) for part in parts.split())
 
 
 # Case and letters of a language ----------------------------------------------------------------------------------
