@@ -13,7 +13,8 @@ import fsspec
 import numpy as np
 import soxr
 
-from hf_ssl_speech.decoders import AvDecoder, BadAudio, EncodedBytes, SoundFileDecoder, mono, open_encoded
+from hf_ssl_speech.containers import BadAudio
+from hf_ssl_speech.decoders import AvDecoder, EncodedBytes, SoundFileDecoder, mono, open_encoded
 
 SAMPLE_RATE = 16_000
 MIN_RATE, MAX_RATE = 1_000, 1_000_000

@@ -157,7 +157,9 @@ def test_a_flac_that_claims_more_than_it_holds_is_refused_without_memory_for_the
     assert peak < 2**27  # a byte for each claimed sample; as float32 they would take four
 
 
-@pytest.mark.parametrize("format", ["WAV", "WAVEX", "RF64", "AIFF", "AU", "W64"])
+@pytest.mark.parametrize(
+    "format", ["WAV", "WAVEX", "RF64", "AIFF", "AU", "W64", "NIST", "VOC", "AVR", "MAT4", "MAT5", "SVX"]
+)
 def test_half_a_file_is_cut_short_by_its_header_alone(format):
     encoded = encode(tone(32_000), format=format)
     assert count_samples(encoded) == 32_000
