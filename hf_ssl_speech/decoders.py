@@ -210,12 +210,21 @@ def open_encoded(source: str | io.BytesIO) -> SoundFileDecoder | AvDecoder:
     try:
         return SoundFileDecoder(source)
     except soundfile.LibsndfileError as error:
+        if isinstance(source, str) and _has_resource_fork(source):
+            with bytes_of(source) as file:
+                return open_encoded(EncodedBytes(file.read()))
         if "format not recogni" not in error.error_string.lower():
             raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
     with bytes_of(source) as file:
         if file.read(len(GIT_LFS_POINTER)) == GIT_LFS_POINTER:
             raise BadAudio("missing: a Git LFS pointer lies in its place; fetch it with `git lfs pull`")
     return AvDecoder(source)
+
+
+def _has_resource_fork(path: str) -> bool:
+    """Whether `._name` lies beside a file, as macOS writes it, which libsndfile takes for a part of the sound."""
+    folder, name = os.path.split(path)
+    return os.path.exists(os.path.join(folder, f"._{name}"))
 
 
 def mono(blocks: Iterable[np.ndarray], channel: int | None = None) -> Iterator[np.ndarray]:

@@ -17,6 +17,7 @@ import hf_ssl_speech.audio as audio_module
 import hf_ssl_speech.decoders as decoders_module
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, count_samples, read_audio
 from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
+from hf_ssl_speech.data.sources import load_speech
 
 
 def tone(num_samples: int, rate: int = SAMPLE_RATE, hertz: float = 440.0) -> np.ndarray:
@@ -393,6 +394,15 @@ def test_a_flac_after_an_id3_tag_is_one_recording_and_two_are_two():
     assert count_samples(tag + flac) == len(read_audio(tag + flac)) == 16_000
     with pytest.raises(BadAudio, match="several recordings joined"):
         read_audio(tag + flac + flac)
+
+
+@pytest.mark.parametrize("fork", [b"", b"\0\x05\x16\x07\0\2\0\0Mac OS X        ".ljust(4_096, b"\0")])
+def test_what_macos_writes_beside_a_file_is_no_part_of_it(tmp_path, fork):
+    mp3 = encode(tone(32_000), format="MP3")
+    (tmp_path / "one.mp3").write_bytes(mp3)
+    (tmp_path / "._one.mp3").write_bytes(fork)
+    np.testing.assert_array_equal(read_audio(tmp_path / "one.mp3"), read_audio(mp3))
+    assert len(load_speech([str(tmp_path)])) == 1
 
 
 def test_joined_mp3_files_are_read_to_the_end():
