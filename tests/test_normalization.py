@@ -49,6 +49,8 @@ def test_whatever_is_typed_for_an_apostrophe_is_one_inside_a_word(mark):
         ("\u201aGänsefüßchen\u2018", "gänsefüßchen"),
         ("\u2039dit\u203a", "dit"),
         ("' '", ""),
+        ("l'«œuvre» d’\u201curgence\u201d, qu'«\u00a0elle\u00a0»", "l'œuvre d'urgence qu'elle"),
+        ('the dogs\' "bones", he said "dogs\'"', "the dogs' bones he said dogs'"),
         ("don&#39;t &amp; won&rsquo;t", "don't won't"),
     ],
 )

@@ -200,6 +200,8 @@ _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\u30fc]"
 _INSIDE = (  # what goes without a trace, standing inside or above words: (pattern, languages or None for all)
     ("[\u055b\u055c\u055e]", None),  # Armenian stress, exclamation and question, written over a vowel
     (r"(?<=\p{Hebrew})(?:\u05f4|[\"\u201c\u201d\u201e]|'')(?=\p{Hebrew})", None),  # gershayim of abbreviations
+    # A quoted word after an elision: l'«œuvre».
+    (r"(?<=\p{L}['\u2019\u02bc])(?:[\"\u201c\u201e]|\u00ab\s?)(?=\p{L})", None),
     (r"(?<=\p{L}):(?=\p{L})", {"sv", "fi"}),  # endings of abbreviations: EU:n, USA:s
     (rf"(?<={_UNSPACED})[\p{{P}}\p{{S}}]+|[\p{{P}}\p{{S}}]+(?={_UNSPACED})", None),
 )
