@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.preparing import SkipReport, split_facts
@@ -291,6 +291,8 @@ def finetune(
     if validation.rows is None:
         logger.info("Without validation_data the last model is saved, not the best.")
         args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        if args.save_strategy == SaveStrategy.BEST:
+            args.save_strategy = SaveStrategy.STEPS
         args.early_stopping_patience = None
     facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
     texts = {"train_text": transcripts.facts["fingerprint"], "normalization": transcripts.normalization.to_dict()}
