@@ -188,6 +188,17 @@ def test_a_folder_with_the_beginning_of_this_run_is_gone_on_from(make_trainer, r
         find_checkpoint(identity, trainer.args)
 
 
+def test_a_run_without_a_whole_checkpoint_begins_anew_and_says_so_once(begun, make_trainer, caplog):
+    facts, folder = begun
+    (folder / "checkpoint-2" / "optimizer.pt").unlink()
+    trainer = make_trainer()
+    identity = run_identity(trainer.model.config, {"train": facts["fingerprint"]}, trainer.args)
+    assert find_checkpoint(identity, trainer.args) is None
+    assert [record.getMessage().removesuffix(".").rpartition(": ")[2] for record in caplog.records] == [
+        "optimizer.pt is missing", "the run begins anew",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
