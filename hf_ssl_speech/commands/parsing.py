@@ -25,7 +25,9 @@ PATHS = {
     "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config",
 }  # fmt: skip
 # What a configuration of ours says of the data that it was made for, and of no other.
-OF_ITS_DATA = ("validation_data", "train_split", "validation_split", "dataset_config")
+OF_ITS_DATA = (
+    "validation_data", "test_data", "train_split", "validation_split", "test_split", "dataset_config",
+)  # fmt: skip
 
 
 def parse_arguments(
@@ -34,8 +36,8 @@ def parse_arguments(
     """Reads `[CONFIG] [--name value ...]` into one object of each dataclass; the command line wins.
 
     With `--train_data`, a configuration that comes with the package is one for other data: what it says of its own
-    splits and validation data is left out. An empty value, as in `--units ''`, takes back what the YAML sets for an
-    argument that can be left out.
+    splits, validation and test data is left out. An empty value, as in `--units ''`, takes back what the YAML sets for
+    an argument that can be left out.
 
     Args:
         argv: The words; CONFIG is a YAML file, or the name of one that comes with the package.

@@ -324,8 +324,8 @@ class SpeechDataArguments:
     max_skipped_share: float = field(
         default=0.05,
         metadata={
-            "help": "The run stops if a larger share of the rows can't be used, for whatever reason. Of fewer than 100 "
-            "rows as many may be lost as of 100, but no more than half."
+            "help": "The run stops if a larger share of the rows can't be used. Of fewer than 100 rows as many may be "
+            "lost as of 100, but no more than half; and up to half may be shorter than min_seconds."
         },
     )
     streaming: bool = field(default=False, metadata={"help": "Read train_data as a stream, never stored as a whole."})

@@ -232,8 +232,8 @@ def refuse_optimizer(args: TrainingArguments):
         raise ValueError(f"optim_args is {args.optim_args!r}: write it as name=value,name=value ({error}).") from error
     if is_unread:
         raise ValueError(
-            f"optim_args is {args.optim_args!r}, which the optimizer {args.optim.value} does not read: leave it out, "
-            "or take another optim."
+            f"optim_args is {args.optim_args!r}, which the optimizer {OptimizerNames(args.optim).value} does not read: "
+            "leave it out, or take another optim."
         )
 
 
