@@ -13,7 +13,8 @@ import fsspec
 import numpy as np
 import soxr
 
-from hf_ssl_speech.decoders import AvDecoder, BadAudio, EncodedBytes, SoundFileDecoder, mono, open_encoded
+from hf_ssl_speech.containers import BadAudio
+from hf_ssl_speech.decoders import AvDecoder, EncodedBytes, SoundFileDecoder, mono, open_encoded
 
 SAMPLE_RATE = 16_000
 MIN_RATE, MAX_RATE = 1_000, 1_000_000
@@ -104,21 +105,23 @@ def can_seek(audio: Any) -> bool:
 
 
 def count_samples(audio: Any) -> int:
-    """Counts the samples that `read_audio` gives, from the header alone where libsndfile reads it.
+    """Counts the samples that `read_audio` gives, from the header where libsndfile reads it.
 
     Args:
         audio: As for `read_audio`.
     Returns:
         The length in samples at 16 kHz.
     Raises:
-        BadAudio: If it is missing, empty, or its header can't be read. What only decoding shows (silence, a damaged
-            stream) is not noticed.
+        BadAudio: If it is missing, empty, or its header can't be read, or its first seconds are integers stored as
+            floats. What only decoding shows (silence, a damaged stream) is not noticed.
         TypeError: If it is none of the kinds `read_audio` knows.
     """
     if not _is_file(audio):
         return len(read_audio(audio, channel=1))
     decoder = _open(audio)
     with _naming():
+        if isinstance(decoder, SoundFileDecoder):
+            decoder.check_level()
         return _resampled_length(decoder.num_samples, decoder.rate)
 
 

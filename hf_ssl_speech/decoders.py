@@ -5,21 +5,27 @@ from __future__ import annotations
 import io
 import itertools
 import os
-import re
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import soundfile
 
+from hf_ssl_speech.containers import (
+    CONVERT,
+    CUT_SHORT,
+    JOINED,
+    BadAudio,
+    bytes_of,
+    check_header,
+    check_pages,
+    counted_mp3,
+    is_joined_flac,
+)
+
 SAMPLES_AT_ONCE = 2**20
-# What a byte holds at the most: of FLAC the longest block of one value, which no other format beats; of MP3 24, so that
-# 50 leave room.
-SAMPLES_A_BYTE, SAMPLES_A_BYTE_OF_MP3 = 65_536 / 10, 50
-# How libsndfile's log of a header names the size of the samples, or in W64 and RF64 of the file, where it is wrong.
-WRONG_SIZE = re.compile(r"^\s*(?:data|Data Size|SSND|riff|Riff size)\s*: (-?\w+) \(should be (\d+)\)", re.MULTILINE)
 # Samples beyond this are no overdriven floats any more, but integers that were stored as floats.
 LOUDEST = 10
 # Less of its channels' power is left in a mean only where one of them is the other's negative. It is looked for in
@@ -27,22 +33,7 @@ LOUDEST = 10
 LEFT_OF_POWER, WINDOW_SAMPLES, MOST_CANCELLED = 1e-3, 8_000, 0.05
 # Seconds that a container may tell too much of, for what encoders put before and after the audio.
 PADDING_SECONDS = 0.5
-CUT_SHORT = "cut short: fewer samples than its header says"
 GIT_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-JOINED = "several recordings joined into one file, of which players know the first alone"
-CONVERT = "convert it with ffmpeg, for example to FLAC"
-# In kbit/s, of layer III in MPEG 1 and in MPEG 2 and 2.5; and the sampling rates of MPEG 1, in Hz.
-MP3_BITRATES = (
-    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-)
-MP3_RATES = (44_100, 48_000, 32_000)
-# What comes after an MP3 and is less than this is a tag, or a second of audio at the most.
-JOINED_MP3_BYTES = 4_096
-
-
-class BadAudio(ValueError):
-    """An audio that nothing can be learnt from. The message is the reason, without the audio's name."""
 
 
 class _StaysInside:
@@ -83,12 +74,12 @@ class SoundFileDecoder:
 
     def __init__(self, source: str | io.BytesIO):
         self.file = _Forward(source)
-        if self.file.format == "MP3" and (counted := _counted_mp3(source)):
+        if self.file.format == "MP3" and (counted := counted_mp3(source)):
             self.file, source = _Forward(counted), counted
         if self.file.format == "OGG":
-            _check_pages(source)
+            check_pages(source)
         self.source = source
-        _check_header(self.file, os.path.getsize(source) if isinstance(source, str) else source.getbuffer().nbytes)
+        check_header(self.file, source)
         self.rate, self.num_samples = self.file.samplerate, self.file.frames
         self.seekable = isinstance(source, str) and soundfile.SoundFile.seekable(self.file)
 
@@ -105,6 +96,11 @@ class SoundFileDecoder:
         stop = self.num_samples if stop is None else min(stop, self.num_samples)
         yield from mono(self._channels(start, stop), channel)
 
+    def check_level(self):
+        """Raises a BadAudio for integers stored as floats, and NaN, in the first block; floats need no decoding."""
+        if self.file.subtype in ("FLOAT", "DOUBLE"):
+            next(self.blocks(channel=1))
+
     def _channels(self, start: int, stop: int) -> Iterator[np.ndarray]:
         at_once, place = SAMPLES_AT_ONCE // self.file.channels, start
         try:
@@ -116,7 +112,7 @@ class SoundFileDecoder:
                     raise BadAudio(CUT_SHORT)
                 yield block
                 place += len(block)
-            if place == self.num_samples and self.file.format == "FLAC" and _is_joined_flac(self.source):
+            if place == self.num_samples and self.file.format == "FLAC" and is_joined_flac(self.source):
                 raise BadAudio(f"{JOINED}; split it")
         except soundfile.LibsndfileError as error:
             # Damage inside an MP3 is passed over: the only error is its end, met too early.
@@ -156,7 +152,7 @@ class AvDecoder:
     @cached_property
     def num_samples(self) -> int:
         """Length in samples at `rate`. It is counted, since containers don't tell it exactly."""
-        return sum(map(len, self._channels()))
+        return sum(map(len, self.blocks(channel=1)))
 
     def blocks(self, start: int = 0, stop: int | None = None, channel: int | None = None) -> Iterator[np.ndarray]:
         """As `SoundFileDecoder.blocks`; all that lies before `start` is decoded too."""
@@ -214,12 +210,21 @@ def open_encoded(source: str | io.BytesIO) -> SoundFileDecoder | AvDecoder:
     try:
         return SoundFileDecoder(source)
     except soundfile.LibsndfileError as error:
+        if isinstance(source, str) and _has_resource_fork(source):
+            with bytes_of(source) as file:
+                return open_encoded(EncodedBytes(file.read()))
         if "format not recogni" not in error.error_string.lower():
             raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
-    with _bytes_of(source) as file:
+    with bytes_of(source) as file:
         if file.read(len(GIT_LFS_POINTER)) == GIT_LFS_POINTER:
             raise BadAudio("missing: a Git LFS pointer lies in its place; fetch it with `git lfs pull`")
     return AvDecoder(source)
+
+
+def _has_resource_fork(path: str) -> bool:
+    """Whether `._name` lies beside a file, as macOS writes it, which libsndfile takes for a part of the sound."""
+    folder, name = os.path.split(path)
+    return os.path.exists(os.path.join(folder, f"._{name}"))
 
 
 def mono(blocks: Iterable[np.ndarray], channel: int | None = None) -> Iterator[np.ndarray]:
@@ -252,141 +257,3 @@ def mono(blocks: Iterable[np.ndarray], channel: int | None = None) -> Iterator[n
         yield mean
     if cancelled > MOST_CANCELLED * power:
         raise BadAudio("its channels cancel each other; keep one of them, or take it with `audio_channel`")
-
-
-def _check_header(file: soundfile.SoundFile, size: int):
-    """Refuses a header whose length is unknown, or more than the file's bytes can hold."""
-    if file.frames == 0:
-        raise BadAudio("empty")
-    # A FLAC written to a pipe leaves its length open, which libsndfile reports as the largest integer.
-    if file.frames == np.iinfo(np.int64).max:
-        raise BadAudio("unreadable: the header does not tell the length")
-    if file.frames > size * (SAMPLES_A_BYTE_OF_MP3 if file.format == "MP3" else SAMPLES_A_BYTE):
-        raise BadAudio("cut short: the header tells more samples than the file can hold")
-    wrong = WRONG_SIZE.search(file.extra_info)
-    if wrong and int(wrong[1], 0) > int(wrong[2]) and not _left_open(int(wrong[1], 0)):
-        raise BadAudio("cut short: the header tells more bytes than the file has")
-
-
-def _left_open(size: int) -> bool:
-    """Whether a header's size is what programs write that can't go back to correct it, as in a pipe."""
-    return 0x7FFFF000 <= size <= 0x7FFFFFFF or 0xFFFFF000 <= size <= 0xFFFFFFFF or size >= 2**62
-
-
-def _bytes_of(source: str | io.BytesIO) -> AbstractContextManager[io.BufferedIOBase]:
-    """A file of its own over a path or encoded bytes, so that nothing else is moved."""
-    return open(source, "rb") if isinstance(source, str) else io.BytesIO(source.getbuffer())
-
-
-def _is_joined_flac(source: str | io.BytesIO) -> bool:
-    """Whether a second FLAC follows the first, of which libsndfile reads nothing."""
-    starts = [b"fLaC" + last_block + b"\0\0\x22" for last_block in (b"\0", b"\x80")]
-    with _bytes_of(source) as file:
-        file.seek(_id3_bytes(file.read(10)) + 4)  # some tools put an ID3 tag before it
-        before = b""
-        while block := file.read(SAMPLES_AT_ONCE):
-            if any(start in before + block for start in starts):
-                return True
-            before = block[-7:]
-    return False
-
-
-def _check_pages(source: str | io.BytesIO):
-    """Refuses an Ogg whose pages end too early, or that holds one stream after another: the first alone is read."""
-    begun = ended = False  # whether sound has come by, and whether the page that was read last ends a stream
-    with _bytes_of(source) as file:
-        while (head := file.read(27)).startswith(b"OggS") and len(head) == 27:
-            first, ended = head[5] & 2, bool(head[5] & 4)
-            if first and begun:
-                raise BadAudio(f"{JOINED}; {CONVERT}")
-            begun |= not first
-            sizes = file.read(head[26])
-            if len(sizes) < head[26] or len(file.read(sum(sizes))) < sum(sizes):
-                ended = False
-                break
-    if not ended:
-        raise BadAudio("cut short: no page of it is marked as the last; if it is whole, rewrite it with ffmpeg -c copy")
-
-
-def _counted_mp3(source: str | io.BytesIO) -> io.BytesIO | None:
-    """An MP3 with its frames counted and the number put in front, as libsndfile would guess it; None if it is there.
-
-    Where files were joined, the number of the first is not that of all.
-
-    Raises:
-        BadAudio: If the MP3 tells how many bytes it has, and has less.
-    """
-    with _bytes_of(source) as file:
-        start = _id3_bytes(file.read(10))
-        file.seek(start)
-        head = file.read(4)
-        size = _mp3_frame_bytes(head)
-        if not size:
-            return None
-        first = head + file.read(size - 4)
-        counted, told = any(name in first for name in (b"Xing", b"Info", b"VBRI")), _told_bytes(first)
-        there = file.seek(0, os.SEEK_END) - start
-        if told and there < told - size:
-            raise BadAudio(CUT_SHORT)
-        if counted and not told < there - JOINED_MP3_BYTES:
-            return None
-        file.seek(start)
-        frames = file.read()
-    if counted and not (told and _another_mp3(frames[told:])):
-        return None
-    count = place = 0
-    while place >= 0:
-        size = _mp3_frame_bytes(frames[place : place + 4])
-        # The version, the layer and the sampling rate never change: other bytes that look like a header are none.
-        if size and frames[place + 1] | 1 == head[1] | 1 and (frames[place + 2] ^ head[2]) & 0x0C == 0:
-            count += place + size <= len(frames)
-            place += size
-        else:
-            place = frames.find(b"\xff", place + 1)
-    # A frame of silence at the highest bit rate, which has room for the number, without a checksum.
-    header = bytes([0xFF, head[1] | 1, 0xE0 | head[2] & 0x0C, head[3]])
-    mpeg1, one_channel = bool(head[1] & 8), head[3] >> 6 == 3
-    side_bytes = (17 if one_channel else 32) if mpeg1 else (9 if one_channel else 17)
-    told = header + bytes(side_bytes) + b"Xing" + (1).to_bytes(4, "big") + count.to_bytes(4, "big")
-    return io.BytesIO(told.ljust(_mp3_frame_bytes(header), b"\0") + frames)
-
-
-def _told_bytes(frame: bytes) -> int:
-    """The bytes of a whole MP3, as its first frame tells them; 0 if it does not."""
-    place = max(frame.find(b"Xing"), frame.find(b"Info"))
-    flags = int.from_bytes(frame[place + 4 : place + 8], "big") if place >= 0 else 0
-    if not flags & 2:
-        return 0
-    place += 12 if flags & 1 else 8
-    return int.from_bytes(frame[place : place + 4], "big")
-
-
-def _another_mp3(rest: bytes) -> bool:
-    """Whether frames follow one another in what comes after an MP3; tags hold none."""
-    place = rest.find(b"\xff")
-    while 0 <= place < len(rest) - 4:
-        size = _mp3_frame_bytes(rest[place : place + 4])
-        if size and _mp3_frame_bytes(rest[place + size : place + size + 4]):
-            return True
-        place = rest.find(b"\xff", place + 1)
-    return False
-
-
-def _id3_bytes(tag: bytes) -> int:
-    """The size of the ID3v2 tag that begins with these 10 bytes; its length holds 7 bits in a byte."""
-    if not tag.startswith(b"ID3"):
-        return 0
-    size = sum(byte << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0)))
-    return 10 + size + (10 if tag[5] & 0x10 else 0)
-
-
-def _mp3_frame_bytes(header: bytes) -> int:
-    """The size of the frame of layer III with this header of 4 bytes; 0 if it is none."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2 or header[1] >> 3 & 3 == 1:
-        return 0
-    version, bitrate, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
-    if bitrate in (0, 15) or rate == 3:
-        return 0
-    mpeg1 = version == 3
-    hertz = MP3_RATES[rate] // {3: 1, 2: 2, 0: 4}[version]
-    return (144 if mpeg1 else 72) * 1000 * MP3_BITRATES[not mpeg1][bitrate] // hertz + (header[2] >> 1 & 1)

@@ -11,6 +11,7 @@ import hf_ssl_speech
 PACKAGE = Path(hf_ssl_speech.__file__).parent
 FLOORS = {
     "audio": 0,
+    "containers": 0,
     "decoders": 0,
     "file_names": 0,
     "markdown": 0,

@@ -11,10 +11,13 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from datasets import Dataset
 
 import hf_ssl_speech.audio as audio_module
 import hf_ssl_speech.decoders as decoders_module
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, count_samples, read_audio
+from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
+from hf_ssl_speech.data.sources import load_speech
 
 
 def tone(num_samples: int, rate: int = SAMPLE_RATE, hertz: float = 440.0) -> np.ndarray:
@@ -155,7 +158,9 @@ def test_a_flac_that_claims_more_than_it_holds_is_refused_without_memory_for_the
     assert peak < 2**27  # a byte for each claimed sample; as float32 they would take four
 
 
-@pytest.mark.parametrize("format", ["WAV", "WAVEX", "RF64", "AIFF", "AU", "W64"])
+@pytest.mark.parametrize(
+    "format", ["WAV", "WAVEX", "RF64", "AIFF", "AU", "W64", "NIST", "VOC", "AVR", "MAT4", "MAT5", "SVX"]
+)
 def test_half_a_file_is_cut_short_by_its_header_alone(format):
     encoded = encode(tone(32_000), format=format)
     assert count_samples(encoded) == 32_000
@@ -290,7 +295,7 @@ def test_a_format_that_cannot_be_decoded_tells_the_way_out(monkeypatch):
     with pytest.raises(BadAudio, match="convert it with ffmpeg"):
         read_audio(m4a)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(BadAudio, match=r"pip install 'hf_ssl_speech\[codecs\]'.*or convert it with ffmpeg"):
+    with pytest.raises(BadAudio, match=r"pip install av.*or convert it with ffmpeg"):
         read_audio(m4a)
 
 
@@ -391,6 +396,15 @@ def test_a_flac_after_an_id3_tag_is_one_recording_and_two_are_two():
         read_audio(tag + flac + flac)
 
 
+@pytest.mark.parametrize("fork", [b"", b"\0\x05\x16\x07\0\2\0\0Mac OS X        ".ljust(4_096, b"\0")])
+def test_what_macos_writes_beside_a_file_is_no_part_of_it(tmp_path, fork):
+    mp3 = encode(tone(32_000), format="MP3")
+    (tmp_path / "one.mp3").write_bytes(mp3)
+    (tmp_path / "._one.mp3").write_bytes(fork)
+    np.testing.assert_array_equal(read_audio(tmp_path / "one.mp3"), read_audio(mp3))
+    assert len(load_speech([str(tmp_path)])) == 1
+
+
 def test_joined_mp3_files_are_read_to_the_end():
     one = encode(np.random.default_rng(0).uniform(-0.5, 0.5, 32_000), format="MP3")
     assert count_samples(one * 3) == len(read_audio(one * 3))
@@ -424,9 +438,26 @@ def test_whatever_a_decoder_raises_is_a_bad_audio(monkeypatch):
 
 @pytest.mark.parametrize("peak", [32_768 / 4, 2**31 / 4])
 def test_integers_stored_as_floats_are_named(peak):
-    with pytest.raises(BadAudio, match="far beyond full scale"):
-        read_audio(encode(tone(16_000) * peak, subtype="FLOAT"))
-    assert read_audio(encode(tone(16_000) * 4, subtype="FLOAT")).max() > 1.9  # overdriven, but a recording
+    for read in (count_samples, read_audio):
+        with pytest.raises(BadAudio, match="far beyond full scale"):
+            read(encode(tone(16_000) * peak, subtype="FLOAT"))
+    overdriven = encode(tone(16_000) * 4, subtype="FLOAT")
+    assert read_audio(overdriven).max() > 1.9
+    assert count_samples(overdriven) == 16_000
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("container", ["WAV", "AIFF", "CAF"])
+def test_integers_stored_as_floats_are_left_out_whether_rows_are_decoded_before_a_run_or_during_it(container, subtype):
+    rows = [encode(tone(16_000) * level, format=container, subtype=subtype) for level in (4, 16_000)]
+    data = Dataset.from_dict({"audio": [{"bytes": row, "path": None} for row in rows]})
+    heard = []
+    for cache in (False, True):
+        prepared, report = prepare_speech(data, min_seconds=0, cache=cache)
+        assert "1 of 2 rows skipped: 1 samples far beyond full scale" in str(report)
+        heard.append(row_waveform(prepared[0]))
+    # The overdriven one is clipped both ways.
+    np.testing.assert_allclose(*heard, rtol=0, atol=1 / 32_768)
 
 
 @pytest.mark.parametrize(

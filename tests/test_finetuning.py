@@ -154,6 +154,8 @@ def test_error_rates_are_those_of_jiwer_whatever_the_batches(save_rows, tmp_path
     for seconds in (4, 12):
         trainer = make_trainer(str(tmp_path), {"batch_seconds": seconds}, {}, evaluation=rows)
         metrics.append(trainer.evaluate())
+    names = {f"eval_{name}" for name in (*trainer.model.metric_names, *trainer.own_metrics)}
+    assert metrics[0].keys() - {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "epoch"} == names
     for name in ("eval_loss", "eval_wer", "eval_cer"):
         assert metrics[0][name] == pytest.approx(metrics[1][name], rel=1e-5)
     model, heard = trainer.model.eval(), []

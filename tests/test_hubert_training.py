@@ -19,6 +19,7 @@ from hf_ssl_speech import (
     SpeechPreTrainer,
     SpeechPreTrainingArguments,
     SSLHubertConfig,
+    SSLHubertForPreTraining,
     add_units,
 )
 from hf_ssl_speech.commands.parsing import parse_arguments
@@ -29,6 +30,7 @@ from hf_ssl_speech.recipes.unit_labels import UnitLabels
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("hubert_*.yaml"))
+SPEED = ("runtime", "samples_per_second", "steps_per_second")
 CONFIG = dict(TINY, mask_time_length=3)
 SETTINGS = [
     "--objective", "hubert", "--preset", "base", "--batch_seconds", "4", "--max_seconds", "2", "--min_seconds", "1",
@@ -88,7 +90,9 @@ def test_unit_sets_label_both_splits_and_set_the_size_of_the_head(folder, tmp_pa
         assert [each["source"] for each in units["sets"]] == [f"{folder}/units-6", f"{folder}/units-9"]
         assert units["fingerprint"] == record["identity"]["data"]["units"]
     assert np.isfinite(record["curves"][-1]["train_loss"])
-    assert any("eval_masked_accuracy" in point for point in record["curves"])
+    evaluated = next(point for point in record["curves"] if "eval_masked_accuracy" in point)
+    names = SSLHubertForPreTraining(SSLHubertConfig(**record["identity"]["config"])).metric_names
+    assert {name.removeprefix("eval_") for name in evaluated} - {*SPEED, "epoch", "step"} == set(names)
     with pytest.raises(ValueError, match=r"config.num_units: \[6, 9\] there, \[6\] here"):
         run_script(folder, tmp_path / "run", "--units", f"{folder}/units-6")
 

@@ -101,6 +101,30 @@ def test_a_language_model_is_read_however_it_is_packed_and_encoded(tmp_path, kin
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "good\nday\n",
+        "good day",
+        "\n\ngood\n\nday",
+        "good 12\nday 3\n",
+        "  12 good\n   3 day\n",
+        "good\t1.5e-3\nday\t-2\n",
+        "good g o o d |\nday d a y |\n",
+        "good g oo d\nday d ay\n",
+    ],
+)
+def test_a_list_gives_its_words_without_counts_and_spellings(tmp_path, text):
+    (tmp_path / "words.txt").write_text(text, encoding="utf-8")
+    assert read_words(tmp_path / "words.txt") == ["good", "day"]
+
+
+def test_an_empty_list_and_one_of_numbers_are_what_they_are(tmp_path):
+    for text, words in (("", []), ("1 2\n3 4\n", ["1", "2", "3", "4"])):
+        (tmp_path / "words.txt").write_text(text, encoding="utf-8")
+        assert read_words(tmp_path / "words.txt") == words
+
+
+@pytest.mark.parametrize(
     ("content", "what"),
     [
         (PLAIN.encode("latin-1"), r"no text in UTF-8 \(byte 0xef .*iconv -f LATIN1"),

@@ -21,6 +21,7 @@ COMMON = {
     "--start": (("--model_name_or_path", "./nowhere"), "nowhere"),
     "--objective": (("--objective", "data2vec"), "invalid choice: 'data2vec'"),
 }
+EVALUATED = ("--eval_strategy", "steps")
 OWN = [
     ("pretrain", ("--objective", "hubert"), "HuBERT needs either `units`"),
     ("finetune_ctc", ("--processor", "./nowhere"), "nowhere has no processor"),
@@ -35,6 +36,16 @@ OWN = [
     ("finetune_ctc", ("--config", '{"mask_feature_prob": 50}'), "mask_feature_prob is 50, which hides 100%"),
     ("hubert_iterations", ("--layers", "1", "9"), "the models have 4 layers"),
     ("hubert_iterations", ("--teacher", "./nowhere"), "No encoder can be loaded from ./nowhere"),
+]
+OWN += [
+    ("pretrain", (*EVALUATED, "--metric_for_best_model", "wer"), "'wer', which no evaluation here tells: .*accuracy"),
+    (
+        "hubert_iterations",
+        (*EVALUATED, "--metric_for_best_model", "wer"),
+        "no evaluation here tells: .*masked_accuracy",
+    ),
+    ("finetune_ctc", ("--metric_for_best_model", "changed"), "'changed', which no evaluation here tells: .*wer, cer"),
+    ("pretrain", (*EVALUATED, "--validation_data", ""), "nothing to evaluate on: give validation_data or"),
 ]
 CASES = [(script, *case) for script in SCRIPTS for case in COMMON.values()] + OWN
 

@@ -49,6 +49,8 @@ def test_whatever_is_typed_for_an_apostrophe_is_one_inside_a_word(mark):
         ("\u201aGänsefüßchen\u2018", "gänsefüßchen"),
         ("\u2039dit\u203a", "dit"),
         ("' '", ""),
+        ("l'«œuvre» d’\u201curgence\u201d, qu'«\u00a0elle\u00a0»", "l'œuvre d'urgence qu'elle"),
+        ('the dogs\' "bones", he said "dogs\'"', "the dogs' bones he said dogs'"),
         ("don&#39;t &amp; won&rsquo;t", "don't won't"),
     ],
 )
@@ -86,6 +88,13 @@ def test_tags_are_words_only_where_the_setting_says_so():
 )
 def test_case_and_form_follow_the_settings(settings, text, written):
     assert TextNormalization(**settings)(text) == written
+
+
+def test_powers_and_fractions_are_not_joined_to_the_number_before_them():
+    for text in ("10²", "1½", "10⁻³", "word¹"):
+        assert TextNormalization(punctuation="keep")(text) not in ("102", "11⁄2", "10−3", "word1")
+    assert TextNormalization()("5 m², 5 ㎡, 1½ ½ ２²") == "5 m² 5 m² 1½ ½ 2²"
+    assert "digits" in find_doubts(["1½"], TextNormalization())
 
 
 def test_a_language_that_is_no_code_is_refused():

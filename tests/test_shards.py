@@ -6,6 +6,7 @@ import json
 import re
 import tarfile
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -35,11 +36,15 @@ def write_shard(path, form: str, beside: str):
                 tar.addfile(member, io.BytesIO(content))
 
 
-class WithRanges(http.server.SimpleHTTPRequestHandler):
-    """Gives parts of files, too, as servers of data do."""
+class WholeFiles(http.server.SimpleHTTPRequestHandler):
+    """Gives whole files only, as Python's own server does."""
 
     def log_message(self, *_):
         pass
+
+
+class WithRanges(WholeFiles):
+    """Gives parts of files, too, as servers of data do."""
 
     def do_GET(self):
         part = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -68,13 +73,19 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def address(folder):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *given: WithRanges(*given, directory=str(folder)))
+@contextmanager
+def serving(folder, handler):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *given: handler(*given, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    with serving(folder, WithRanges) as address:
+        yield address
 
 
 def check(source: str, streaming: bool, **settings):
@@ -91,6 +102,13 @@ def check(source: str, streaming: bool, **settings):
 def test_an_address_gives_rows_with_their_transcripts(name, streaming, address):
     names = check(f"{address}/{name}", streaming)
     assert name == "rows.parquet" or names == ["row-0", "row-1"]
+
+
+def test_parquet_that_a_server_gives_whole_only_is_loaded_and_its_stream_refused_in_words(folder):
+    with serving(folder, WholeFiles) as address:
+        check(f"{address}/rows.parquet", streaming=False)
+        with pytest.raises(ValueError, match=rf"^{address}/rows.parquet can't be streamed: .*Load without streaming"):
+            load_speech(f"{address}/rows.parquet", streaming=True)
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])

@@ -1,6 +1,7 @@
 """The trainer and what surrounds it: counts, evaluation, health, checks before the first step, the record."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -187,6 +188,17 @@ def test_a_folder_with_the_beginning_of_this_run_is_gone_on_from(make_trainer, r
         find_checkpoint(identity, trainer.args)
 
 
+def test_a_run_without_a_whole_checkpoint_begins_anew_and_says_so_once(begun, make_trainer, caplog):
+    facts, folder = begun
+    (folder / "checkpoint-2" / "optimizer.pt").unlink()
+    trainer = make_trainer()
+    identity = run_identity(trainer.model.config, {"train": facts["fingerprint"]}, trainer.args)
+    assert find_checkpoint(identity, trainer.args) is None
+    assert [record.getMessage().removesuffix(".").rpartition(": ")[2] for record in caplog.records] == [
+        "optimizer.pt is missing", "the run begins anew",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -205,14 +217,26 @@ def test_no_setting_that_changes_the_weights_may_change_on_a_resume(name, value,
         find_checkpoint(identity, other.args)
 
 
-def test_intervals_that_change_on_a_resume_hold(make_trainer):
+def test_intervals_that_change_on_a_resume_hold_and_are_told(make_trainer, caplog):
     often = dict(save_strategy="steps", lr_scheduler_type="constant", save_total_limit=None)
     make_trainer(max_steps=4, save_steps=4, logging_steps=4, **often).train()
     trainer = make_trainer(max_steps=8, save_steps=2, logging_steps=1, **often)
-    trainer.train(resume_from_checkpoint=True)
+    with caplog.at_level("INFO"):
+        trainer.train(resume_from_checkpoint=True)
+    assert "From update 4 on, logging_steps is 1 (before: 4), save_steps is 2 (before: 4)." in caplog.text
     folder = Path(trainer.args.output_dir)
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6", "checkpoint-8"]
     assert [log["step"] for log in trainer.state.log_history if "loss" in log] == [1, 4, 5, 6, 7, 8]
+
+
+def test_intervals_that_are_the_same_shares_as_before_are_no_change(make_trainer, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    settings = dict(save_strategy="steps", max_steps=4, save_steps=0.5, logging_steps=0.25)
+    make_trainer(**settings).train()
+    trainer = make_trainer(**settings)
+    with caplog.at_level("INFO"):
+        trainer.train(resume_from_checkpoint=str(Path(trainer.args.output_dir, "checkpoint-2")))
+    assert "do not match" not in caplog.text and "From update" not in caplog.text
 
 
 def test_a_resume_from_python_with_another_recipe_is_refused_too(make_trainer):
@@ -241,9 +265,22 @@ def test_an_optimizer_given_in_python_is_recorded_by_its_class(make_trainer, row
 def test_the_best_of_several_validation_sets_needs_the_name_of_one(make_trainer, rows):
     best = dict(eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, load_best_model_at_end=True)
     sets = {"clean": rows[0], "other": rows[0]}
-    with pytest.raises(ValueError, match=r"validation sets clean, other: say of which it is, as in eval_clean_loss"):
-        make_trainer(evaluation=sets, **best)
+    also_asks = dict(eval_strategy="steps", eval_steps=1, lr_scheduler_type="reduce_lr_on_plateau")
+    for asks in (best, also_asks, dict(eval_strategy="steps", metric_for_best_model="eval_clean_wer")):
+        with pytest.raises(ValueError, match=r"which of the validation sets clean, other it is, as in eval_clean_loss"):
+            make_trainer(evaluation=sets, **asks)
     make_trainer(evaluation=sets, **best, metric_for_best_model="eval_other_loss")
+
+
+def test_a_metric_that_no_evaluation_tells_is_refused_at_the_start(make_trainer, rows):
+    with pytest.raises(ValueError, match=r"'wer', which no evaluation here tells: take one of loss, .*accuracy"):
+        make_trainer(evaluation=rows[0], eval_strategy="steps", eval_steps=1, metric_for_best_model="wer")
+
+
+def test_the_names_of_the_metrics_are_those_that_an_evaluation_tells(make_trainer, rows):
+    trainer = make_trainer(evaluation=rows[0])
+    told = {name.removeprefix("eval_") for name in trainer.evaluate()}
+    assert told - {"runtime", "samples_per_second", "steps_per_second", "epoch"} == set(trainer.model.metric_names)
 
 
 def test_a_notebook_gets_one_progress_bar(make_trainer, monkeypatch):

@@ -89,6 +89,18 @@ def test_settings_of_accelerates_data_loaders_and_evaluations_that_never_come_ar
             "set `gradient_accumulation_steps`",
         ),
         (SpeechPreTrainingArguments, {"max_steps": -1, "num_train_epochs": -1}, "num_train_epochs -1"),
+        (SpeechPreTrainingArguments, {"save_strategy": "best"}, "save_strategy='best' without an eval_strategy"),
+        (
+            SpeechPreTrainingArguments,
+            {"torch_compile_mode": "fastest"},
+            "torch_compile_mode is 'fastest': take one of default, .*max-autotune",
+        ),
+        (
+            SpeechPreTrainingArguments,
+            {"torch_compile_backend": "fastest"},
+            "torch_compile_backend is 'fastest': take one of .*inductor",
+        ),
+        (SpeechPreTrainingArguments, {"report_to": "nowhere"}, "nowhere is not supported"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_or_would_be_passed_over_is_refused(kind, settings, message, tmp_path):
@@ -132,3 +144,12 @@ def test_a_number_too_small_to_be_meant_is_refused_by_name(name, tmp_path):
     value = AT_LEAST.get(name, 1) - 1
     with pytest.raises(ValueError, match=rf"\b{name} is {value}: give "):
         SpeechCTCTrainingArguments(output_dir=tmp_path, use_cpu=True, **{name: value})
+
+
+def test_what_is_not_installed_is_refused_before_any_data_is_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr("transformers.trainer_optimizer.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(ValueError, match=r"tensorboard, wandb, but wandb can't be used here: .*tensorboard"):
+        SpeechPreTrainingArguments(output_dir=tmp_path, use_cpu=True, report_to=["tensorboard", "wandb"])
+    with pytest.raises(ImportError, match="bitsandbytes"):
+        SpeechPreTrainingArguments(output_dir=tmp_path, use_cpu=True, optim="adamw_bnb_8bit")

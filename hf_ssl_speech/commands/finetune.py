@@ -33,7 +33,9 @@ def main(argv: list[str]):
         make_recognizer,
     )
     from hf_ssl_speech.recipes.splits import hold_out
+    from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
     from hf_ssl_speech.training.lock import hold
+    from hf_ssl_speech.training.trainer_settings import refuse_metric
 
     log_on_the_first_process(args.process_index)
     set_seed(args.seed)
@@ -42,7 +44,8 @@ def main(argv: list[str]):
     feature_extractor = find_feature_extractor(model_args)
     transcripts = Transcripts.given(text_args, feature_extractor, start)
     # What is wrong with the model shows before the data is prepared.
-    make_recognizer(model_args, transcripts, text_args.new_vocabulary)
+    tried = make_recognizer(model_args, transcripts, text_args.new_vocabulary)
+    refuse_metric(args, [*tried.metric_names, *SpeechCTCTrainer.own_metrics])
     if not args.preflight_only:
         hold(args.output_dir)
     train = load_transcribed("train", data_args, args, text_args)

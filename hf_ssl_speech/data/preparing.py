@@ -112,9 +112,8 @@ def prepare_speech(
         max_seconds: Recordings, which are longer than 40 s and than twice this, are cut at pauses into pieces no longer
             than this, each a row of its own (see `cut_at_pauses`). By default no row is cut.
         cache: Whether to decode everything now, once, into 16-bit samples on disk (115 MB an hour), which later runs
-            find again if they ask for the same `max_seconds`; values beyond [-1, 1] are clipped. Otherwise only headers
-            are read (recordings that are cut are decoded once), audio stays encoded, and what only decoding shows is
-            met by `row_waveform`.
+            find again if they ask for the same `max_seconds`. Otherwise only headers are read (recordings that are cut
+            are decoded once), audio stays encoded, and what only decoding shows is met by `row_waveform`.
         num_proc: Processes to measure or decode with.
         keep: Columns to keep beside the new ones, such as `text`.
         channel: The channel of the audio to take, counted from 1; by default the mean of all.
@@ -272,7 +271,7 @@ def row_waveform(row: Mapping[str, Any]) -> np.ndarray:
     """The waveform of a prepared row, from its int16 `samples` or its encoded `audio`.
 
     Returns:
-        float32 at 16 kHz, `(samples,)`.
+        float32 at 16 kHz, `(samples,)`, in [-1, 1]: what is beyond is clipped, as in 16-bit samples.
     Raises:
         BadAudio: If the row is marked as unusable, or its audio is still encoded and turns out to be.
     """
@@ -282,8 +281,8 @@ def row_waveform(row: Mapping[str, Any]) -> np.ndarray:
         return np.asarray(row["samples"], dtype=np.float32) / INT16_SCALE
     start, channel = row.get("start"), row.get("channel")
     if start is None:
-        return read_audio(row["audio"], channel=channel)
-    waveform = read_audio(row["audio"], start, start + row["num_samples"], channel)
+        return read_audio(row["audio"], channel=channel).clip(-1, 1)
+    waveform = read_audio(row["audio"], start, start + row["num_samples"], channel).clip(-1, 1)
     if len(waveform) != row["num_samples"]:
         raise BadAudio("cut short since it was prepared: the file ends within this piece")
     return waveform

@@ -27,7 +27,7 @@ def load_shards(files: Sequence[str], streaming: bool) -> Dataset | IterableData
         files: Paths or addresses.
         streaming: Whether to read the rows as they are needed, instead of fetching the files first.
     Raises:
-        ValueError: If they are neither.
+        ValueError: If they are neither, or Parquet files are to be streamed from a server that gives no parts of them.
         OSError: If one can't be read.
     """
     suffixes = {PurePosixPath(urlsplit(file).path if is_address(file) else file).suffix.lower() for file in files}
@@ -37,8 +37,18 @@ def load_shards(files: Sequence[str], streaming: bool) -> Dataset | IterableData
         )
     settings = {"data_files": {"train": list(files)}, "split": "train"}
     if suffixes == {".parquet"}:
-        rows = load_dataset("parquet", streaming=streaming, **settings)
-        return rows if rows.features else rows._resolve_features()
+        try:
+            rows = load_dataset("parquet", streaming=streaming, **settings)
+            if streaming:  # with the types known from an earlier fetch, nothing would have been read yet
+                next(iter(rows), None)
+            return rows if rows.features else rows._resolve_features()
+        except ValueError as error:
+            if "range requests" not in str(error):  # fsspec has no kind of its own for it
+                raise
+            raise ValueError(
+                f"{', '.join(files)} can't be streamed: Parquet is read in parts, and the server gives whole files "
+                "only. Load without streaming."
+            ) from error
     found = load_dataset("webdataset", streaming=True, **settings).features
     audio = [name for name, kind in found.items() if isinstance(kind, Audio)]
     # As an `Audio` column, `datasets` would ask for torchcodec.

@@ -126,6 +126,11 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
         super().set_update(update)
         self.encoder_learns = update >= self.thaw_update
 
+    @property
+    def metric_names(self) -> list[str]:
+        """What `metrics` tells of every batch, by name."""
+        return ["loss", "blank_share"]
+
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """Loss per token of added-up `statistics`, the share of frames in which the blank is most likely; and, if there
         are any, the rows whose labels did not fit."""

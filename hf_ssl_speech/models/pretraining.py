@@ -110,6 +110,11 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
         """The summed loss of a batch, and the sums that `metrics` reads."""
         raise TypeError(f"{type(self).__name__} has no objective: use that of wav2vec 2.0 or HuBERT.")
 
+    @property
+    def metric_names(self) -> list[str]:
+        """What `metrics` tells of every batch, by name."""
+        return ["loss", "feature_penalty", "masked_share"]
+
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """Means over the frames that `statistics`, added up over batches and ranks, have seen."""
         return {
@@ -204,6 +209,13 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
             "hard_codes": hard_codes,
         }
 
+    @property
+    def metric_names(self) -> list[str]:
+        """What `metrics` tells of every batch, by name."""
+        groups = range(1, self.config.num_codevector_groups + 1)
+        perplexities = [f"{kind}_perplexity_{group}" for kind in ("soft", "hard") for group in groups]
+        return [*super().metric_names, "contrastive_loss", "diversity_loss", "accuracy", "chance", *perplexities]
+
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """Loss and accuracy of picking the true frame, and how many codebook entries each group uses."""
         masked = statistics["masked"].clamp(min=1)
@@ -291,6 +303,14 @@ class SSLHubertForPreTraining(SSLSpeechForPreTraining):
             statistics[f"{which}_predicted_{number}"] = counts.scatter_add(0, predicted.flatten(), counted.flatten())
         statistics |= {f"{which}_units": (units != -100).sum(), f"{which}_loss": loss, f"{which}_correct": correct}
         return loss, statistics
+
+    @property
+    def metric_names(self) -> list[str]:
+        """What `metrics` tells of every batch, by name."""
+        predicted = ("masked", "unmasked") if self.config.unmasked_loss_weight else ("masked",)
+        perplexities = [f"unit_perplexity_{number}" for number, _ in enumerate(self.config.num_units, start=1)]
+        kinds = [f"{which}_{what}" for which in predicted for what in ("loss", "accuracy")]
+        return [*super().metric_names, *perplexities, *kinds]
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """Loss and accuracy of naming the unit, of masked frames and, if they have a weight, of the others.

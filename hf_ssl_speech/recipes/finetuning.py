@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.preparing import SkipReport, split_facts
@@ -271,6 +271,8 @@ def settle(args: SpeechCTCTrainingArguments, validation: Split, start: str | Non
     if validation.rows is None and args.eval_strategy != IntervalStrategy.NO:
         logger.info("Without validation_data the last model is saved, not the best.")
         args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        if args.save_strategy == SaveStrategy.BEST:
+            args.save_strategy = SaveStrategy.STEPS
         args.early_stopping_patience = None
     return args
 

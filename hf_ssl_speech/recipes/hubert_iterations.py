@@ -37,6 +37,7 @@ from hf_ssl_speech.training.findings import Finding
 from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
+from hf_ssl_speech.training.trainer_settings import refuse_metric
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.layers import compare_layers, disturb, first_hours, measure_units
 from hf_ssl_speech.units.phones import check_phone_column
@@ -127,7 +128,9 @@ class HubertIterations:
             ValueError: If the layers to make units of are not there, a model can't be made or loaded, or the teacher's
                 frames are of another rate than the models'.
         """
-        settings, config = self.iterations_args, self.new_model({}).config
+        settings, model = self.iterations_args, self.new_model({})
+        config = model.config
+        refuse_metric(self.args, model.metric_names)
         highest = config.num_hidden_layers
         if any(not 0 <= layer <= highest for layer in settings.layers or ()):
             raise ValueError(f"layers is {settings.layers}, but the models have {highest} layers, counted from 1.")

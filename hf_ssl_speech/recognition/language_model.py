@@ -226,7 +226,8 @@ def read_words(path: str | os.PathLike) -> list[str]:
     """The words of a language model, without its marks.
 
     Args:
-        path: An ARPA file, or a text with a word in each line; packed or not, see `open_text`.
+        path: An ARPA file, or a text with a word in each line, which may have its count beside it or, as in lexicons of
+            letters, its spelling after it; packed or not, see `open_text`.
     Raises:
         ValueError: If it is neither, or not in UTF-8.
     """
@@ -234,7 +235,7 @@ def read_words(path: str | os.PathLike) -> list[str]:
         lines = (line.strip() for line in file)
         before = list(itertools.takewhile(lambda line: line != ARPA_START, lines))
         if next(lines, None) is None:
-            return [word for line in before for word in line.split()]
+            return _listed_words([line.split() for line in before if line])
         lines = itertools.dropwhile(lambda line: line != "\\1-grams:", lines)
         entries = itertools.takewhile(lambda line: not line.startswith("\\"), itertools.islice(lines, 1, None))
         fields = [line.split() for line in entries if line]
@@ -246,6 +247,26 @@ def read_words(path: str | os.PathLike) -> list[str]:
         )
     words = [word for _, word, *_ in fields]
     return [word for word in words if word.lower() not in (START, END, UNKNOWN)]
+
+
+def _listed_words(lines: Sequence[list[str]]) -> list[str]:
+    """The words of a list, without counts and spellings beside them; of sentences, all words."""
+    if lines and all(len(line) == 2 for line in lines):
+        first, second = zip(*lines)
+        for words, counts in ((first, second), (second, first)):
+            if all(map(_is_number, counts)) and not all(map(_is_number, words)):
+                return list(words)
+    if all(line[0] == "".join(line[1:]).strip("|") for line in lines):
+        return [line[0] for line in lines]
+    return [word for line in lines for word in line]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def spellable_words(words: Sequence[str], alphabet: Alphabet) -> list[str]:

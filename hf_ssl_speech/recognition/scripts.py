@@ -37,13 +37,15 @@ def _fold(character: str) -> str:
     if not kind.startswith("<"):
         return character
     raised = kind in ("<super>", "<sub>") and unicodedata.category(character) in ("Lm", "So")
-    # Raised letters are letters of their own in phonetic script and in many orthographies, TM is a symbol; spacing
-    # accents would become a space and a combining accent; emoji are no letters.
+    # Raised letters are letters of their own in phonetic script and in many orthographies, TM is a symbol; powers and
+    # fractions would become digits of the number before them; spacing accents would become a space and a combining
+    # accent; emoji are no letters.
+    raised |= kind in ("<super>", "<fraction>") and unicodedata.category(character) == "No"
     if raised or parts.startswith("0020") or _WHOLE.match(character) or regex.match(r"\p{ExtPict}", character):
         return character
     if kind == "<narrow>":
         return chr(int(parts, 16))  # not further: half-width Korean letters would become parts of syllables
-    return unicodedata.normalize("NFKC", character)
+    return "".join(_fold(chr(int(part, 16))) for part in parts.split())
 
 
 # Case and letters of a language ----------------------------------------------------------------------------------
@@ -198,6 +200,8 @@ _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\u30fc]"
 _INSIDE = (  # what goes without a trace, standing inside or above words: (pattern, languages or None for all)
     ("[\u055b\u055c\u055e]", None),  # Armenian stress, exclamation and question, written over a vowel
     (r"(?<=\p{Hebrew})(?:\u05f4|[\"\u201c\u201d\u201e]|'')(?=\p{Hebrew})", None),  # gershayim of abbreviations
+    # A quoted word after an elision: l'«œuvre».
+    (r"(?<=\p{L}['\u2019\u02bc])(?:[\"\u201c\u201e]|\u00ab\s?)(?=\p{L})", None),
     (r"(?<=\p{L}):(?=\p{L})", {"sv", "fi"}),  # endings of abbreviations: EU:n, USA:s
     (rf"(?<={_UNSPACED})[\p{{P}}\p{{S}}]+|[\p{{P}}\p{{S}}]+(?={_UNSPACED})", None),
 )

@@ -17,7 +17,13 @@ from hf_ssl_speech.training.schedules import (
     decide_length,
     updates_of_share,
 )
-from hf_ssl_speech.training.trainer_settings import refuse_settings, refuse_unused_by_optimizer, refuse_values
+from hf_ssl_speech.training.trainer_settings import (
+    refuse_compilation,
+    refuse_optimizer,
+    refuse_reports,
+    refuse_settings,
+    refuse_values,
+)
 
 
 @dataclass
@@ -86,7 +92,9 @@ class SpeechTrainingArguments(TrainingArguments):
         decide_precision(self)
         super().__post_init__()
         check_schedule_settings(self)
-        refuse_unused_by_optimizer(self)
+        refuse_optimizer(self)
+        refuse_compilation(self)
+        refuse_reports(self)
         if self.max_seconds > self.batch_seconds:
             raise ValueError(
                 f"max_seconds is {self.max_seconds:g} but a batch holds {self.batch_seconds:g} s: raise batch_seconds, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,11 @@ from hf_ssl_speech.data.collators import SpeechCollator
 
 if TYPE_CHECKING:
     from hf_ssl_speech.training.trainer import SpeechTrainer
+
+
+logger = logging.getLogger(__name__)
+
+INTERVALS = ("logging_steps", "eval_steps", "save_steps")
 
 
 def other_recipe(checkpoint: str | None) -> str:
@@ -42,7 +48,12 @@ class Schedules(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         # Going on, the state is that of the checkpoint, with the intervals of the earlier start.
+        earlier = {name: getattr(state, name) for name in INTERVALS}
         state.compute_steps(args, state.max_steps)
+        changed = [f"{name} is {getattr(state, name):,} (before: {earlier[name]:,})" for name in INTERVALS
+                   if getattr(state, name) != earlier[name]]  # fmt: skip
+        if state.global_step and changed:
+            logger.info(f"From update {state.global_step:,} on, {', '.join(changed)}.")
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         epoch = int(state.epoch)

@@ -54,6 +54,7 @@ class SpeechCTCTrainer(SpeechTrainer):
     """
 
     args: SpeechCTCTrainingArguments
+    own_metrics = ("wer", "cer", "variety")
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ MUST_AGREE = (
     "weight_decay",
     "optim",
     "optim_args",
+    "optim_target_modules",
     "adam_beta1",
     "adam_beta2",
     "adam_epsilon",

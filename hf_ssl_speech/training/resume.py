@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import SchedulerType, get_last_checkpoint, sort_checkpoints
+from transformers.trainer_utils import (
+    SchedulerType,
+    compare_trainer_and_checkpoint_args,
+    get_last_checkpoint,
+    sort_checkpoints,
+)
 
 from hf_ssl_speech.data.preparing import STREAM
 from hf_ssl_speech.files import read_json
@@ -21,6 +29,8 @@ from hf_ssl_speech.training.checkpoints import damage, holds_weights_alone, newe
 from hf_ssl_speech.training.outcomes import AlreadyComplete
 from hf_ssl_speech.training.recipe import MUST_AGREE, settings_of
 from hf_ssl_speech.training.schedules import keeps_rates
+
+logger = logging.getLogger(__name__)
 
 
 def run_identity(
@@ -193,7 +203,29 @@ def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> 
             "a larger max_steps, which goes on where the learning rates stay what they were, or start a new one: "
             f"--model_name_or_path {args.output_dir} --output_dir ANOTHER_FOLDER."
         )
-    weights = None if checkpoint else newest_whole(args.output_dir)
-    if weights:
-        raise ValueError(only_weights(weights))
+    if checkpoint is None:
+        checkpoints = sort_checkpoints(args.output_dir)
+        weights = [each for each in checkpoints if holds_weights_alone(each) and not damage(each)]
+        if weights:
+            raise ValueError(only_weights(weights[-1]))
+        if checkpoints:
+            logger.warning("No checkpoint in %s is whole: the run begins anew.", args.output_dir)
     return checkpoint
+
+
+@contextmanager
+def without_stock_notice() -> Iterator[None]:
+    """Keeps transformers from telling that intervals differ from the checkpoint's.
+
+    It takes a share that was given both times for a change, and does not say which holds; `Schedules` tells both.
+    """
+    stock = logging.getLogger(compare_trainer_and_checkpoint_args.__module__)
+
+    def is_another(record: logging.LogRecord) -> bool:
+        return "do not match the ones in the `trainer_state.json`" not in record.getMessage()
+
+    stock.addFilter(is_another)
+    try:
+        yield
+    finally:
+        stock.removeFilter(is_another)

@@ -34,7 +34,7 @@ from hf_ssl_speech.training.given_data import GivenData, Ready, facts_of
 from hf_ssl_speech.training.health import HealthCheck
 from hf_ssl_speech.training.outcomes import UnhealthyRun
 from hf_ssl_speech.training.record_keeper import recorded
-from hf_ssl_speech.training.resume import check_recipe, run_identity
+from hf_ssl_speech.training.resume import check_recipe, run_identity, without_stock_notice
 from hf_ssl_speech.training.schedules import make_schedule
 from hf_ssl_speech.training.stopping import ServeWhileTraining
 from hf_ssl_speech.training.trainer_settings import refuse_arguments, refuse_metric
@@ -62,6 +62,7 @@ class SpeechTrainer(Trainer):
     args: SpeechTrainingArguments
     model: Any  # one of the package: `config`, `metrics` and `set_update` are asked of it
     data_collator: Any  # a SpeechCollator
+    own_metrics: tuple[str, ...] = ()  # what `metrics` adds to the model's in every evaluation
 
     def __init__(
         self,
@@ -76,12 +77,12 @@ class SpeechTrainer(Trainer):
         **kwargs,
     ):
         refuse_arguments(kwargs)
+        refuse_metric(args, [*model.metric_names, *self.own_metrics], eval_dataset)
         self.ready = ready
         self.given: dict[str, GivenData] = {}  # by their names in the record
         if train_dataset is not None:
             train_dataset = self.take(train_dataset, "train")
         if isinstance(eval_dataset, dict):
-            refuse_metric(args, eval_dataset)
             eval_dataset = {name: self.take(rows, f"validation {name}") for name, rows in eval_dataset.items()}
         elif eval_dataset is not None:
             eval_dataset = self.take(eval_dataset, "validation")
@@ -204,7 +205,8 @@ class SpeechTrainer(Trainer):
         fingerprints = {part: fact["fingerprint"] for part, fact in facts.items()}
         identity = run_identity(self.model.config, fingerprints, self.args)
         check_recipe(resume_from_checkpoint, identity, self.args)
-        with self.serving.while_training(), recorded(self, identity, facts, self.more_to_record):
+        record = recorded(self, identity, facts, self.more_to_record)
+        with self.serving.while_training(), record, without_stock_notice():
             return super().train(resume_from_checkpoint, **kwargs)
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> Tensor:

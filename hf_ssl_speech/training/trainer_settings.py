@@ -8,9 +8,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
+from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.training_args import OptimizerNames
@@ -156,6 +157,7 @@ ABOVE_ZERO = (
     "save_steps", "eval_steps",
 )  # fmt: skip
 
+_TORCHS_ADAM = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
 _LOADER_SETTINGS = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler")
 
 
@@ -179,6 +181,8 @@ def refuse_settings(args: TrainingArguments):
     ]
     if args.do_eval and args.eval_strategy == "no":
         found.append("do_eval=True without an eval_strategy (say when to evaluate)")
+    if args.save_strategy == "best" and args.eval_strategy == "no":
+        found.append("save_strategy='best' without an eval_strategy (nothing would be saved: say when to evaluate)")
     if args.optim_target_modules and not any(name in str(args.optim) for name in ("galore", "apollo")):
         found.append(f"optim_target_modules={args.optim_target_modules!r} (only GaLore and APOLLO read it)")
     given = _as_dict(args.accelerator_config)
@@ -207,20 +211,23 @@ def refuse_values(args: TrainingArguments):
         raise ValueError(f"{'; '.join(found)}.")
 
 
-def refuse_unused_by_optimizer(args: TrainingArguments):
+def refuse_optimizer(args: TrainingArguments):
     """Raises a ValueError if `optim_args` are given that the optimizer would pass over, which Trainer does in silence.
 
     Raises:
         ImportError: If the optimizer is of a package that is not installed.
     """
-    if not args.optim_args or args.optim_target_modules:
+    if args.optim_target_modules or (args.optim in _TORCHS_ADAM and not args.optim_args):
         return
     from transformers import Trainer  # which only this has to wait for
 
     without = copy.copy(args)
     without.optim_args = None
+    plain = Trainer.get_optimizer_cls_and_kwargs(without)  # asks for its package
+    if not args.optim_args:
+        return
     try:
-        is_unread = Trainer.get_optimizer_cls_and_kwargs(args) == Trainer.get_optimizer_cls_and_kwargs(without)
+        is_unread = Trainer.get_optimizer_cls_and_kwargs(args) == plain
     except ValueError as error:
         raise ValueError(f"optim_args is {args.optim_args!r}: write it as name=value,name=value ({error}).") from error
     if is_unread:
@@ -230,22 +237,64 @@ def refuse_unused_by_optimizer(args: TrainingArguments):
         )
 
 
-def refuse_metric(args: TrainingArguments, validation_sets: Iterable[str]):
-    """Raises a ValueError if the metric of the best model does not say of which of several validation sets it is."""
-    metric, names = (args.metric_for_best_model or "").removeprefix("eval_"), list(validation_sets)
-    asked = args.load_best_model_at_end or args.save_strategy == "best"
-    if asked and not any(metric.startswith(f"{name}_") for name in names):
+def refuse_metric(args: TrainingArguments, metrics: Sequence[str], evaluated: Any = None):
+    """Raises a ValueError if no evaluation tells the metric that says which model is the best.
+
+    Args:
+        metrics: What every evaluation of the model tells, by name.
+        evaluated: The validation set, or several by name.
+    """
+    asked, names = args.metric_for_best_model, list(evaluated) if isinstance(evaluated, dict) else []
+    if asked is None or args.eval_strategy == "no":
+        return
+    known = [f"{name}_{metric}" for name in names for metric in metrics] if names else metrics
+    if asked.removeprefix("eval_") not in known:
+        expected = f"take one of {', '.join(metrics)}"
+        if names:
+            expected = (
+                f"say of which of the validation sets {', '.join(names)} it is, as in eval_{names[0]}_{metrics[0]}"
+            )
+        raise ValueError(f"metric_for_best_model is {asked!r}, which no evaluation here tells: {expected}.")
+
+
+def refuse_compilation(args: TrainingArguments):
+    """Raises a ValueError if there is no such backend of compilation, or no such mode."""
+    if not args.torch_compile:
+        return
+    from torch._inductor import list_mode_options  # a second that only this has to wait for
+
+    known = {
+        "torch_compile_backend": [backend.value.lower() for backend in DynamoBackend],
+        "torch_compile_mode": list(list_mode_options()),
+    }
+    for name, values in known.items():
+        asked = getattr(args, name)
+        if asked is not None and asked.lower() not in values:
+            raise ValueError(f"{name} is {asked!r}: take one of {', '.join(values)}.")
+
+
+def refuse_reports(args: TrainingArguments):
+    """Raises a ValueError if logs are to go to something that is unknown, or not installed."""
+    if not args.report_to:
+        return
+    from transformers import integrations  # which only this has to wait for
+
+    integrations.get_reporting_integration_callbacks(args.report_to)  # refuses what is unknown
+    there = integrations.get_available_reporting_integrations()
+    missing = [name for name in args.report_to if name not in there and name != "flyte"]  # of which nothing is told
+    if missing:
         raise ValueError(
-            f"metric_for_best_model is {args.metric_for_best_model!r}, but there are the validation sets "
-            f"{', '.join(names)}: say of which it is, as in eval_{names[0]}_loss."
+            f"report_to is {', '.join(args.report_to)}, but {', '.join(missing)} can't be used here: install the "
+            f"package, or take one of {', '.join(there) or 'those that can'}; `none` leaves it at the run's record."
         )
 
 
 def refuse_arguments(arguments: dict[str, Any]):
     """Raises a ValueError if an argument of Trainer's constructor is given that would not work; all are named."""
+    way_out = "extend `evaluation_step`, `metrics` and `own_metrics`"
     reasons = {
-        "compute_metrics": "metrics are sums over all batches and ranks: extend `evaluation_step` and `metrics`",
-        "preprocess_logits_for_metrics": "no logits are kept: extend `evaluation_step` and `metrics`",
+        "compute_metrics": f"metrics are sums over all batches and ranks: {way_out}",
+        "preprocess_logits_for_metrics": f"no logits are kept: {way_out}",
         "compute_loss_func": "the loss is the model's own: extend its `forward`",
         "model_init": "each model is a run of its own: make a trainer for it, with an `output_dir` of its own",
     }
