@@ -1,11 +1,11 @@
-"""The first run, without any data: makes half an hour of speech and pretrains a tiny wav2vec 2.0 on it for minutes.
+"""The first run, without any data: makes half an hour of speech and pretrains a tiny wav2vec 2.0 in a few minutes.
 
     hf-ssl-speech demo
     hf-ssl-speech demo --max_steps 100
 
-It is `hf-ssl-speech make-speech runs/speech --minutes 30` and `hf-ssl-speech pretrain demo`, which takes the arguments
-of this command. The model, `run.json` and `training.png` are then in runs/demo; the picture shows how often the model
-picks the true hidden frame among 101, against chance. The extra `demo` brings the synthesiser (espeak-ng).
+It runs `hf-ssl-speech make-speech runs/speech --minutes 30` and then `hf-ssl-speech pretrain demo` with the arguments
+that you give. The model, `run.json` and `training.png` are then in runs/demo; the picture shows how often the model
+picks the true masked frame among 101, compared with chance. The extra `demo` installs the synthesiser (espeak-ng).
 """
 
 from __future__ import annotations

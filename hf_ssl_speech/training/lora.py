@@ -27,7 +27,7 @@ def add_lora(model: SSLSpeechForCTC, **settings: Any) -> PeftModel:
         settings: Arguments of `peft.LoraConfig`, such as `r`, `lora_alpha`, `lora_dropout` and `target_modules`; by
             default rank 8 and alpha 16 on the queries and values of every layer, and a head that is trained and saved.
     Returns:
-        The model in PEFT's wrapper, for `SpeechCTCTrainer`. `merge_lora` makes a model without adapters of it.
+        The model in PEFT's wrapper, for `SpeechCTCTrainer`. `merge_lora` turns it into a model without adapters.
     Raises:
         ImportError: If the extra `lora` is missing.
         ValueError: If PEFT has no such setting, or the model no such modules.
@@ -39,7 +39,7 @@ def add_lora(model: SSLSpeechForCTC, **settings: Any) -> PeftModel:
     try:
         config = LoraConfig(**{**DEFAULTS, **settings})
     except TypeError as error:
-        raise ValueError(f"LoRA is asked for with settings that PEFT does not have: {error}.") from error
+        raise ValueError(f"PEFT does not have these settings of LoRA: {error}.") from error
     return get_peft_model(model, config)
 
 
