@@ -296,7 +296,7 @@ def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(speech,
         finetune("run", *start_there[:2])
     assert "Transcripts are written as {" in finetune("onward", "--model_name_or_path", tmp_path / "run")
     assert read_record(tmp_path / "onward")["start"]["record"]["task"] == "ctc"
-    with pytest.raises(SystemExit, match=r"goes with transcripts written as .*'case': 'lower'.* ask for .*'upper'"):
+    with pytest.raises(SystemExit, match=r"expects transcripts normalised with .*'case': 'lower'.* ask for .*'upper'"):
         finetune("shouting", "--model_name_or_path", tmp_path / "run", "--case", "upper")
     make_processor(["abc"]).save_pretrained(tmp_path / "other")
     with pytest.raises(SystemExit, match=r"The head of .*run goes with another vocabulary\. The tokenizer has 6"):

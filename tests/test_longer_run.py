@@ -46,7 +46,7 @@ def test_a_finished_run_asked_for_more_updates_ends_as_one_that_was_asked_for_al
     assert largest_difference(tmp_path / "whole", tmp_path / "longer") == 0.0
     whole, longer = (read_record(tmp_path / name) for name in ("whole", "longer"))
     assert (longer["status"], longer["updates"], longer["hours_seen"]) == ("complete", 8, whole["hours_seen"])
-    with pytest.raises(AlreadyComplete, match="start it with a larger max_steps"):
+    with pytest.raises(AlreadyComplete, match="To train longer, raise max_steps"):
         run("longer", max_steps=8, **INVERSE_SQRT)
     with pytest.raises(ValueError, match=r"another run \(recipe.max_steps: 8 there, 4 here\)"):
         run("longer", max_steps=4, **INVERSE_SQRT)

@@ -31,7 +31,7 @@ OWN = [
     ("pretrain", ("--config", '{"num_codevectors_per_group": 1}'), "num_codevectors_per_group is .*nothing to choose"),
     ("hubert_iterations", ("--config", '{"num_units": [1]}'), "num_units is .*nothing to choose among"),
     ("hubert_iterations", ("--num_units", "100", "1"), "num_units is .*nothing to choose among"),
-    ("hubert_iterations", ("--updates", "5", "--num_train_epochs", "2"), "two lengths of one training"),
+    ("hubert_iterations", ("--updates", "5", "--num_train_epochs", "2"), "both set the length of a training"),
     ("finetune_ctc", ("--config", '{"mask_feature_prob": 50}'), "mask_feature_prob is 50, which hides 100%"),
     ("hubert_iterations", ("--layers", "1", "9"), "the models have 4 layers"),
     ("hubert_iterations", ("--teacher", "./nowhere"), "No encoder can be loaded from ./nowhere"),

@@ -142,7 +142,7 @@ def test_masks_that_hide_nothing_or_nearly_all_are_an_error(make_arguments):
 
 def test_a_warm_up_or_a_frozen_encoder_as_long_as_the_run_is_a_warning(make_arguments):
     arguments = make_arguments(warmup_steps=10)
-    assert level_of(check_schedule(arguments, 10), "never gets to its peak") == "warning"
+    assert level_of(check_schedule(arguments, 10), "never reaches its peak") == "warning"
     assert level_of(check_schedule(arguments, 11), "11 updates, 10 of them warm-up") == "ok"
     tuning = make_arguments(SpeechCTCTrainingArguments, freeze_transformer_updates=50, eval_strategy="no",
                             load_best_model_at_end=False)  # fmt: skip
@@ -157,7 +157,7 @@ def test_a_schedule_that_does_not_fit_the_run_is_a_warning_with_the_learning_rat
     found = check_schedule(arguments, 20)
     assert level_of(found, "its peak of 0.0005: it gets to 3e-07 and ends at 3e-07", "Lower warmup_steps") == "warning"
     decaying = dict(lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": 1000})
-    assert level_of(check_schedule(make_arguments(**decaying), 20), "Mend lr_scheduler_kwargs") == "warning"
+    assert level_of(check_schedule(make_arguments(**decaying), 20), "Correct lr_scheduler_kwargs") == "warning"
     ctc = dict(kind=SpeechCTCTrainingArguments, eval_strategy="no", load_best_model_at_end=False, learning_rate=1e-3)
     stages = make_arguments(**ctc, tri_stage=[8_000, 0, 72_000])
     assert (

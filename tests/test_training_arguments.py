@@ -77,7 +77,7 @@ def test_settings_of_accelerates_data_loaders_and_evaluations_that_never_come_ar
             {"lr_scheduler_kwargs": {"power": 2.0}},
             "No schedule can be made of lr_scheduler_type=linear with .*power",
         ),
-        (SpeechPreTrainingArguments, {"max_steps": 20, "num_train_epochs": 1}, "are two lengths of one run"),
+        (SpeechPreTrainingArguments, {"max_steps": 20, "num_train_epochs": 1}, "both set the length of the run"),
         (SpeechPreTrainingArguments, {"max_steps": 0}, "max_steps is 0"),
         (SpeechPreTrainingArguments, {"optim_args": "amsgrad=True"}, "which the optimizer adamw_.* does not read"),
         (SpeechPreTrainingArguments, {"optim_args": "amsgrad"}, "write it as name=value"),

@@ -64,7 +64,7 @@ class EvaluationArguments:
     language_model: str | None = field(
         default=None, metadata={"help": "ARPA file for --decoder beam; a decoder.json names its own."}
     )
-    language: str | None = field(default=None, metadata={"help": "Language, for multilingual Whisper (en) or MMS (eng)."})
+    language: str | None = field(default=None, metadata={"help": "Language, for Whisper (en) or MMS (eng)."})
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, ...; by default the best available."})
     batch_seconds: float = field(default=60.0, metadata={"help": "Seconds of audio in a batch."})
 

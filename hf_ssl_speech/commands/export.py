@@ -4,8 +4,8 @@
     hf-ssl-speech export runs/ctc ctc.onnx --format onnx
 
 `stock` is a folder with transformers' own Wav2Vec2 or HuBERT model, which has the same outputs, and with its feature
-extractor and tokenizer. transformers has no class for HuBERT's pretraining: only the encoder is written. `onnx` is one file for
-onnxruntime, which takes audio of any length (extra `[onnx]`).
+extractor and tokenizer. transformers has no class for HuBERT's pretraining: only the encoder is written. `onnx` is one
+file for onnxruntime, which takes audio of any length (extra `[onnx]`).
 """
 
 from __future__ import annotations

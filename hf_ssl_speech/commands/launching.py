@@ -62,7 +62,7 @@ def launch(name: str, argv: Sequence[str], *, accelerate_config: str | None = No
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the failing process prints its own error
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the failing process prints the error
     words = [word for option, value in options.items() for word in (f"--{option}", value)]
     words = [*launcher_settings(accelerate_config, int(options.get("num_processes", 1))), *words]
     arguments = launch_command_parser().parse_args(

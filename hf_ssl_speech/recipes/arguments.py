@@ -87,7 +87,7 @@ class HubertIterationsArguments:
                 f"iterations is {self.iterations} and num_units {self.num_units}: give at least one of each."
             )
         if min(self.num_units) < 2:
-            raise ValueError(f"num_units is {self.num_units}: with one unit there is nothing to predict; give two or more.")
+            raise ValueError(f"num_units is {self.num_units}: with one unit there is nothing to predict; give more.")
         if self.layers and len(self.layers) != self.iterations:
             raise ValueError(f"layers names {len(self.layers)} layers: name one for each of {self.iterations} models.")
         if self.teacher_layer is not None and self.teacher is None:

@@ -177,7 +177,7 @@ def load_transcribed(
         ValueError: If there is no text column, or the data is to be streamed.
     """
     if data_args.streaming:
-        raise ValueError("All transcripts are checked before training, so they can't be streamed: leave out `streaming`.")
+        raise ValueError("All transcripts are checked before training, so they can't be streamed: leave it out.")
     return load_split(split, data_args, args, need=["text"], beside=beside, text_column=text_args.text_column)
 
 

@@ -131,7 +131,7 @@ def train_and_record(
     Raises:
         Interrupted: If SIGTERM has stopped the run; a checkpoint is saved.
         LostProcess: If one of the run's processes died or does not answer.
-        UnhealthyRun: If going on would only spoil the run.
+        UnhealthyRun: If the run has gone wrong.
 
     Whatever ends the training, the record says so: `complete`, `stopped`, or `failed` with the cause.
     """

@@ -110,7 +110,7 @@ class UnitLabels:
         return Split(dataset, facts)
 
     def check_rate(self, config: SSLHubertConfig):
-        """Checks that there is a unit for each frame of the model; no data is needed for it.
+        """Checks that there is a unit for each frame of the model; this needs no data.
 
         Raises:
             ValueError: If a unit set has another frame rate.

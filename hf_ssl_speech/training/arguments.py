@@ -48,14 +48,14 @@ class SpeechTrainingArguments(TrainingArguments):
         },
     )
     buffer_seconds: float = field(
-        default=3600.0, metadata={"help": "Streaming: seconds of audio in the buffer that is sorted by length and shuffled."}
+        default=3600.0, metadata={"help": "Streaming: seconds of audio in the buffer that is sorted and shuffled."}
     )
 
     preflight_only: bool = field(
         default=False,
         metadata={
-            "help": "Only check data, masks, recipe, disk, memory and, in fine-tuning, that a few rows can be overfitted; "
-            "print the results, and end. Only caches are written; the exit code is 0 if the run can begin."
+            "help": "Only check data, masks, recipe, disk, memory and, in fine-tuning, that a few rows can be "
+            "overfitted; print the results, and end. Only caches are written; the exit code is 0 if the run can begin."
         },
     )
     bf16: bool | str = field(
@@ -156,8 +156,8 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
     tri_stage: list[float] = field(
         default_factory=lambda: [0.1, 0.4, 0.5],
         metadata={
-            "help": "Warm-up, hold and decay, as shares of max_steps that add up to at most 1, or as numbers of updates "
-            "if one of them is above 1."
+            "help": "Warm-up, hold and decay, as shares of max_steps that add up to at most 1, or as numbers of "
+            "updates if one of them is above 1."
         },
     )
     initial_share: float = field(default=0.01, metadata={"help": "First learning rate, as a share of the peak."})
@@ -293,8 +293,8 @@ class SpeechDataArguments:
     validation_split: str | None = field(
         default=None,
         metadata={
-            "help": "Split of validation_data. By default its `validation`, `valid`, `dev` or `eval` split, or its only "
-            "split if it has just one; never `train` or `test` if there are others."
+            "help": "Split of validation_data. By default its `validation`, `valid`, `dev` or `eval` split, or its "
+            "only split if it has just one; never `train` or `test` if there are others."
         },
     )
     validation_share: float = field(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def other_recipe(checkpoint: str | None) -> str:
     """A sentence on how to start a run with another recipe from a checkpoint's weights, or from none."""
     if checkpoint is None:
-        return "There is no checkpoint to start from: begin anew in another output_dir."
+        return "There is no checkpoint to start from: start again in another output_dir."
     return (
         f"To go on from its weights with another recipe, start a new run: --model_name_or_path {checkpoint} "
         "--output_dir ANOTHER_FOLDER, with the settings that change."

@@ -190,7 +190,7 @@ def hidden_share(config: SSLSpeechConfig, args: SpeechTrainingArguments, num_sam
 
 
 class RunSize(NamedTuple):
-    """How much a run trains: optimizer updates, seconds of audio in each, epochs (None for a stream)."""
+    """The size of a run: optimizer updates, seconds of audio in each, epochs (None for a stream)."""
 
     updates: int
     seconds_per_update: float

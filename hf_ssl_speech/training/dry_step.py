@@ -133,12 +133,12 @@ def dry_step(trainer: SpeechTrainer, rows: list[dict[str, Any]]) -> int | None:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether memory, of a GPU or the machine, is what was missing."""
+    """Whether an error means that memory, of the GPU or the machine, ran out."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
 
 
 def reset_peak(device: torch.device):
-    """From now on the peak is counted, where that can be had: on GPUs and under Linux."""
+    """Resets the peak of the memory in use, where it can be measured: on GPUs and under Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:

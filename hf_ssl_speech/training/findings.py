@@ -44,7 +44,7 @@ def of_level(findings: Sequence[Finding], level: str) -> list[Finding]:
 
 
 def of_all_ranks(findings: Sequence[Finding]) -> list[Finding]:
-    """For each check, the worst finding of all processes, which all call this with the same checks in the same order."""
+    """For each check, the worst finding of all processes; all call this with the same checks in the same order."""
     ranks = gather_object([list(findings)])
     return [max(same, key=lambda finding: LEVELS.index(finding.level)) for same in zip(*ranks)]
 

@@ -28,8 +28,8 @@ class GivenData(NamedTuple):
     """A dataset that a trainer was given.
 
     Attributes:
-        rows: Ready to be trained on.
-        report: Which rows were left out on the way; None where nothing had to be done.
+        rows: Rows that are ready for training.
+        report: Which rows were left out; None if nothing had to be done.
     """
 
     rows: Dataset | IterableDataset

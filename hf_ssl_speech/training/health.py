@@ -2,8 +2,8 @@
 
 Every rule reads the logs, which are kept in checkpoints, so that a resumed run is judged like an uninterrupted one. A
 sign that may disappear (a model that still predicts only blanks, or one unit for all frames) must last: it must be in
-every log or evaluation during `GRACE` of the run's updates, counted from the end of the warm-up, when all weights learn.
-After half of that time there is a warning.
+every log or evaluation during `GRACE` of the run's updates, counted from when the warm-up is over and all weights
+learn. After half of that time there is a warning.
 
 Thresholds, in one place:
 
@@ -88,21 +88,21 @@ SIGNS = (
         "loudness and channel, one unit may be the best guess everywhere.",
     ),
     Sign(
-        "the model hears nothing but blanks",
+        "the model predicts only blanks",
         _compare("blank_share", lambda share: share >= ALL_BLANK),
-        "Look at whether the transcripts belong to the audio, start from a pretrained encoder, raise learning_rate or "
+        "Check that the transcripts belong to the audio, start from a pretrained encoder, raise learning_rate or "
         "max_steps, or lower mask_time_prob.",
     ),
     Sign(
-        "the evaluation hears the same in all rows",
+        "the evaluation predicts the same text for all rows",
         _compare("eval_variety", lambda variety: variety == 0),
-        "Look at whether the transcripts belong to the audio and whether the audio is speech at all, and start from a "
-        "pretrained encoder.",
+        "Check that the transcripts belong to the audio and that the audio is speech, and start from a pretrained "
+        "encoder.",
     ),
     Sign(
-        "no transcript of the evaluation changes any more although most are wrong",
+        "no predicted transcript of the evaluation changes any more although most are wrong",
         _is_wrong_and_unchanged,
-        "Raise learning_rate, and look at whether more is frozen than is meant to be.",
+        "Raise learning_rate, and check that not too many weights are frozen.",
     ),
 )
 
@@ -121,7 +121,7 @@ class HealthCheck(TrainerCallback):
         self.warned: set[str] = set()
 
     def on_log(self, args, state, control, logs=None, model=None, **kwargs):
-        """Raises UnhealthyRun, with the cause and the way out."""
+        """Raises UnhealthyRun, with the cause and what to do."""
         self.check_numbers(args, state, logs)
         self.check_codebook(args, state, logs)
         for sign in SIGNS:
@@ -130,7 +130,7 @@ class HealthCheck(TrainerCallback):
             self.check_plateau(args, state, PLATEAU_LOSS * math.log(model.config.vocab_size))
 
     def check_numbers(self, args: SpeechTrainingArguments, state: TrainerState, logs: dict[str, Any]):
-        """Stops a run whose loss, in training or in evaluation, or gradient is no number."""
+        """Stops a run whose loss, in training or in evaluation, or gradient is not finite."""
         finite = {name: math.isfinite(value) for name, value in logs.items() if name in NUMBERS or is_eval_loss(name)}
         if args.fp16 and "grad_norm" in finite:
             self.skipped_logs = 0 if finite["grad_norm"] else self.skipped_logs + 1
@@ -140,7 +140,7 @@ class HealthCheck(TrainerCallback):
                 raise unhealthy(
                     args,
                     f"{name} is {logs[name]} at update {state.global_step}: the run diverged. A lower learning_rate, a "
-                    "longer warm-up or a max_grad_norm keeps it from that.",
+                    "longer warm-up or gradient clipping (max_grad_norm) helps.",
                 )
 
     def check_codebook(self, args: SpeechTrainingArguments, state: TrainerState, logs: dict[str, Any]):

@@ -15,10 +15,10 @@ _held: dict[Path, TextIO] = {}
 
 
 def hold(folder: str | os.PathLike):
-    """Keeps a folder for this run until its process ends, in whatever way; all processes of a run call this.
+    """Locks a folder for this run until its process ends, for any reason; all processes of a run call this.
 
-    Whatever works for minutes before a folder holds its result calls this first: trainings, and the scripts that make
-    units, speech, scores, decoders and alignments. The folder is made if it is not there.
+    Everything that works for minutes before it writes its result calls this first: trainings, and the scripts that make
+    units, speech, scores, decoders and alignments. The folder is created if missing.
 
     Raises:
         ValueError: In all of them, if another run has the folder, which is named, or it can't be written to.

@@ -85,8 +85,8 @@ _WAV2VEC2 = {
     "base": dict(
         learning_rate=5e-4, max_steps=400_000, max_seconds=15.625, seconds_per_update=64 * 87.5, max_grad_norm=0
     ),
-    # Learning rate, warm-up (8% of the updates) and updates are the paper's; the authors' configuration has 5e-3, 32,000
-    # and 1,000,000, and it is not known whether such a high learning rate works.
+    # Learning rate, warm-up (8% of the updates) and updates are the paper's; the authors' configuration has 5e-3,
+    # 32,000 and 1,000,000, and it is not known whether such a high learning rate works.
     "large": dict(
         learning_rate=3e-4,
         warmup_steps=48_000,
@@ -150,7 +150,7 @@ _CTC_SHARED = dict(
     weight_decay=0,
     max_grad_norm=0,
 )
-# The decay of HuBERT's is cut off by the end of the run: its last learning rate is half the peak.
+# HuBERT's decay is cut off by the end of the run: its last learning rate is half the peak.
 _CTC_OF_OBJECTIVE = {"ssl-wav2vec2": {}, "ssl-hubert": dict(tri_stage=(8_000, 0, 72_000))}
 
 

@@ -43,8 +43,8 @@ def decide_precision(args: SpeechTrainingArguments):
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", "bf16", "fp16"):
         raise ValueError(
-            f"Accelerate's settings ask for mixed_precision {launched!r}, which was never tested with these models: use "
-            "bf16, fp16 or no."
+            f"Accelerate's settings ask for mixed_precision {launched!r}, which was never tested with these models: "
+            "use bf16, fp16 or no."
         )
     if not (args.bf16 or args.fp16):
         args.bf16, args.fp16 = launched == "bf16", launched == "fp16"

@@ -149,9 +149,9 @@ class RecordKeeper(TrainerCallback):
 def recorded(
     trainer: SpeechTrainer, identity: dict[str, Any], data: dict[str, Any], more: dict[str, Any]
 ) -> Iterator[None]:
-    """Keeps a record of the training inside, unless somebody else does, as the recipes do; arguments as for the class.
+    """Keeps a record of the training inside, unless the caller already does; arguments as for the class.
 
-    What ends the training is told as the cause.
+    An exception that ends the training is recorded as the cause.
     """
     if any(isinstance(callback, RecordKeeper) for callback in trainer.callback_handler.callbacks):
         yield

@@ -97,18 +97,18 @@ def disagreement(
     if is_longer and checkpoint:
         schedule = SchedulerType(args.lr_scheduler_type).value
         different += (
-            f". A longer max_steps goes on where the learning rates stay what they were, but with lr_scheduler_type="
-            f"{schedule} a run of {args.max_steps:,} updates has others in its first {updates:,} than one of {before:,}"
+            f". max_steps can be raised if the learning rates of past updates stay the same, but with "
+            f"lr_scheduler_type={schedule} a run of {args.max_steps:,} updates has others in its first {updates:,} than one of {before:,}"
         )
     elif is_longer:
-        different += ". A longer max_steps goes on from the newest whole checkpoint of its own folder"
+        different += ". A longer run continues only from the newest whole checkpoint of its own folder"
     return different
 
 
 def check_recipe(checkpoint: str | bool | None, identity: dict[str, Any], args: SpeechTrainingArguments):
-    """Raises a ValueError if the record beside a checkpoint, where there is one, tells of another recipe.
+    """Raises a ValueError if the record beside a checkpoint, if there is one, has another recipe.
 
-    A checkpoint brings its optimizer and schedule, so that other settings of these would be passed over.
+    A checkpoint brings its optimizer and schedule, so other settings of these would be ignored.
 
     Args:
         checkpoint: As `Trainer.train` takes it: True stands for the last one in the output folder.

@@ -1,4 +1,4 @@
-"""How a run ends before its end: asked by a signal, with a checkpoint; left by one of its processes, with its name."""
+"""How a run ends early: on a signal, with a checkpoint; or when a process is lost, with an error that names it."""
 
 from __future__ import annotations
 

@@ -332,7 +332,7 @@ class SpeechTrainer(Trainer):
         """
         raise ValueError(
             "hyperparameter_search is not supported, since a record and its checkpoints belong to one run: in a loop, "
-            "make a model and a trainer with its own `output_dir` for each setting, and compare what `evaluate` returns."
+            "make a model and a trainer for each setting, with its own `output_dir`, and compare their `evaluate` scores."
         )
 
     def _evaluate(self, *args, **kwargs):
