@@ -119,7 +119,7 @@ def test_a_sign_that_lasts_a_fifth_of_the_run_after_the_warm_up_stops_it(cause, 
     assert show(check, arguments, [bad] * 9) == 180 and not caplog.messages
     show(HealthCheck(), arguments, [bad] * 14)  # up to 280
     assert cause in caplog.text and "the run stops" in caplog.text and len(caplog.messages) == 1
-    with pytest.raises(UnhealthyRun, match=f"At update 300, 200 updates after .*{cause}.*start again in another output_dir"):
+    with pytest.raises(UnhealthyRun, match=f"At update 300, 200 updates after .*{cause}.*start again"):
         show(HealthCheck(), arguments, [bad] * 15)
 
 
