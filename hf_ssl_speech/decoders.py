@@ -1,4 +1,4 @@
-"""Encoded audio as blocks of samples: through libsndfile, and what that does not know through PyAV."""
+"""Encoded audio as blocks of samples: through libsndfile, and other formats through PyAV."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLES_AT_ONCE = 2**20
 SAMPLES_A_BYTE, SAMPLES_A_BYTE_OF_MP3 = 65_536 / 10, 50
 # How libsndfile's log of a header names the size of the samples, or in W64 and RF64 of the file, where it is wrong.
 WRONG_SIZE = re.compile(r"^\s*(?:data|Data Size|SSND|riff|Riff size)\s*: (-?\w+) \(should be (\d+)\)", re.MULTILINE)
-# Samples beyond this are no overdriven floats any more, but integers that were stored as floats.
+# Samples beyond this are not overdriven floats but integers that were stored as floats.
 LOUDEST = 10
 # Less of its channels' power is left in a mean only where one of them is the other's negative. It is looked for in
 # windows of so many samples, and may concern so much of the power of all.
@@ -29,7 +29,7 @@ LEFT_OF_POWER, WINDOW_SAMPLES, MOST_CANCELLED = 1e-3, 8_000, 0.05
 PADDING_SECONDS = 0.5
 CUT_SHORT = "cut short: fewer samples than its header says"
 GIT_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-JOINED = "several recordings joined into one file, of which players know the first alone"
+JOINED = "several recordings joined into one file, of which players play only the first"
 CONVERT = "convert it with ffmpeg, for example to FLAC"
 # In kbit/s, of layer III in MPEG 1 and in MPEG 2 and 2.5; and the sampling rates of MPEG 1, in Hz.
 MP3_BITRATES = (
@@ -42,7 +42,7 @@ JOINED_MP3_BYTES = 4_096
 
 
 class BadAudio(ValueError):
-    """An audio that nothing can be learnt from. The message is the reason, without the audio's name."""
+    """An audio that can't be used. The message is the reason, without the audio's name."""
 
 
 class _StaysInside:
@@ -151,7 +151,7 @@ class AvDecoder:
         with self._opened() as (_, stream):
             self.rate = stream.rate
         if not self.rate:
-            raise BadAudio(f"unreadable: the header tells no sampling rate; {CONVERT}")
+            raise BadAudio(f"unreadable: the header has no sampling rate; {CONVERT}")
 
     @cached_property
     def num_samples(self) -> int:
@@ -179,7 +179,7 @@ class AvDecoder:
             # The durations of other containers are estimates.
             claimed = container.duration if container.format.name.startswith(("mov", "matroska")) else None
             if (claimed or 0) / av.time_base > length / self.rate + PADDING_SECONDS:
-                raise BadAudio("cut short: the header tells more seconds than the file has")
+                raise BadAudio("cut short: the header says more seconds than the file has")
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
@@ -195,9 +195,9 @@ class AvDecoder:
                 # No protocol but the open file: a playlist would make this machine ask for other files and addresses.
                 with av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="ignore") as container:
                     if not container.streams.audio:
-                        raise BadAudio("empty: a video without sound")
+                        raise BadAudio("empty: a video without audio")
                     if len(container.streams.audio) > 1:
-                        raise BadAudio("several streams of sound in one file; keep one with ffmpeg -map 0:a:0")
+                        raise BadAudio("several audio streams in one file; keep one with ffmpeg -map 0:a:0")
                     if container.streams.audio[0].codec_context is None:
                         raise BadAudio(f"unreadable: the codec is unknown; {CONVERT}")
                     yield container, container.streams.audio[0]
@@ -218,7 +218,7 @@ def open_encoded(source: str | io.BytesIO) -> SoundFileDecoder | AvDecoder:
             raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
     with _bytes_of(source) as file:
         if file.read(len(GIT_LFS_POINTER)) == GIT_LFS_POINTER:
-            raise BadAudio("missing: a Git LFS pointer lies in its place; fetch it with `git lfs pull`")
+            raise BadAudio("missing: there is only a Git LFS pointer; download the file with `git lfs pull`")
     return AvDecoder(source)
 
 
@@ -260,12 +260,12 @@ def _check_header(file: soundfile.SoundFile, size: int):
         raise BadAudio("empty")
     # A FLAC written to a pipe leaves its length open, which libsndfile reports as the largest integer.
     if file.frames == np.iinfo(np.int64).max:
-        raise BadAudio("unreadable: the header does not tell the length")
+        raise BadAudio("unreadable: the header does not say the length")
     if file.frames > size * (SAMPLES_A_BYTE_OF_MP3 if file.format == "MP3" else SAMPLES_A_BYTE):
-        raise BadAudio("cut short: the header tells more samples than the file can hold")
+        raise BadAudio("cut short: the header says more samples than the file can hold")
     wrong = WRONG_SIZE.search(file.extra_info)
     if wrong and int(wrong[1], 0) > int(wrong[2]) and not _left_open(int(wrong[1], 0)):
-        raise BadAudio("cut short: the header tells more bytes than the file has")
+        raise BadAudio("cut short: the header says more bytes than the file has")
 
 
 def _left_open(size: int) -> bool:

@@ -110,7 +110,7 @@ def test_a_model_with_a_nan_is_neither_evaluated_nor_kept(settings, run, tmp_pat
         run(Spoil(3), logging_steps=100, **settings)
     assert not list((tmp_path / "run").rglob("*.safetensors"))
     record = read_record(tmp_path / "run")
-    assert record["status"] == "failed" and "no number" in record["cause"]
+    assert record["status"] == "failed" and "not finite" in record["cause"]
     assert not any("eval_loss" in log for log in record["curves"])
 
 

@@ -42,7 +42,7 @@ def test_an_arpa_file_of_any_tool_is_read_and_what_is_none_is_named(tmp_path):
     for data in (plain, b"\xef\xbb\xbf" + plain, b"iARPA\n\n" + plain):
         path.write_bytes(data)
         assert read_words(path) == ["hello"]
-    for data, fault in ((b"\x1f\x8b" + plain, "damaged packed file"), (plain.replace(b"hello", b"na\xefve"), "UTF-8")):
+    for data, fault in ((b"\x1f\x8b" + plain, "compressed file"), (plain.replace(b"hello", b"na\xefve"), "UTF-8")):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=fault):
             read_words(path)

@@ -42,7 +42,7 @@ def test_a_setting_that_would_not_do_what_it_says_is_refused_by_name(kind, tmp_p
             other = True  # the default here is False
         if isinstance(default, float):
             other = 0.1
-        with pytest.raises(ValueError, match=rf"do not go with this package: {name}="):
+        with pytest.raises(ValueError, match=rf"are not supported by this package: {name}="):
             kind(output_dir=tmp_path, use_cpu=True, **{name: other})
 
 

@@ -95,7 +95,7 @@ def _recording(name: str, where: str, folder: Path) -> str:
     if where.endswith("|") or where.startswith("|"):
         raise ValueError(
             f"{folder}/wav.scp makes {name} with a command, which is not run: {where[:200]}. Write its output to a "
-            "file and name that; if the command only decodes a file that can be read here, such as FLAC, name that file."
+            "file and name that; if the command only decodes a file that is read here, such as FLAC, name that file."
         )
     return resolve(where, str(folder.resolve()))
 

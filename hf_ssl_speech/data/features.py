@@ -75,7 +75,7 @@ class SpeechFeatures(FeatureSource):
 
     @abstractmethod
     def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
-        """Waveforms `(samples,)` to features `(frames, width)` on the source's device, the same as for each one alone."""
+        """Waveforms `(samples,)` to features `(frames, width)` on the source's device, each as if alone."""
 
     def with_changed_audio(self, change: ChangeOfAudio) -> SpeechFeatures:
         """The same source, but for audio that is changed before features are computed, as noise does.
@@ -293,8 +293,8 @@ def open_features(description: FeatureDescription, **settings) -> SpeechFeatures
     differences = description.differences(source.description)
     if differences:
         raise ValueError(
-            f"{source.description} is not the encoder of the units: {'; '.join(differences)}. Put the right encoder there, "
-            "or build HiddenFeatures from a copy of it."
+            f"{source.description} is not the encoder of the units: {'; '.join(differences)}. Put the right one "
+            "there, or build HiddenFeatures from a copy of it."
         )
     return source
 

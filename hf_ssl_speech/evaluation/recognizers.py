@@ -136,7 +136,7 @@ class Seq2SeqRecognizer(Recognizer):
         )
         if limit.ended:
             logger.warning(
-                "%s did not stop writing in %d of %d windows and was stopped after more tokens than can be said in that time.",
+                "%s did not stop writing in %d of %d windows; it was cut off after more tokens than anybody says.",
                 self.name, len(limit.ended), len(waveforms),
             )  # fmt: skip
         return self.processor.batch_decode(tokens, skip_special_tokens=True)

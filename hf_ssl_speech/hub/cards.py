@@ -1,4 +1,4 @@
-"""Model cards, made from the records that runs and evaluations left and from nothing else."""
+"""Model cards, made only from the records of runs and evaluations."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def create_model_card(
 ) -> ModelCard:
     """The model card of a pretrained encoder, a CTC model or a unit set, ours or exported to transformers' form.
 
-    Every figure is read from `run.json` and `scores.json` in the folder; what they do not tell is said to be not
-    measured. Where the recipe departs from the paper is computed.
+    Every figure is read from `run.json` and `scores.json` in the folder; missing figures appear as not measured. The
+    departures from the paper are computed.
 
     Args:
         folder: What a run, an evaluation or `save_pretrained` wrote.
-        repo_id: Where it will lie on the Hub, for the code that shows how to load it; by default the folder.
+        repo_id: Repository on the Hub, for the card's code example; by default the folder.
         license: Of the model, as the Hub names it, such as `apache-2.0`.
         language: Codes of the speech's languages, such as `en`.
         datasets: The training data sets, with their licences where they are known.
@@ -134,7 +134,7 @@ def digest(text: str) -> str:
 
 
 def is_hand_written(card: str) -> bool:
-    """Whether somebody wrote the card, or took it over by removing the line that says how it was made."""
+    """Whether a person wrote the card, or took it over by removing the line that says how it was made."""
     return not any(mark in card for mark in GENERATED)
 
 
@@ -150,7 +150,7 @@ def is_untouched(card: str) -> bool:
 def merge_metadata(made: ModelCardData, there: Mapping[str, Any]) -> ModelCardData:
     """The metadata of a new card, with what the Hub's own says beyond it: other fields, and other tags.
 
-    Figures and the model that it started from are those of the new card alone.
+    Figures and the base model are always those of the new card.
     """
     fields = made.to_dict()
     stale = {"model-index", "base_model"}
@@ -184,7 +184,7 @@ def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
     if is_known and architecture.endswith(("ForPreTraining", "Model")):
         return "pretraining", config
     raise ValueError(
-        f"{folder} holds {architecture or 'a model that does not tell its class'}: cards are made of pretrained "
+        f"{folder} holds {architecture or 'a model without a class in its config'}: cards are made of pretrained "
         "wav2vec 2.0 and HuBERT encoders, their CTC models and unit sets."
     )
 

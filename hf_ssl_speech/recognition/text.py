@@ -170,7 +170,7 @@ def add_labels(
         else:
             usable.append(len(texts) - 1)
     if not usable:
-        raise ValueError(f"No row can be used for training: {report}.{_about(unknown, spellable_characters(tokenizer))}")
+        raise ValueError(f"No row can be trained on: {report}.{_about(unknown, spellable_characters(tokenizer))}")
     replaced = [column for column in {text_column, "text"} if column in dataset.column_names]
     written = Dataset.from_dict({"text": texts, "labels": labels})
 

@@ -98,8 +98,8 @@ def disagreement(
         schedule = SchedulerType(args.lr_scheduler_type).value
         different += (
             f". max_steps can be raised if the learning rates of past updates stay the same, but with "
-            f"lr_scheduler_type={schedule} a run of {args.max_steps:,} updates has others in its first {updates:,} than "
-            f"one of {before:,}"
+            f"lr_scheduler_type={schedule} a run of {args.max_steps:,} updates has others in its first {updates:,} "
+            f"than one of {before:,}"
         )
     elif is_longer:
         different += ". A longer run continues only from the newest whole checkpoint of its own folder"

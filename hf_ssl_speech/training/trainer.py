@@ -331,8 +331,8 @@ class SpeechTrainer(Trainer):
             ValueError: Always, with what to do instead.
         """
         raise ValueError(
-            "hyperparameter_search is not supported, since a record and its checkpoints belong to one run: in a loop, make "
-            "a model and a trainer with its own `output_dir` for each setting, and compare what `evaluate` returns."
+            "hyperparameter_search is not supported, since a record and its checkpoints belong to one run: in a loop, "
+            "make a model and a trainer with its own `output_dir` per setting, and compare what `evaluate` returns."
         )
 
     def _evaluate(self, *args, **kwargs):
