@@ -435,7 +435,7 @@ def test_integers_stored_as_floats_are_named(peak):
         (b"", "empty"),
         (encode(np.zeros(0)), "empty"),
         (b"no audio at all" * 100, "unreadable"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "missing: there is only a Git LFS pointer"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "there is only a Git LFS pointer"),
         (FLAC[: len(FLAC) // 2], "unreadable|cut short"),
         (PIPED_FLAC, "does not say the length"),
         (None, "missing: neither"),

@@ -143,7 +143,7 @@ def test_a_complete_run_has_its_model(folder, tmp_path, monkeypatch):
     [
         ({}, {}, "neither came"),
         ({}, {"units": ["a"], "unit_columns": ["b"]}, "both came"),
-        ({}, {"unit_columns": ["units"]}, "How many units have the columns units"),
+        ({}, {"unit_columns": ["units"]}, "The number of units in the columns units"),
         ({}, {"units": ["no-such-folder/at-all/here"]}, "No unit set can be loaded"),
         ({"objective": "wav2vec2"}, {"units": ["a"]}, "needs no units"),
     ],

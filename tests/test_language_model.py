@@ -105,8 +105,8 @@ def test_a_language_model_is_read_however_it_is_packed_and_encoded(tmp_path, kin
     [
         (PLAIN.encode("latin-1"), r"no text in UTF-8 \(byte 0xef .*iconv -f LATIN1"),
         (PLAIN.encode("utf-16-le"), "binary, or in UTF-16 without a byte-order mark"),
-        (b"PK\x03\x04rest", "is packed with zip: unpack it first"),
-        (b"\x28\xb5\x2f\xfdrest", "is packed with Zstandard"),
+        (b"PK\x03\x04rest", "is compressed with zip: decompress it first"),
+        (b"\x28\xb5\x2f\xfdrest", "is compressed with Zstandard"),
         (gzip.compress(PLAIN.encode())[:40], "is a damaged compressed file"),
         (b"mmap lm http://kheafield.com/code format version 5\n\0\xff", "in KenLM's binary format"),
         (b"\\data\\\nngram 1=1\n\n\\1-grams:\nhello\n", "is no sound ARPA file"),

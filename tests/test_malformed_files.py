@@ -32,7 +32,7 @@ def test_yaml_scalars_stay_as_they_were_written(tmp_path):
 def test_a_setting_that_stands_twice_is_refused(tmp_path):
     path = tmp_path / "arguments.yaml"
     path.write_text("train_data: [a]\ntrain_data: [b]\n")
-    with pytest.raises(ValueError, match=r"arguments\.yaml.*train_data stands there twice"):
+    with pytest.raises(ValueError, match=r"arguments\.yaml.*train_data is given twice"):
         parse_arguments([str(path)], SpeechDataArguments)
 
 

@@ -221,7 +221,7 @@ def test_private_repositories_are_private_and_public_ones_are_never_taken_for_th
         with pytest.raises(OSError, match="me/hidden"):
             KMeansUnits.from_pretrained("me/hidden", token=stranger, cache_dir=tmp_path / "strange")
     push_to_hub(folder, "me/open")
-    with pytest.raises(ValueError, match="me/open is there already, and public"):
+    with pytest.raises(ValueError, match="me/open already exists and is public"):
         push_to_hub(folder, "me/open", private=True)
 
 
@@ -242,7 +242,7 @@ def test_what_is_not_fit_to_be_pushed_is_refused_before_the_hub_is_asked(hub, tm
     with pytest.raises(ValueError, match="en-US: the Hub takes languages"):
         push_to_hub(units, "me/units", language="en-US")
     source = HiddenFeatures.from_pretrained(make_encoder(tmp_path / "encoder"), 1, device="cpu")
-    with pytest.raises(ValueError, match="push that encoder first, and name its repository"):
+    with pytest.raises(ValueError, match="push it first, and name its repository"):
         push_to_hub(make_units(tmp_path / "hidden-units", source), "me/units")
     told = make_encoder(tmp_path / "told", command=f"examples/pretrain.py --hub_token {READ_TOKEN}")
     with pytest.raises(ValueError, match=r"run.json holds an access token") as refusal:
@@ -381,7 +381,7 @@ def test_a_model_beside_whose_files_units_lie_is_pushed_as_the_model(hub, tmp_pa
 def test_bare_units_take_the_same_way_to_the_hub(hub, tmp_path):
     units = KMeansUnits.from_pretrained(make_units(tmp_path / "units"))
     units.push_to_hub("me/d")
-    with pytest.raises(ValueError, match="me/d is there already, and public"):
+    with pytest.raises(ValueError, match="me/d already exists and is public"):
         units.push_to_hub("me/d", private=True)
     assert len(hub.repositories["me/d"].commits) == 2
     units.push_to_hub("me/e", private=True, commit_message="Units", revision="main")

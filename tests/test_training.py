@@ -241,7 +241,7 @@ def test_an_optimizer_given_in_python_is_recorded_by_its_class(make_trainer, row
 def test_the_best_of_several_validation_sets_needs_the_name_of_one(make_trainer, rows):
     best = dict(eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, load_best_model_at_end=True)
     sets = {"clean": rows[0], "other": rows[0]}
-    with pytest.raises(ValueError, match=r"validation sets clean, other: say of which it is, as in eval_clean_loss"):
+    with pytest.raises(ValueError, match=r"validation sets clean, other: name one of them, as in eval_clean_loss"):
         make_trainer(evaluation=sets, **best)
     make_trainer(evaluation=sets, **best, metric_for_best_model="eval_other_loss")
 

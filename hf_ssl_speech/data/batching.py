@@ -147,8 +147,8 @@ class DurationBatchedStream(IterableDataset):
     Gathers rows until they make `buffer_seconds`, batches them as `DurationBatchSampler` does, hands out all the
     batches in random order and gathers again. At the end of the stream the remaining rows are batched too, and the
     stream starts over; every row has its `epoch`. Each worker of a DataLoader has its own buffer and its own shards of
-    the stream. Rows that are marked as unusable fill no place: the first row of the buffer's first batch names them, with
-    the reasons, in `skipped_before`, from which the collators report them.
+    the stream. Rows marked as unusable take no place: the first row of the buffer's first batch names them, with the
+    reasons, in `skipped_before`, from which the collators report them.
 
     Args:
         dataset: Gives rows with `num_samples`, and with a `problem` where they can't be used (see `prepare_stream`).

@@ -97,7 +97,7 @@ def from_fairseq(path: str | os.PathLike) -> SSLSpeechPreTrainedModel:
     checkpoint = read_checkpoint(path)
     settings, weights = plain(checkpoint.get("cfg")) or plain(checkpoint.get("args")), checkpoint["model"]
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} has weights but no settings (`cfg` or `args`): its number of attention heads is unknown.")
+        raise ValueError(f"{path} has weights but no settings (`cfg` or `args`): the number of heads is unknown.")
     model_settings = settings.get("model") if isinstance(settings.get("model"), dict) else settings
     name = str(model_settings.get("_name") or model_settings.get("arch") or "")
     objective = "hubert" if name.startswith("hubert") or "label_embs_concat" in weights else "wav2vec2"
