@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from hf_ssl_speech import SSLHubertConfig, SSLHubertForPreTraining, SSLWav2Vec2Config, SSLWav2Vec2ForPreTraining
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.commands.allocation import keep_memory
 from hf_ssl_speech.data.collators import pretraining_collator
 from hf_ssl_speech.hub.exchange import from_torchaudio, to_transformers
 from hf_ssl_speech.models.quantizer import gumbel_noise
@@ -292,6 +293,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.quick:
         arguments.sizes, arguments.rounds, arguments.audio = ["tiny"], 1, (1, 1)
     torch.set_num_threads(1)
+    keep_memory()  # as `hf-ssl-speech` does, for both sides
 
     facts = machine("transformers", "torchaudio")
     rates = {precision: product_rate(getattr(torch, precision)) for precision in arguments.precisions}
@@ -304,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
             for objective in arguments.objectives:
                 cases.append(measure(objective, size, precision, arguments.rounds, audio, rates[precision]))
                 print(describe(cases[-1]), flush=True)
-    write_results(arguments.output_file, {"machine": facts, "product_rate": rates, "cases": cases})
+                write_results(arguments.output_file, {"machine": facts, "product_rate": rates, "cases": cases})
 
 
 if __name__ == "__main__":

@@ -113,6 +113,9 @@ class Record(TypedDict):
     curves: list[dict[str, float]]
     start: Start
     text: dict[str, Any]
+    # Of a cell of label efficiency: errors in each test row. Of a probe: task, classes, error rate, weights of layers.
+    test: dict[str, Any]
+    probe: dict[str, Any]
     # Of units, and of the choice of a layer.
     units: UnitFacts
     quality: dict[str, Any]

@@ -27,3 +27,8 @@ def test_a_step_has_the_loss_and_gradients_of_its_peers_and_its_time_is_measured
         assert case["loss_difference"] < 1e-4 and case["gradient_difference"] < 2e-3
         assert all(0 < share < 10 for share in case["share_of_product"].values())
         assert case["seconds"]["ours"]["minimum"] <= case["seconds"]["ours"]["median"]
+
+
+def test_the_page_on_speed_tells_what_was_measured_last(benchmark):
+    made = benchmark("performance_page")
+    assert made.PAGE.read_text() == made.page(), "run `python benchmarks/performance_page.py`"

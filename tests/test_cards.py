@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hub_folders import SPLIT, make_ctc, make_encoder, make_units, run_record, score
 from huggingface_hub import ModelCard
+from transformers import Wav2Vec2ForAudioFrameClassification
 
 from hf_ssl_speech import (
     SpeechCTCTrainingArguments,
@@ -18,7 +19,6 @@ from hf_ssl_speech import (
     SSLHubertConfig,
     SSLHubertForCTC,
     SSLWav2Vec2Config,
-    SSLWav2Vec2ForSequenceClassification,
     create_model_card,
     to_transformers,
 )
@@ -308,9 +308,9 @@ def test_ctc_is_compared_with_the_nearest_hours_of_transcripts(tmp_path, make_ti
 def test_what_is_no_model_and_what_the_hub_would_refuse_is_told_in_words(tmp_path, make_tiny):
     with pytest.raises(ValueError, match=r"neither config.json nor kmeans.json"):
         create_model_card(tmp_path)
-    make_tiny(SSLWav2Vec2ForSequenceClassification).save_pretrained(tmp_path / "classifier")
-    with pytest.raises(ValueError, match="holds SSLWav2Vec2ForSequenceClassification"):
-        create_model_card(tmp_path / "classifier")
+    make_tiny(Wav2Vec2ForAudioFrameClassification).save_pretrained(tmp_path / "frames")
+    with pytest.raises(ValueError, match="holds Wav2Vec2ForAudioFrameClassification"):
+        create_model_card(tmp_path / "frames")
     units = make_units(tmp_path / "units")
     with pytest.raises(ValueError, match="English: the Hub takes languages as ISO 639 codes"):
         create_model_card(units, language="English")

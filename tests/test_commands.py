@@ -1,6 +1,7 @@
 """The command `hf-ssl-speech`: its help, its errors, its configurations, and several processes."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hf_ssl_speech.commands.configs import listing
 from hf_ssl_speech.commands.launching import take_launch_options
 from hf_ssl_speech.commands.main import COMMANDS, main, overview, run
 from hf_ssl_speech.commands.parsing import parse_arguments
-from hf_ssl_speech.recipes.arguments import HubertIterationsArguments
+from hf_ssl_speech.recipes.arguments import HubertIterationsArguments, LabelEfficiencyArguments
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
     SpeechDataArguments,
@@ -29,7 +30,10 @@ from hf_ssl_speech.training.arguments import (
 ROOT = Path(__file__).parents[1]
 PRETRAIN_KINDS = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
 CTC_KINDS = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
-OF_DATACLASSES = {"pretrain", "units", "hubert", "finetune", "evaluate", "ngram", "tune-decoder", "align"}
+OF_DATACLASSES = {
+    "pretrain", "units", "features", "hubert", "finetune", "label-efficiency", "probe", "evaluate", "ngram",
+    "tune-decoder", "align",
+}  # fmt: skip
 
 
 def help_of(name, capsys, option="--help") -> str:
@@ -155,6 +159,28 @@ def test_threads_wait_without_taking_the_cores_unless_the_user_has_said_otherwis
     assert in_a_process(WAIT_POLICY, OMP_WAIT_POLICY="ACTIVE").stdout.strip() == "ACTIVE"
 
 
+PAGES_TAKEN_ANEW = """
+import resource
+import numpy as np
+from hf_ssl_speech.commands.allocation import keep_memory
+print(keep_memory())
+for step in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**24)  # 128 MB, 32,768 pages of 4 kB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no such settings")
+def test_memory_stays_with_the_process_for_the_next_step_unless_the_user_has_said_otherwise(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    done, taken = in_a_process(PAGES_TAKEN_ANEW).stdout.split()
+    assert done == "True" and int(taken) < 50
+    # As NumPy asks for huge pages, each of which is taken at once, pages are fewer than 32,768.
+    done, taken = in_a_process(PAGES_TAKEN_ANEW, GLIBC_TUNABLES="glibc.malloc.mmap_threshold=100000").stdout.split()
+    assert done == "False" and int(taken) >= 50
+
+
 def test_the_package_is_imported_in_an_instant_and_its_models_are_known_all_the_same():
     code = """
 import sys, hf_ssl_speech
@@ -194,7 +220,12 @@ def test_the_commands_of_a_models_folder_make_its_card_and_its_stock_form(tmp_pa
     assert "config.json" in capsys.readouterr().out and (tmp_path / "stock" / "model.safetensors").exists()
 
 
-OF_A_RUN = {"pretrain": PRETRAIN_KINDS, "hubert": (*PRETRAIN_KINDS, HubertIterationsArguments), "finetune": CTC_KINDS}
+OF_A_RUN = {
+    "pretrain": PRETRAIN_KINDS,
+    "hubert": (*PRETRAIN_KINDS, HubertIterationsArguments),
+    "finetune": CTC_KINDS,
+    "label-efficiency": (*CTC_KINDS, LabelEfficiencyArguments),
+}
 
 
 @pytest.mark.parametrize("name", sorted(set(named_configs.configs()) - {"demo"}))
@@ -243,3 +274,14 @@ def test_help_and_errors_name_the_command_and_one_spelling(capsys, monkeypatch):
     assert help_of("align", capsys).startswith("usage: hf-ssl-speech align [CONFIG]")
     with pytest.raises(SystemExit, match=r"required: --model, --data, --output_dir\. "):
         main(["align"])
+
+
+@pytest.mark.parametrize("name", ["/no/such", "./such", "a/b/c", "runs/such"])
+def test_a_folder_that_is_not_there_is_told_without_asking_the_hub(name, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", pytest.fail)
+    words = ["--data", "speech", "--output_dir", "out"]
+    for command in (["transcribe", name, "x.wav"], ["evaluate", "--models", name, *words]):
+        with pytest.raises(SystemExit, match=f"There is no folder {name}"):
+            main(command)

@@ -11,14 +11,22 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import tiny_model
 from torture.inputs import save_recognizer
 
+import hf_ssl_speech
 from hf_ssl_speech.commands.main import COMMANDS, main
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-HERE = ["README.md", "docs/hubert.md", "docs/few_labels.md"]  # other pages with code have tests of their own
-SETTINGS_OF_TRAINER = ("pretrain", "units", "hubert", "finetune")
+HERE = [
+    "README.md",
+    "docs/hubert.md",
+    "docs/few_labels.md",
+    "docs/probes.md",
+]  # other pages with code have tests of their own
+SETTINGS_OF_TRAINER = ("pretrain", "units", "hubert", "finetune", "label-efficiency")
 COMMAND = re.compile(r"hf-ssl-speech ([a-z-]+)([^\n`#|]*)")
 
 
@@ -28,7 +36,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with what the pages take for granted: recordings in `my_audio`, a model in `runs/recogniser`."""
+    """A folder with what the pages take for granted: recordings in `my_audio`, models in `runs`."""
     folder = tmp_path_factory.mktemp("docs")
     generator = np.random.default_rng(0)
     (folder / "my_audio").mkdir()
@@ -37,6 +45,9 @@ def place(tmp_path_factory):
         soundfile.write(folder / "my_audio" / f"{number}.flac", noise, 16_000)
     torch.manual_seed(0)
     save_recognizer(folder / "runs" / "recogniser")
+    classifier = tiny_model(hf_ssl_speech.SSLHubertForSequenceClassification, use_weighted_layer_sum=True)
+    classifier.save_pretrained(folder / "runs" / "probes" / "SID" / "mine")
+    feature_extractor_for(classifier.config).save_pretrained(folder / "runs" / "probes" / "SID" / "mine")
     return folder
 
 

@@ -106,19 +106,21 @@ def test_what_is_lost_after_the_last_buffer_is_told_at_the_start_of_the_next_rou
 
 
 def test_a_stream_ends_once_more_of_it_is_lost_than_the_limit_and_chance_allow():
-    def read(lost: int, of: int, share: float | None):
+    def read(lost: int, of: int, share: float | None, reason: str = "no audio"):
         streamed = StreamedRows(share)
         for place in range(of):
-            streamed.count("row", "too short" if place * lost // of != (place + 1) * lost // of else None)
+            streamed.count("row", reason if place * lost // of != (place + 1) * lost // of else None)
 
     read(5, 100, 0.05)
     read(11, 100, 0.05)  # 5 and three standard deviations of 2.2
     read(99, 100, None)
     read(99, 99, 0.05)  # too few to tell
-    with pytest.raises(ValueError, match=r"12\.0% of the first 100 rows.*max_skipped_share=5\.0%: 12 too short"):
+    with pytest.raises(ValueError, match=r"12\.0% of the first 100 rows.*max_skipped_share=5\.0% allows: 12 no audio"):
         read(12, 100, 0.05)
-    with pytest.raises(ValueError, match="of the first 100 rows"):
-        read(1, 100, 0.0)
+    read(65, 100, 0.05, "too short (under 2 s)")  # half and three standard deviations of 5
+    for lost, share in ((66, 0.05), (1, 0.0)):
+        with pytest.raises(ValueError, match="of the first 100 rows"):
+            read(lost, 100, share, "too short (under 2 s)")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

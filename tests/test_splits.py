@@ -83,15 +83,17 @@ def test_the_facts_of_a_split_keep_paths_but_no_passwords(tmp_path):
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_run_does_not_start_on_the_few_rows_that_are_left_and_is_told_why(tmp_path, cache):
     write_audio(tmp_path / "a", range(9))
-    for number in range(6):
-        soundfile.write(tmp_path / f"a/short{number}.flac", np.linspace(0, 0.5, 8_000), 16_000)
     data_args = SpeechDataArguments([str(tmp_path / "a")], cache_audio=cache)
     args = SpeechTrainingArguments(str(tmp_path / "run"), use_cpu=True)
+    for number in range(11):
+        if number == 9:  # as many short rows as others are the wish of whoever set min_seconds
+            assert len(load_split("train", data_args, args).rows) == 9
+        soundfile.write(tmp_path / f"a/short{number}.flac", np.linspace(0, 0.5, 8_000), 16_000)
     with pytest.raises(ValueError) as caught:
         load_split("train", data_args, args)
-    for words in ("40.0% of the train rows", "max_skipped_share=5.0%", "6 too short", "Lower min_seconds=2"):
+    for words in ("55.0% of the train rows", "max_skipped_share=5.0%", "11 too short", "Lower min_seconds=2"):
         assert words in str(caught.value)
-    data_args.max_skipped_share = 0.4
+    data_args.max_skipped_share = 0.6
     assert len(load_split("train", data_args, args).rows) == 9
 
 

@@ -9,16 +9,20 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from hf_ssl_speech.commands.allocation import keep_memory
 from hf_ssl_speech.commands.ending import tidy_errors
 from hf_ssl_speech.commands.launching import launch, take_launch_options
 
 PROGRAM = "hf-ssl-speech"
 COMMANDS = {
-    "demo": "Make speech and pretrain a tiny model on it: a first run without any data.",
+    "demo": "Go the whole way on made speech, from audio to a recogniser beside one from scratch.",
     "pretrain": "Pretrain an encoder on raw audio: wav2vec 2.0, or HuBERT on given units.",
     "units": "Make the units that HuBERT learns to predict, and measure them.",
+    "features": "Write a layer of an encoder, or units, as a dataset.",
     "hubert": "Train HuBERT in several iterations, units included, from raw audio.",
     "finetune": "Fine-tune an encoder on transcribed speech with CTC.",
+    "label-efficiency": "Fine-tune on less and more labels, and draw the errors against minutes of labels.",
+    "probe": "Tell what frozen encoders know of speakers, languages, keywords or phones.",
     "transcribe": "Write what is said in audio files, with a fine-tuned recogniser.",
     "evaluate": "Score recognisers side by side on the same audio.",
     "ngram": "Make an n-gram language model from text, for beam search.",
@@ -30,7 +34,9 @@ COMMANDS = {
     "configs": "List the configurations that come with the package, print or copy one.",
     "make-speech": "Make a speech corpus on the spot, for a trial without any download.",
 }
-SEVERAL_PROCESSES = {"pretrain", "units", "hubert", "finetune"}
+SEVERAL_PROCESSES = {"pretrain", "units", "features", "hubert", "finetune", "label-efficiency"}
+# Of features, each batch has arrays of another length, which would fill the memory that stays.
+KEEPING_MEMORY = (SEVERAL_PROCESSES | {"demo"}) - {"features"}
 
 
 def main(argv: Sequence[str] | None = None):
@@ -62,6 +68,8 @@ def start(name: str, argv: Sequence[str] | None = None):
             if options:
                 launch(name, argv, **options)
                 return
+        if name in KEEPING_MEMORY:
+            keep_memory()
         run(name, argv)
 
 

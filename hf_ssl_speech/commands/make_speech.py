@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_ssl_speech.commands.command_parser import CommandParser, path_type
-from hf_ssl_speech.demo.sentences import LANGUAGES
+from hf_ssl_speech.demo.sentences import LANGUAGES, VOCABULARIES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,6 +39,12 @@ def main(argv: list[str]):
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="Another seed gives other voices and texts (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--vocabulary",
+        choices=list(VOCABULARIES),
+        default="sentences",
+        help="What is said: plain sentences, or digits, ten words in each language (default: %(default)s).",
     )
     arguments = vars(parser.parse_args(argv))
     from hf_ssl_speech.demo.synthetic import synthesize_speech

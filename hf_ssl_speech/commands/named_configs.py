@@ -42,9 +42,8 @@ def accelerate_config(name: str) -> Path:
 
 def command_of(name: str) -> str:
     """The command that a configuration is for."""
-    if name.startswith("ctc"):
-        return "finetune"
-    return "hubert" if name.startswith("hubert_iterations") else "pretrain"
+    commands = {"ctc": "finetune", "hubert_iterations": "hubert", "label_efficiency": "label-efficiency"}
+    return next((command for beginning, command in commands.items() if name.startswith(beginning)), "pretrain")
 
 
 def summary(path: Path) -> str:

@@ -25,7 +25,9 @@ PATHS = {
     "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config",
 }  # fmt: skip
 # Settings of our configurations that hold only for the data they were made for.
-OF_ITS_DATA = ("validation_data", "train_split", "validation_split", "dataset_config")
+OF_ITS_DATA = (
+    "validation_data", "test_data", "train_split", "validation_split", "test_split", "dataset_config",
+)  # fmt: skip
 
 
 def parse_arguments(
@@ -33,8 +35,8 @@ def parse_arguments(
 ) -> tuple[Any, ...]:
     """Reads `[CONFIG] [--name value ...]` into one object of each dataclass; the command line overrides CONFIG.
 
-    With `--train_data`, the splits and validation data of a configuration that comes with the package are ignored. An
-    empty value, as in `--units ''`, removes the YAML's value of an optional argument.
+    With `--train_data`, the splits, validation and test data of a configuration that comes with the package are
+    ignored. An empty value, as in `--units ''`, removes the YAML's value of an optional argument.
 
     Args:
         argv: The command's arguments; CONFIG is a YAML file, or the name of one that comes with the package.

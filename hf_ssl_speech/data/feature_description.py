@@ -14,7 +14,7 @@ class FeatureDescription:
     """What the frames of features are. Only frames of equal descriptions belong to the same centroids.
 
     Attributes:
-        kind: MFCC, or a hidden layer of an encoder.
+        kind: MFCC, mel bands, or a hidden layer of an encoder (or, where no layer is named, all).
         width: Values in a frame.
         hop_samples: Samples from one frame to the next; 320 are 20 ms.
         window_samples: Samples that a frame is made from; in an encoder, what its conv stack sees.
@@ -27,7 +27,7 @@ class FeatureDescription:
             depend less on speaker, channel and loudness.
     """
 
-    kind: Literal["mfcc", "hidden"]
+    kind: Literal["mfcc", "mel", "hidden"]
     width: int
     hop_samples: int
     window_samples: int
@@ -55,4 +55,6 @@ class FeatureDescription:
 
     def __str__(self) -> str:
         every = f"{self.width} values every {1000 / self.frames_per_second:g} ms{', centred' if self.center else ''}"
-        return f"MFCC ({every})" if self.kind == "mfcc" else f"layer {self.layer} of {self.encoder} ({every})"
+        if self.kind != "hidden":
+            return f"{'MFCC' if self.kind == 'mfcc' else 'mel bands'} ({every})"
+        return f"{'all layers' if self.layer is None else f'layer {self.layer}'} of {self.encoder} ({every})"

@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, FeatureExtractionMixin, PreTrainedModel
+from transformers import AutoFeatureExtractor, AutoModel, FeatureExtractionMixin, PreTrainedModel
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.batching import inference_batches
@@ -26,6 +26,7 @@ from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.mfcc import HOP_SAMPLES, MFCC_FEATURES, WINDOW_SAMPLES, mfcc_features
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.data.processes import rank_and_size
+from hf_ssl_speech.models.classes import load_config
 from hf_ssl_speech.models.frames import hop_samples, window_samples
 from hf_ssl_speech.records import as_path
 
@@ -228,7 +229,7 @@ class HiddenFeatures(SpeechFeatures):
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            hearing_of(AutoConfig.from_pretrained(encoder))
+            hearing_of(load_config(encoder))
             model = AutoModel.from_pretrained(encoder, dtype=torch.float32).to(device)
         except OSError as error:
             raise ValueError(f"No encoder can be loaded from {encoder}: {error}") from error

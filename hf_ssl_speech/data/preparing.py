@@ -24,6 +24,7 @@ from hf_ssl_speech.audio import (
 from hf_ssl_speech.data.pieces import PIECE_ID, cut_at_pauses, is_recording, piece_name, with_pieces
 from hf_ssl_speech.data.rows import (
     TOLD,
+    TOO_SHORT,
     StreamedRows,
     as_prepared,
     check_part,
@@ -264,7 +265,7 @@ def _find_usable(measured: Dataset, min_seconds: float) -> tuple[list[int], Skip
 
 
 def _too_short(num_samples: int, min_seconds: float) -> str | None:
-    return f"too short (under {min_seconds:.2f} s)" if num_samples < min_seconds * SAMPLE_RATE else None
+    return f"{TOO_SHORT} (under {min_seconds:.2f} s)" if num_samples < min_seconds * SAMPLE_RATE else None
 
 
 def row_waveform(row: Mapping[str, Any]) -> np.ndarray:

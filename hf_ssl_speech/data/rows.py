@@ -18,6 +18,7 @@ from hf_ssl_speech.data.pieces import PIECE_ID
 
 logger = logging.getLogger(__name__)
 
+TOO_SHORT = "too short"  # how the reason of a row that is shorter than min_seconds begins
 FEWEST_ROWS = 100  # a share is taken of at least so many: in a small folder one broken file is a large share
 
 TOLD = ("id", "audio", "segment_start", "segment_end")  # the columns that are read here
@@ -33,6 +34,15 @@ def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
 def most_unusable(total: int, max_share: float) -> float:
     """How many of `total` rows may be unusable: the share of `total` or of 100 rows, if more, but at most half."""
     return max(max_share * total, min(max_share * FEWEST_ROWS, total / 2))
+
+
+def share_with_short(max_share: float) -> float:
+    """The share of the rows that may be left out where those shorter than `min_seconds` count too.
+
+    Settings that leave short rows out are no damage, and many a corpus has a tenth of them; but a run should not
+    begin on less than half of its data by accident. A `max_share` of 0 allows none of either.
+    """
+    return max(max_share, 0.5) if max_share else 0.0
 
 
 class StreamedRows:
@@ -65,14 +75,21 @@ class StreamedRows:
                 logger.warning("Skipped %s: %s", name or "an audio without id or path", problem)
         if self.max_share is None or self.total < FEWEST_ROWS:
             return
-        lost, expected = self.reasons.total(), self.max_share * self.total
-        if lost > expected + 3 * math.sqrt(expected * (1 - self.max_share)):
+        damaged = sum(count for reason, count in self.reasons.items() if not reason.startswith(TOO_SHORT))
+        if self._exceeds(damaged, self.max_share) or self._exceeds(
+            self.reasons.total(), share_with_short(self.max_share)
+        ):
             causes = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common())
+            lost = self.reasons.total() / self.total
             raise ValueError(
-                f"{lost / self.total:.1%} of the first {self.total:,} rows of the stream can't be used, more than "
-                f"max_skipped_share={self.max_share:.1%}: {causes}. Correct the data or the settings, or raise "
+                f"{lost:.1%} of the first {self.total:,} rows of the stream can't be used, more than "
+                f"max_skipped_share={self.max_share:.1%} allows: {causes}. Correct the data or the settings, or raise "
                 "max_skipped_share."
             )
+
+    def _exceeds(self, lost: int, share: float) -> bool:
+        expected = share * self.total
+        return lost > expected + 3 * math.sqrt(expected * (1 - share))
 
 
 def as_prepared(dataset: Dataset) -> Dataset:

@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -125,6 +125,7 @@ def _each_source(source: str | os.PathLike | Sequence[str | os.PathLike]) -> lis
 
 def _load_one(source: str, split: str, name: str | None, streaming: bool) -> Iterator[tuple[Any, str | None]]:
     """Loads one source, as one dataset for each schema in it, each with the folder that relative paths are meant in."""
+    splits: dict[str, Callable[[], list[Any]]]
     if is_address(source):
         splits = {"train": partial(_load_addresses, source, streaming)}
     elif os.path.isdir(source):

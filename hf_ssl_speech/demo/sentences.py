@@ -1,4 +1,4 @@
-"""Plain sentences in eight languages, put together from phrases: tens of thousands in each."""
+"""Plain sentences in eight languages, put together from phrases: tens of thousands in each; and the ten digits."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ def compose_sentence(language: str, generator: np.random.Generator) -> str:
         time=generator.choice(phrases.times),
     )
     return sentence[0].upper() + sentence[1:] + "."
+
+
+def compose_digits(language: str, generator: np.random.Generator) -> str:
+    """Three to five digits of a language in `DIGITS`, as words: a vocabulary that little speech teaches."""
+    return " ".join(generator.choice(DIGITS[language].split(), generator.integers(3, 6)))
 
 
 def _phrases(text: str) -> tuple[str, ...]:
@@ -187,3 +192,15 @@ LANGUAGES = {
             under den långa vintern / vid halv fem / en gång om året"""),
     ),
 }
+
+DIGITS = {
+    "en": "zero one two three four five six seven eight nine",
+    "de": "null eins zwei drei vier fünf sechs sieben acht neun",
+    "es": "cero uno dos tres cuatro cinco seis siete ocho nueve",
+    "fr": "zéro un deux trois quatre cinq six sept huit neuf",
+    "it": "zero uno due tre quattro cinque sei sette otto nove",
+    "nl": "nul een twee drie vier vijf zes zeven acht negen",
+    "pt": "zero um dois três quatro cinco seis sete oito nove",
+    "sv": "noll ett två tre fyra fem sex sju åtta nio",
+}
+VOCABULARIES = {"sentences": compose_sentence, "digits": compose_digits}

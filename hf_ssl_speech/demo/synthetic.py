@@ -15,11 +15,13 @@ from datasets import Audio, Dataset, Features, Value
 
 from hf_ssl_speech.audio import SAMPLE_RATE, read_audio
 from hf_ssl_speech.demo.espeak import ESPEAK_SAMPLE_RATE, Espeak
-from hf_ssl_speech.demo.sentences import LANGUAGES, compose_sentence
+from hf_ssl_speech.demo.sentences import LANGUAGES, VOCABULARIES
 from hf_ssl_speech.units.phones import SILENCE
 
 MIN_UTTERANCE_SECONDS = 2.0
 MAX_UTTERANCE_SECONDS = 10.0
+# How long the utterances of each vocabulary are: of short ones, a minute has more.
+SECONDS = {"sentences": (MIN_UTTERANCE_SECONDS, MAX_UTTERANCE_SECONDS), "digits": (1.0, 4.0)}
 # A nameless event shorter than this is a glide or a glottal catch: it belongs to the phone before it.
 MIN_PAUSE_SECONDS = 0.08
 
@@ -77,6 +79,7 @@ def synthesize_speech(
     languages: Sequence[str] = ("en", "de", "es", "fr", "it"),
     speakers: int = 50,
     seed: int = 0,
+    vocabulary: str = "sentences",
 ) -> Dataset:
     """Speech from espeak-ng with its texts, speakers and phones, the same bytes for the same arguments.
 
@@ -90,6 +93,7 @@ def synthesize_speech(
         speakers: Voices over all languages; a language with more than about 60 speakers reuses its voices, at another
             pitch and pace.
         seed: Of voices, texts, pauses and noise.
+        vocabulary: `sentences`, or `digits` for ten words in each language, in utterances of about 1 to 4 seconds.
     Returns:
         A row per utterance: `id`, `audio` (FLAC bytes, 16 kHz), `duration` (seconds), `text`, `speaker`, `language`
         and `phones` (`phone` in IPA without stress or `SIL`, `start` and `end` in seconds), which cover the audio
@@ -105,7 +109,7 @@ def synthesize_speech(
     with closing(Espeak()) as espeak:
         while remaining > 0:
             generator = np.random.default_rng([seed, 1, len(rows)])
-            row = _utterance(espeak, voices[len(rows) % speakers], generator)
+            row = _utterance(espeak, voices[len(rows) % speakers], generator, vocabulary)
             row["id"] = f"{row['speaker']}-{len(rows):05d}"
             row["audio"]["path"] = f"{row['id']}.flac"
             remaining -= row["duration"]
@@ -148,17 +152,18 @@ def _draw_speakers(languages: Sequence[str], speakers: int, generator: np.random
     return drawn
 
 
-def _utterance(espeak: Espeak, speaker: _Speaker, generator: np.random.Generator) -> dict:
+def _utterance(espeak: Espeak, speaker: _Speaker, generator: np.random.Generator, vocabulary: str) -> dict:
     """One row without its id: sentences joined by pauses until a drawn length is reached."""
     texts = []
     pieces = [_pause(generator)]
     num_samples = len(pieces[0].waveform)
-    wanted = generator.uniform(MIN_UTTERANCE_SECONDS, 0.8 * MAX_UTTERANCE_SECONDS) * SAMPLE_RATE
+    shortest, longest = SECONDS[vocabulary]
+    wanted = generator.uniform(shortest, 0.8 * longest) * SAMPLE_RATE
     while num_samples < wanted:
-        text = compose_sentence(speaker.language, generator)
+        text = VOCABULARIES[vocabulary](speaker.language, generator)
         added = [_say(espeak, speaker, text), _pause(generator)]
         num_added = sum(len(piece.waveform) for piece in added)
-        if texts and num_samples + num_added > MAX_UTTERANCE_SECONDS * SAMPLE_RATE:
+        if texts and num_samples + num_added > longest * SAMPLE_RATE:
             break
         texts.append(text)
         pieces += added

@@ -15,7 +15,6 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import (
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
-    AutoConfig,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
     BatchFeature,
@@ -30,6 +29,7 @@ from hf_ssl_speech.data.families import hearing_of
 from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.pieces import cut_at_pauses
 from hf_ssl_speech.data.preparing import row_waveform
+from hf_ssl_speech.models.classes import load_config
 from hf_ssl_speech.models.finite import check_finite
 from hf_ssl_speech.recognition.decoding import BeamDecoder, BeamSettings, Decoder, GreedyDecoder
 from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
@@ -211,7 +211,7 @@ def is_seq2seq(name_or_path: str) -> bool:
         ValueError: If there is no checkpoint, or its family can do neither here.
     """
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
+        config = load_config(name_or_path)
     except (OSError, ValueError) as error:
         raise ValueError(f"No recogniser can be loaded from {name_or_path!r}: {error}") from error
     writes_tokens = type(config) in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
@@ -251,7 +251,7 @@ def load_seq2seq(name_or_path: str, *, device: str | torch.device | None = None,
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        hearing_of(AutoConfig.from_pretrained(name_or_path), "tokens")
+        hearing_of(load_config(name_or_path), "tokens")
         processor = AutoProcessor.from_pretrained(name_or_path)
         model = AutoModelForSpeechSeq2Seq.from_pretrained(name_or_path, dtype=torch.float32).to(device).eval()
     except OSError as error:

@@ -182,6 +182,33 @@ def breakdown_table(scores: Sequence[Score]) -> str:
     return table(["row", "by", "group", "WER, %", "words"], rows) if rows else ""
 
 
+def probe_table(record: Record) -> str:
+    """How a classifier was scored, a row for each figure."""
+    probe = record["probe"]
+    if not probe:
+        return table(["", ""], [["accuracy", NOT_MEASURED]])
+    error, test = probe["error"], record["data"].get("test", {})
+    correct = {"value": 1 - error["value"], "low": 1 - error["high"], "high": 1 - error["low"]}
+    rows = [
+        ["task", plain(probe["task"])],
+        [
+            "accuracy on test, %",
+            f"{_rate(correct)}, {error['confidence']:.0%} interval over {test.get('rows', 0):,} rows",
+        ],
+        ["pooling", plain(probe["pooling"])],
+        ["weights that learnt", f"{probe['parameters']:,}"],
+        ["chosen on validation", f"learning rate {probe['learning_rate']:g}, update {probe['update']:,}"],
+        ["command", told(record["command"])],
+    ]
+    return table(["", ""], rows)
+
+
+def layer_weights_table(weights: Sequence[float]) -> str:
+    """How much each layer is listened to; layer 0 is the transformer's input."""
+    rows = [[f"{layer}", f"{weight:.3f}"] for layer, weight in enumerate(weights)]
+    return table(["layer", "weight"], rows or [["all", NOT_RECORDED]])
+
+
 def text_table(record: Record) -> str:
     """Facts of the transcripts that a CTC model learnt from."""
     text = record["text"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -25,16 +24,18 @@ from hf_ssl_speech.hub.card_sections import (
     effort_table,
     evaluations,
     hours,
+    layer_weights_table,
     limits,
     measures_table,
     pictures,
+    probe_table,
     quality_table,
     scores_table,
     text_table,
     unit_departures,
     unit_effort_table,
 )
-from hf_ssl_speech.hub.licences import LICENCES
+from hf_ssl_speech.hub.licences import check_metadata
 from hf_ssl_speech.hub.wording import for_others
 from hf_ssl_speech.markdown import plain, quoted, table
 from hf_ssl_speech.models.classes import config_class_of
@@ -66,6 +67,14 @@ MEASURES_GLOSSARY = {
 }
 
 
+TAGS = {
+    "pretraining": ["self-supervised"], "ctc": ["ctc"], "probe": ["probe"], "units": ["k-means", "speech-units"],
+}  # fmt: skip
+PIPELINES = {
+    "ctc": "automatic-speech-recognition", "pretraining": "feature-extraction", "probe": "audio-classification",
+}  # fmt: skip
+
+
 def create_model_card(
     folder: str | os.PathLike,
     *,
@@ -74,7 +83,7 @@ def create_model_card(
     language: str | Sequence[str] | None = None,
     datasets: Mapping[str, str | None] | Sequence[str] = (),
 ) -> ModelCard:
-    """The model card of a pretrained encoder, a CTC model or a unit set, ours or exported to transformers' form.
+    """The model card of an encoder, a CTC model, a classifier or a unit set, ours or exported to transformers' form.
 
     Every figure is read from `run.json` and `scores.json` in the folder; missing figures appear as not measured. The
     departures from the paper are computed.
@@ -160,7 +169,7 @@ def merge_metadata(made: ModelCardData, there: Mapping[str, Any]) -> ModelCardDa
 
 
 def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
-    """`units`, `ctc` or `pretraining` (an encoder, with or without the head it was pretrained with), and its JSON.
+    """`units`, `ctc`, `probe` (a classifier) or `pretraining` (an encoder, with its head or without), and its JSON.
 
     A model stays what its config.json says where a unit set lies beside its files.
 
@@ -181,25 +190,14 @@ def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
         is_known = config_class_of(config.get("model_type")) is not None
     if is_known and architecture.endswith("ForCTC"):
         return "ctc", config
+    if is_known and architecture.endswith("ForSequenceClassification"):
+        return "probe", config
     if is_known and architecture.endswith(("ForPreTraining", "Model")):
         return "pretraining", config
     raise ValueError(
         f"{folder} holds {architecture or 'a model without a class in its config'}: cards are made of pretrained "
-        "wav2vec 2.0 and HuBERT encoders, their CTC models and unit sets."
+        "wav2vec 2.0 and HuBERT encoders, their CTC models and classifiers, and unit sets."
     )
-
-
-def check_metadata(license: str | None, languages: Sequence[str]):
-    """Raises a ValueError if the Hub would refuse a language or a licence, which spoils the whole push."""
-    strange = [code for code in languages if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", code)]
-    if strange:
-        raise ValueError(f"{', '.join(strange)}: the Hub takes languages as ISO 639 codes such as en, de or yue.")
-    if license is not None and license not in LICENCES:
-        close = difflib.get_close_matches(license.lower(), LICENCES, n=3)
-        raise ValueError(
-            f"{license!r}: the Hub takes licences such as apache-2.0, cc-by-4.0, or other."
-            + (f" Did you mean {' or '.join(close)}?" if close else "")
-        )
 
 
 # What each kind of card tells of its own ---------------------------------------------------------------------------
@@ -249,6 +247,23 @@ def ctc_context(folder, config, record, scores) -> dict[str, Any]:
     }
 
 
+def probe_context(folder, config, record, scores) -> dict[str, Any]:
+    """What the card of a classifier tells."""
+    config_class, probe, source = config_class_of(config["model_type"]), record["probe"], record["start"]["source"]
+    classes = list((config.get("id2label") or {}).values())
+    return {
+        "paper": config_class.method,
+        "papers": [config_class.model_type],
+        "stock": config["model_type"] == config_class.stock_model_type,
+        "group_norm": config.get("feat_extract_norm", "group") == "group",
+        "num_classes": len(classes),
+        "classes": ", ".join(map(str, classes)),
+        "probed": f"The encoder stayed as {source or 'its pretraining'} left it." if probe else "",
+        "probe_table": probe_table(record),
+        "layers_table": layer_weights_table(probe.get("layer_weights", [])),
+    }
+
+
 def unit_context(folder, facts, record, scores) -> dict[str, Any]:
     """What the card of a unit set tells."""
     facts = complete(UnitFacts, facts)
@@ -270,7 +285,7 @@ def unit_context(folder, facts, record, scores) -> dict[str, Any]:
     }
 
 
-CONTEXTS = {"pretraining": pretraining_context, "ctc": ctc_context, "units": unit_context}
+CONTEXTS = {"pretraining": pretraining_context, "ctc": ctc_context, "probe": probe_context, "units": unit_context}
 
 
 # What the Hub reads ------------------------------------------------------------------------------------------------
@@ -289,15 +304,15 @@ def card_data(
     """The metadata on top of a card. Only what is an id on the Hub is named as a data set or as the model's base."""
     start, results = record["start"]["source"], eval_results(scores) or None
     tags = ["speech", "hf_ssl_speech", *(each.removeprefix("ssl-") for each in context["papers"])]
-    tags += {"pretraining": ["self-supervised"], "ctc": ["ctc"], "units": ["k-means", "speech-units"]}[kind]
+    tags += TAGS[kind]
     return ModelCardData(
         license=license,
         language=languages or None,
         datasets=[name for name in datasets if is_hub_id(name)] or None,
         base_model=start if is_hub_id(start) else None,
         library_name="hf_ssl_speech" if kind == "units" else "transformers",
-        pipeline_tag={"ctc": "automatic-speech-recognition", "pretraining": "feature-extraction"}.get(kind),
-        metrics=["wer", "cer"] if kind == "ctc" else None,
+        pipeline_tag=PIPELINES.get(kind),
+        metrics={"ctc": ["wer", "cer"], "probe": ["accuracy"]}.get(kind),
         tags=tags,
         model_name=context["title"] if results else None,
         eval_results=results,

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable
 
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_ssl_speech.models.classes import CLASSES, STOCK_CLASSES, model_class
+from hf_ssl_speech.models.classes import CLASSES, STOCK_CLASSES, load_config, model_class
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLSpeechPreTrainedModel, SSLWav2Vec2Model
 from hf_ssl_speech.models.heads import SSLSpeechForCTC
@@ -71,7 +71,7 @@ def from_transformers(model: PreTrainedModel | str | os.PathLike) -> SSLSpeechPr
     """
     if isinstance(model, PreTrainedModel):
         return _convert(model, _our_class(type(model).__name__))
-    config = AutoConfig.from_pretrained(model)
+    config = load_config(model)
     if isinstance(config, SSLSpeechConfig):
         raise ValueError(f"{model} is already a checkpoint of this package: load it with its class or an Auto class.")
     encoder = type(config).__name__.removesuffix("Config") + "Model"
@@ -84,7 +84,7 @@ def load_model(source: str | os.PathLike) -> PreTrainedModel:
     Raises:
         ValueError: If it is of another class.
     """
-    config = AutoConfig.from_pretrained(source)
+    config = load_config(source)
     if not isinstance(config, SSLSpeechConfig):
         return from_transformers(source)
     architecture = (config.architectures or [""])[0]

@@ -1,5 +1,11 @@
 """The licences that the Hub knows, by the identifiers of its documentation ("Licenses", repositories)."""
 
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
 LICENCES = {
     "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
     "bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause",
@@ -13,3 +19,16 @@ LICENCES = {
     "pddl", "lgpl-lr", "deepfloyd-if-license", "fair-noncommercial-research-license", "llama2", "llama3",
     "llama3.1", "llama3.2", "llama3.3", "llama4", "grok2-community", "gemma", "unknown", "other",
 }  # fmt: skip
+
+
+def check_metadata(license: str | None, languages: Sequence[str]):
+    """Raises a ValueError if the Hub would refuse a language or a licence, which spoils the whole push."""
+    strange = [code for code in languages if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", code)]
+    if strange:
+        raise ValueError(f"{', '.join(strange)}: the Hub takes languages as ISO 639 codes such as en, de or yue.")
+    if license is not None and license not in LICENCES:
+        close = difflib.get_close_matches(license.lower(), LICENCES, n=3)
+        raise ValueError(
+            f"{license!r}: the Hub takes licences such as apache-2.0, cc-by-4.0, or other."
+            + (f" Did you mean {' or '.join(close)}?" if close else "")
+        )

@@ -72,9 +72,10 @@ FEATURE_EXTRACTOR = ("preprocessor_config.json", "processor_config.json")
 NEEDED = {
     "pretraining": [WEIGHTS, FEATURE_EXTRACTOR],
     "ctc": [WEIGHTS, FEATURE_EXTRACTOR, ("vocab.json",), ("tokenizer_config.json",)],
+    "probe": [WEIGHTS, FEATURE_EXTRACTOR],
     "units": [(CENTROIDS_FILE,)],
 }
-CALLED = {"pretraining": "a pretrained encoder", "ctc": "a CTC model", "units": "a unit set"}
+CALLED = {"pretraining": "a pretrained encoder", "ctc": "a CTC model", "probe": "a classifier", "units": "a unit set"}
 RESULTS_FOLDER = ".eval_results"
 RECORDS = {RECORD_FILE: dict, SCORES_FILE: list}
 
@@ -94,10 +95,10 @@ def push_to_hub(
     benchmarks: Mapping[str, str] | None = None,
     **card: Any,
 ) -> Pushed:
-    """Pushes an encoder, a CTC model or a unit set, with its card, to a repository, which is created if missing.
+    """Pushes an encoder, a CTC model, a classifier or a unit set, with its card, to a repository.
 
-    The log first names the files that are pushed and those that are not. Files of an earlier push that this one does
-    not write are removed in the same commit; other files there stay.
+    It is created if missing. The log first names the files that are pushed and those that are not. Files of an earlier
+    push that this one does not write are removed in the same commit; other files there stay.
 
     The card is written to `README.md` in the folder (with `stock` and `encoder`, to what is pushed only); one that
     somebody wrote by hand is left and pushed as it is. So is one that somebody wrote on the Hub, whose metadata

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import transformers
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hf_ssl_speech.models import encoder, heads, pretraining
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
@@ -32,6 +35,20 @@ STOCK_CLASSES: dict[type[SSLSpeechPreTrainedModel], type[PreTrainedModel]] = {
     for name, ours in CLASSES.items()
     if hasattr(transformers, name.removeprefix("SSL"))
 }
+
+
+def load_config(source: str | os.PathLike) -> PreTrainedConfig:
+    """The configuration of a checkpoint, ours or another, in a folder or on the Hub.
+
+    Raises:
+        OSError: If there is none. Where a name can only mean a folder, the Hub is not asked: without a connection that
+            would take half a minute.
+    """
+    path = Path(source)
+    is_id = len(path.parts) <= 2 and str(source)[:1] not in (".", "~", os.sep)
+    if not path.exists() and (not is_id or (len(path.parts) == 2 and path.parent.is_dir())):
+        raise FileNotFoundError(f"There is no folder {source}.")
+    return AutoConfig.from_pretrained(source)
 
 
 def config_class_of(model_type: str | None) -> type[SSLSpeechConfig] | None:

@@ -7,7 +7,7 @@ import importlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -162,6 +162,7 @@ class SSLSpeechConfig(PreTrainedConfig):
     vocab_size: int | None = 32
     use_weighted_layer_sum: bool = False
     classifier_proj_size: int = 256
+    classifier_pooling: Literal["mean", "attentive"] = "mean"
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2

@@ -150,10 +150,45 @@ def check_labels(largest: int, config: SSLSpeechConfig):
 CLASSIFICATION_MASK_PROB = 0.05
 
 
-class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
-    """An encoder with one class per utterance: the mean over real frames, then a linear layer.
+def mix_layers(states: Tensor, layer_weights: Tensor) -> Tensor:
+    """The weighted sum of hidden states, as SUPERB has it.
 
-    In training, batches that bring no masks get some as the config says (see `SSLSpeechModel.draw_masks`).
+    Args:
+        states: `(batch, layers, frames, hidden)`.
+        layer_weights: `(layers,)`, of which the softmax weighs.
+    Returns:
+        `(batch, frames, hidden)`.
+    """
+    return torch.einsum("blth,l->bth", states, layer_weights.softmax(-1))
+
+
+def pool_frames(hidden: Tensor, frame_mask: Tensor | None, attention: nn.Module | None = None) -> Tensor:
+    """One vector for each row: the mean over its real frames, or their sum as attention weighs them.
+
+    Args:
+        hidden: `(batch, frames, width)`.
+        frame_mask: Which frames are real, `(batch, frames)`; None if all are.
+        attention: Gives a weight to each frame before the softmax, `(batch, frames, 1)`.
+    Returns:
+        `(batch, width)`.
+    """
+    if attention is None:
+        if frame_mask is None:
+            return hidden.mean(1)
+        mask = frame_mask[..., None]
+        return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+    scores = at_least_float32(attention(hidden)).squeeze(-1)
+    if frame_mask is not None:
+        scores = scores.masked_fill(~frame_mask, torch.finfo(scores.dtype).min)
+    return torch.einsum("bth,bt->bh", hidden, scores.softmax(-1).to(hidden.dtype))
+
+
+class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
+    """An encoder with one class per utterance: its frames become one vector, then a linear layer chooses.
+
+    The vector is the mean over real frames, or with `classifier_pooling="attentive"`, which stock does not have, their
+    sum as a learned attention weighs them. In training, batches that bring no masks get some as the config says (see
+    `SSLSpeechModel.draw_masks`).
     """
 
     encoder_class: type[SSLSpeechModel]
@@ -164,6 +199,8 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
         if config.use_weighted_layer_sum:
             self.layer_weights = nn.Parameter(torch.empty(config.num_hidden_layers + 1))
         self.projector = nn.Linear(config.hidden_size, config.classifier_proj_size)
+        attends = config.classifier_pooling == "attentive"
+        self.pooling_attention = nn.Linear(config.classifier_proj_size, 1) if attends else None
         self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
         self.post_init()
 
@@ -218,14 +255,9 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
         )
         hidden = outputs.last_hidden_state
         if self.config.use_weighted_layer_sum:
-            states = torch.stack(outputs.hidden_states, dim=1)  # (batch, layers, frames, -1)
-            hidden = (states * self.layer_weights.softmax(-1)[:, None, None]).sum(1)
+            hidden = mix_layers(torch.stack(outputs.hidden_states, dim=1), self.layer_weights)
         hidden = self.projector(hidden)  # (batch, frames, projected)
-        if outputs.frame_mask is None:
-            pooled = hidden.mean(1)
-        else:
-            mask = outputs.frame_mask[..., None]
-            pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        pooled = pool_frames(hidden, outputs.frame_mask, self.pooling_attention)
         logits = self.classifier(pooled)
         loss = None if labels is None else F.cross_entropy(at_least_float32(logits), labels.view(-1))
         return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)

@@ -72,13 +72,18 @@ class GumbelQuantizer(nn.Module):
             if self.training:
                 noisy = ((logits + gumbel_noise(logits, seeds)) / self.temperature).softmax(-1)
                 codes = noisy.argmax(-1)
-                chosen = nn.functional.one_hot(codes, self.num_entries) - noisy.detach() + noisy
+                chosen = one_hot(codes, noisy) - noisy.detach() + noisy
             else:
                 codes = logits.argmax(-1)
-                chosen = nn.functional.one_hot(codes, self.num_entries).to(logits.dtype)
+                chosen = one_hot(codes, logits)
             codebook = at_least_float32(self.codevectors).view(self.num_groups, self.num_entries, -1)
             vectors = torch.einsum("bmgv,gvd->bmgd", chosen, codebook).flatten(2)  # (batch, masked, dim)
         return Quantized(vectors.to(self.codevectors.dtype), codes, probabilities)
+
+
+def one_hot(codes: Tensor, like: Tensor) -> Tensor:
+    """1 at the codes and 0 elsewhere in the shape of `like`; torch's own looks at the codes and makes integers."""
+    return torch.zeros_like(like).scatter(-1, codes[..., None], 1)
 
 
 def gumbel_noise(like: Tensor, seeds: Tensor | None = None) -> Tensor:

@@ -161,7 +161,7 @@ class Transformer(nn.Module):
         """
         if mask is not None:
             hidden = hidden * mask[..., None]  # the positional conv must meet zeros, as at an audio's end
-        attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=mask)
+        attention_mask = self.attention_mask(hidden, mask)
         hidden = hidden + self.pos_conv_embed(hidden)
         if not self.config.do_stable_layer_norm:
             hidden = self.layer_norm(hidden)
@@ -181,6 +181,14 @@ class Transformer(nn.Module):
         if self.config.do_stable_layer_norm:
             hidden = self.layer_norm(hidden)
         return hidden, tuple(hidden_states) if output_hidden_states else None, tuple(attentions) or None
+
+    def attention_mask(self, hidden: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Which frames are seen, in the form that the attention takes."""
+        if self.training and mask is not None and self.config._attn_implementation == "sdpa":
+            # transformers would look whether anything is padded at all, for which a GPU's host has to wait. It is: the
+            # collators leave out masks of batches without padding.
+            return mask[:, None, None]
+        return create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=mask)
 
     def set_update(self, update: int):
         """Layer drop: draws which layers run in an update. All ranks and micro-batches of it drop the same ones."""

@@ -1,8 +1,9 @@
-"""The settings of units and of HuBERT's iterations."""
+"""The settings of units, of HuBERT's iterations, of label efficiency, of probes and of features."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.units.kmeans_units import MEMORY_GB
@@ -142,3 +143,167 @@ class UnitArguments:
     abx: bool = field(
         default=False, metadata={"help": "Measure ABX on the validation data, which needs `phones` and `speaker`."}
     )
+
+
+@dataclass
+class LabelEfficiencyArguments:
+    """What is fine-tuned on how many labels, and what is scored."""
+
+    starts: list[str] = field(
+        metadata={
+            "help": "What is fine-tuned: NAME=CHECKPOINT (folder or Hub id, ours or stock), and `scratch` for fresh "
+            "weights, which have the architecture of the first checkpoint, or without any that of preset and config."
+        }
+    )
+    minutes: list[str] = field(
+        metadata={"help": "Minutes of transcribed speech to learn from, or `all`; smaller amounts are part of larger."}
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2],
+        metadata={"help": "Each decides which rows are taken, and the seed of the training."},
+    )
+    test_data: list[str] | None = field(
+        default=None, metadata={"help": "Data that is only scored (default: train_data, of which another split)."}
+    )
+    test_split: str | None = field(default=None, metadata={"help": "Split of test_data (default: test, or its only)."})
+    speaker_column: str = field(
+        default="speaker", metadata={"help": "Column with the speakers, who are all heard as far as the minutes go."}
+    )
+
+    def __post_init__(self):
+        if len(self.named_starts) < len(self.starts):
+            raise ValueError(f"starts names one start twice: {' '.join(self.starts)}.")
+        for amount in self.minutes:
+            try:
+                known = amount == "all" or float(amount) > 0
+            except ValueError:
+                known = False
+            if not known:
+                raise ValueError(f"minutes holds {amount!r}: give numbers above 0, or `all`.")
+
+    @property
+    def named_starts(self) -> dict[str, str | None]:
+        """The checkpoint of each start by the start's name; None for fresh weights."""
+        return {name: None if name == each == "scratch" else each for name, each in named(self.starts).items()}
+
+
+@dataclass
+class ProbeArguments:
+    """What is read off which features, and how."""
+
+    output_dir: str = field(
+        metadata={"help": "Folder for the results; those of several tasks may share one, and make one table."}
+    )
+    label_column: str = field(
+        metadata={
+            "help": "Column with what is to be told: speaker, language, text, ... (one class for each row), or phones "
+            "(a sequence, told by CTC)."
+        }
+    )
+    encoders: list[str] = field(
+        default_factory=list, metadata={"help": "NAME=CHECKPOINT of each frozen encoder, ours or stock."}
+    )
+    baselines: list[str] = field(
+        default_factory=lambda: ["untrained", "mfcc", "mel"],
+        metadata={
+            "help": "What encoders are compared with: mfcc (39 values), mel (80 bands), and untrained (fresh weights "
+            "with the architecture of the first encoder)."
+        },
+    )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of the task in the table (default: SUPERB's: PR for phones, SID for speaker, LID for "
+            "language, KS for text or keyword, ER for emotion, else the column's name)."
+        },
+    )
+    test_data: list[str] | None = field(
+        default=None, metadata={"help": "Data that is only scored (default: train_data, of which another split)."}
+    )
+    test_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split of test_data (default: test, or its only); `held_out` for as many of the training rows as "
+            "validate."
+        },
+    )
+    pooling: str = field(
+        default="mean",
+        metadata={"help": "How the frames of a row become one vector.", "choices": ["mean", "attentive"]},
+    )
+    projected: int = field(default=256, metadata={"help": "Width of the projection before the last linear layer."})
+    updates: int = field(default=2000, metadata={"help": "Updates of each training of a probe."})
+    batch_rows: int = field(default=32, metadata={"help": "Rows in an update."})
+    learning_rates: list[float] = field(
+        default_factory=lambda: [3e-3, 3e-2],
+        metadata={"help": "Learning rates, of which the best on validation rows is taken, for each of the features."},
+    )
+    seed: int = field(default=0, metadata={"help": "Decides the order, and the untrained encoder."})
+    min_seconds: float = field(default=0.1, metadata={"help": "Shorter audio is skipped, named and counted."})
+    silence: list[str] = field(default_factory=list, metadata={"help": SILENCE_HELP})
+    batch_seconds: float | None = field(
+        default=None, metadata={"help": "Seconds of audio in a batch for the encoder (default: 120, and 12 on a CPU)."}
+    )
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
+
+    def __post_init__(self):
+        unknown = set(self.baselines) - {"untrained", "mfcc", "mel"}
+        if unknown:
+            raise ValueError(f"baselines names {', '.join(sorted(unknown))}: there are untrained, mfcc and mel.")
+        if not self.encoders and self.baselines in ([], ["untrained"]):
+            raise ValueError("There is nothing to probe: give encoders as NAME=CHECKPOINT, or baselines.")
+        taken = set(named(self.encoders)) & set(self.baselines)
+        if len(named(self.encoders)) < len(self.encoders) or taken:
+            raise ValueError(f"Two of the features have one name: {' '.join([*self.encoders, *self.baselines])}.")
+
+
+@dataclass
+class FeatureArguments:
+    """Which features of which audio are written where."""
+
+    data: list[str] = field(metadata={"help": "The audio: whatever training takes as data; see docs/data.md."})
+    output_dir: str = field(metadata={"help": "Folder for the dataset, Parquet files in `data`, and run.json."})
+    encoder: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of an encoder, ours or stock; without it (nor units) MFCC."}
+    )
+    layer: int | None = field(
+        default=None, metadata={"help": "Layer of the encoder, counted from 1; 0 is the transformer's input."}
+    )
+    units: str | None = field(
+        default=None, metadata={"help": "Write units, of this unit set (folder or Hub id), instead of vectors."}
+    )
+    keep_repeats: bool = field(
+        default=False,
+        metadata={"help": "Write a unit for each frame; by default one for each run, and how long it lasts."},
+    )
+    splits: list[str] = field(default_factory=lambda: ["train"], metadata={"help": "Splits of the data to write."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
+    audio_column: str = field(default="audio", metadata={"help": "Column with the audio."})
+    keep: list[str] = field(default_factory=list, metadata={"help": "Columns of the data to write beside."})
+    number_format: str = field(
+        default="float32", metadata={"help": "Of vectors; float16 takes half.", "choices": ["float32", "float16"]}
+    )
+    min_seconds: float = field(default=0.1, metadata={"help": "Shorter audio is skipped, named and counted."})
+    max_skipped_share: float = field(
+        default=0.05, metadata={"help": "The command stops if more rows than this can't be used, for whatever reason."}
+    )
+    workers: int = field(default=2, metadata={"help": "Processes that decode audio; 0: the computing process does."})
+    batch_seconds: float | None = field(
+        default=None, metadata={"help": "Seconds of audio in a batch for the encoder (default: 120, and 12 on a CPU)."}
+    )
+    bf16: bool = field(
+        default=False, metadata={"help": "Run the encoder in bfloat16; vectors are written all the same."}
+    )
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
+
+    def __post_init__(self):
+        if self.units and (self.encoder or self.layer is not None):
+            raise ValueError("The unit set says which encoder and layer it takes: leave out encoder and layer.")
+        if (self.encoder is None) != (self.layer is None):
+            raise ValueError("Give encoder and layer, both or none of them.")
+
+
+def named(checkpoints: list[str]) -> dict[str, str]:
+    """`NAME=CHECKPOINT` as checkpoints by name; one without a name gets that of its folder."""
+    pairs = [(each, *each.partition("=")) for each in checkpoints]
+    return {name if equals else Path(each).name: path if equals else each for each, name, equals, path in pairs}

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -170,15 +171,18 @@ def load_transcribed(
     args: SpeechCTCTrainingArguments,
     text_args: SpeechTextArguments,
     beside: Split | None = None,
+    keep: Sequence[str] = (),
 ) -> Split:
     """`load_split` of rows with transcripts; validation rows are compared with the training rows `beside`.
 
+    Args:
+        keep: More columns to keep if the data has them.
     Raises:
         ValueError: If there is no text column, or the data is to be streamed.
     """
     if data_args.streaming:
         raise ValueError("All transcripts are checked before training, so they can't be streamed: leave it out.")
-    return load_split(split, data_args, args, need=["text"], beside=beside, text_column=text_args.text_column)
+    return load_split(split, data_args, args, keep, ["text"], beside=beside, text_column=text_args.text_column)
 
 
 def find_normalization(source: str, text_args: SpeechTextArguments, processor: Wav2Vec2Processor) -> TextNormalization:
@@ -258,6 +262,37 @@ def make_recognizer(
     return model
 
 
+def settle(args: SpeechCTCTrainingArguments, validation: Split, start: str | None) -> SpeechCTCTrainingArguments:
+    """The settings as they hold with fresh weights, or without validation rows; arguments as for `finetune`."""
+    args = copy.copy(args)  # the caller's stay as they are
+    if start is None and (args.freeze_conv_encoder or args.freeze_transformer_updates):
+        logger.info("Fresh weights: nothing is frozen.")
+        args.freeze_conv_encoder, args.freeze_transformer_updates = False, 0
+    if validation.rows is None and args.eval_strategy != IntervalStrategy.NO:
+        logger.info("Without validation_data the last model is saved, not the best.")
+        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        args.early_stopping_patience = None
+    return args
+
+
+def identify(
+    model: SSLSpeechForCTC,
+    args: SpeechCTCTrainingArguments,
+    facts: dict[str, dict[str, Any]],
+    transcripts: Transcripts,
+    start: str | None,
+) -> dict[str, Any]:
+    """What makes a fine-tuning this one; arguments as for `finetune`, and the facts of each split that there is."""
+    texts = {"train_text": transcripts.facts["fingerprint"], "normalization": transcripts.normalization.to_dict()}
+    fingerprints = {split: fact["fingerprint"] for split, fact in facts.items()}
+    identity = {"task": "ctc", "start": start, **run_identity(model.config, fingerprints | texts, args)}
+    if transcripts.facts.get("new_vocabulary"):
+        identity["new_vocabulary"] = True
+    if has_adapters(model):
+        identity["lora"] = lora_settings(model)
+    return identity
+
+
 def finetune(
     model: SSLSpeechForCTC,
     args: SpeechCTCTrainingArguments,
@@ -284,22 +319,9 @@ def finetune(
         f"CTC model from {start or 'fresh weights'}: {model.num_parameters():,} parameters"
         + (f", of which {learning:,} learn" if learning < model.num_parameters() else "")
     )
-    args = copy.copy(args)  # the caller's object is not changed
-    if start is None and (args.freeze_conv_encoder or args.freeze_transformer_updates):
-        logger.info("Fresh weights: nothing is frozen.")
-        args.freeze_conv_encoder, args.freeze_transformer_updates = False, 0
-    if validation.rows is None:
-        logger.info("Without validation_data the last model is saved, not the best.")
-        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
-        args.early_stopping_patience = None
+    args = settle(args, validation, start)
     facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
-    texts = {"train_text": transcripts.facts["fingerprint"], "normalization": transcripts.normalization.to_dict()}
-    fingerprints = {split: fact["fingerprint"] for split, fact in facts.items()}
-    identity = {"task": "ctc", "start": start, **run_identity(model.config, fingerprints | texts, args)}
-    if transcripts.facts.get("new_vocabulary"):
-        identity["new_vocabulary"] = True
-    if has_adapters(model):
-        identity["lora"] = lora_settings(model)
+    identity = identify(model, args, facts, transcripts, start)
     checkpoint, origin = take_folder(identity, args)
 
     trainer = SpeechCTCTrainer(

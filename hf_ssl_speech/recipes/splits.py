@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -17,7 +19,7 @@ from datasets import Dataset, IterableDataset
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.pieces import recording_name
 from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, split_facts, stream_facts
-from hf_ssl_speech.data.rows import most_unusable
+from hf_ssl_speech.data.rows import TOO_SHORT, most_unusable, share_with_short
 from hf_ssl_speech.data.sources import available_splits, load_speech
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
 
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 VALIDATION_SPLITS = ("validation", "valid", "dev", "eval")
 ROWS_COMPARED = 100
+VALIDATION_SHARE = 0.1
 
 
 class Split(NamedTuple):
@@ -131,6 +134,11 @@ def hold_out(train: Split, validation: Split, data_args: SpeechDataArguments) ->
     )
 
 
+def part_facts(facts: dict[str, Any], rows: Dataset) -> dict[str, Any]:
+    """The facts of some rows of a split: what was left out of it was left out before."""
+    return facts | split_facts(facts["source"], rows, SkipReport(len(rows)))
+
+
 def check_skipped(
     report: SkipReport, part: str, data_args: SpeechDataArguments, args: Any, hint: str = ""
 ) -> dict[str, str]:
@@ -147,15 +155,16 @@ def check_skipped(
         ValueError: If more rows are left out, unless `args.preflight_only`.
     """
     max_share, min_seconds = data_args.max_skipped_share, args.min_seconds
-    if report.num_skipped <= most_unusable(report.total, max_share):
+    short = sum(len(names) for reason, names in report.skipped.items() if reason.startswith(TOO_SHORT))
+    damaged, most = report.num_skipped - short, most_unusable(report.total, max_share)
+    if damaged <= most and report.num_skipped <= max(most, share_with_short(max_share) * report.total):
         return {}
-    short = sum(len(names) for reason, names in report.skipped.items() if reason.startswith("too short"))
     way_out = "correct the data or the settings"
     if 2 * short > report.num_skipped:
         way_out = f"lower min_seconds={min_seconds:g}"
     problem = (
         f"{report.num_skipped / report.total:.1%} of the {part} rows can't be used, more than "
-        f"max_skipped_share={max_share:.1%}: {report}. {hint}{way_out.capitalize()}, or raise max_skipped_share."
+        f"max_skipped_share={max_share:.1%} allows: {report}. {hint}{way_out.capitalize()}, or raise max_skipped_share."
     )
     if not getattr(args, "preflight_only", False):
         raise ValueError(problem)
@@ -183,13 +192,49 @@ def _split_of(part: str, data_args: SpeechDataArguments) -> str:
         return asked
     source = getattr(data_args, f"{part}_data")
     splits = available_splits(source, data_args.dataset_config)
-    found = next((name for name in VALIDATION_SPLITS if name in splits), splits[0] if len(splits) == 1 else None)
+    return find_split(part, source, splits, VALIDATION_SPLITS)
+
+
+def with_a_share(data_args: SpeechDataArguments) -> SpeechDataArguments:
+    """Data arguments of a run that needs validation rows: where nothing is said, a tenth is held out."""
+    return replace(data_args, validation_share=data_args.validation_share or VALIDATION_SHARE)
+
+
+def with_test(data_args: SpeechDataArguments, source: list[str] | None, split: str | None) -> SpeechDataArguments:
+    """Data arguments that also have `test_data` and `test_split`, which `load_split("test", ...)` reads.
+
+    Args:
+        source: Where the rows to score are; by default where those to learn from are.
+        split: Their split; by default `test`, or the only one.
+    Raises:
+        ValueError: If it is not clear which split is meant, or it is the one that is learnt from.
+    """
+    data = source or data_args.train_data
+    split = split or find_split("test", data, available_splits(data, data_args.dataset_config), ("test",))
+    if not source and split == data_args.train_split:
+        raise ValueError(f"The rows to score would be those to learn from, the split {split!r}: give test_data.")
+    completed = copy.copy(data_args)
+    vars(completed).update(test_data=data, test_split=split)
+    return completed
+
+
+def find_split(part: str, source: Sequence[str], splits: Sequence[str], usual: Sequence[str]) -> str:
+    """The split that must be meant where none is named: the first of the usual ones that is there, or the only one.
+
+    Args:
+        part: `validation` or `test`, for the log.
+        source, splits: The data, and the splits that it has.
+        usual: How such a split is usually called.
+    Raises:
+        ValueError: If it is not clear.
+    """
+    found = next((name for name in usual if name in splits), splits[0] if len(splits) == 1 else None)
     if found is None:
         raise ValueError(
-            f"{' '.join(source)} has the splits {splits}, none of them one of {list(VALIDATION_SPLITS)}: say which to "
-            "evaluate on with `validation_split`."
+            f"{' '.join(source)} has the splits {splits}, none of them one of {list(usual)}: say which to "
+            f"evaluate on with `{part}_split`."
         )
-    logger.info(f"validation_split is not given: the {part} data is the split {found!r} of {' '.join(source)}.")
+    logger.info(f"{part}_split is not given: the {part} data is the split {found!r} of {' '.join(source)}.")
     return found
 
 

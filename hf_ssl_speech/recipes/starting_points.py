@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from hf_ssl_speech.models.classes import config_class_of
+from hf_ssl_speech.models.classes import config_class_of, load_config
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import SpeechModelArguments
@@ -42,7 +42,7 @@ def stock_config(start: str) -> PreTrainedConfig:
         ValueError: If there is none, or it belongs to another kind of model.
     """
     try:
-        config = AutoConfig.from_pretrained(start)
+        config = load_config(start)
     except OSError as error:
         raise ValueError(f"There is no model at {start}: {error}") from error
     if config_class_of(config.model_type) is None:

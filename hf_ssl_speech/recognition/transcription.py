@@ -17,7 +17,6 @@ from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import (
-    AutoConfig,
     AutoModelForCTC,
     BatchFeature,
     FeatureExtractionMixin,
@@ -31,6 +30,7 @@ from hf_ssl_speech.data.families import Hearing, hearing_of
 from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.files import naming_the_file
+from hf_ssl_speech.models.classes import load_config
 from hf_ssl_speech.models.frames import hop_samples, num_frames
 from hf_ssl_speech.recognition.decoding import Decoder, GreedyDecoder
 from hf_ssl_speech.recognition.normalization import TextNormalization
@@ -64,7 +64,7 @@ def load_recognizer(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with naming_the_file(name_or_path, "the configuration of a recogniser"):
-            config = AutoConfig.from_pretrained(name_or_path)
+            config = load_config(name_or_path)
     except OSError as error:
         raise ValueError(f"No recogniser can be loaded from {name_or_path}: {error}") from error
     hearing_of(config, "ctc")
@@ -192,7 +192,7 @@ def compute_logits(
             bar.update()
             if waveform is not None:
                 yield [place], *listener.hear_long(waveform, batch_seconds)
-        for places in inference_batches(np.where(is_long, 0, lengths), model.config, batch_seconds):
+        for places in inference_batches(np.where(is_long, 0, lengths).tolist(), model.config, batch_seconds):
             waveforms = {place: listener.waveform(rows[place]) for place in places}
             bar.update(len(places))
             heard = [place for place in places if waveforms[place] is not None]
@@ -258,11 +258,12 @@ class _Listener:
 
     def hear_long(self, waveform: np.ndarray, batch_seconds: float) -> tuple[Tensor, Tensor]:
         """Logits `(1, frames, vocabulary)` and frames `(1,)` of a waveform of any length."""
-        listener, mean, deviation = self, 0.0, 1.0
+        listener, mean, deviation = self, np.float32(0), np.float32(1)
         if getattr(self.extractor, "do_normalize", False):  # by the whole, as it is without windows
             mean, deviation = mean_and_deviation(waveform)
-            listener = replace(self, extractor=copy.copy(self.extractor))
-            listener.extractor.do_normalize = False
+            extractor: Any = copy.copy(self.extractor)
+            extractor.do_normalize = False
+            listener = replace(self, extractor=extractor)
         windows = cut_windows(len(waveform), self.hearing)
         at_once = max(1, int(batch_seconds / WINDOW_SECONDS))
         parts = []

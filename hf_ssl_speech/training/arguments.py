@@ -316,8 +316,8 @@ class SpeechDataArguments:
     max_skipped_share: float = field(
         default=0.05,
         metadata={
-            "help": "The run stops if a larger share of the rows can't be used, for any reason. With fewer than 100 "
-            "rows, as many may be lost as with 100, but no more than half."
+            "help": "The run stops if a larger share of the rows can't be used. With fewer than 100 rows, as many may "
+            "be lost as with 100, but no more than half. Up to half may be shorter than min_seconds."
         },
     )
     streaming: bool = field(default=False, metadata={"help": "Read train_data as a stream, without storing it."})

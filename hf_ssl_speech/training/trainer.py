@@ -96,7 +96,7 @@ class SpeechTrainer(Trainer):
         )
         self.evaluation_collator = evaluation_collator
         self.statistics: dict[str, Tensor] = {}  # this rank's, since they were last collected
-        self.samples = 0
+        self.samples: int | Tensor = 0
         self.window: dict[str, Tensor] = {}  # all ranks', since the last log
         self.window_samples, self.window_start = 0, time.perf_counter()
         self.loss_since_log: float | None = None  # the mean over ranks, when health was last looked at
@@ -211,7 +211,8 @@ class SpeechTrainer(Trainer):
         """One micro-batch, its audio counted."""
         self.skipped_rows.update(inputs.pop("skipped_rows"))
         mask = inputs.get("attention_mask")
-        self.samples += inputs["input_values"].numel() if mask is None else int(mask.sum())
+        # Added up on the device, as the statistics are, so that the host need not wait for a number.
+        self.samples = self.samples + (inputs["input_values"].numel() if mask is None else mask.sum())
         return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
@@ -259,9 +260,11 @@ class SpeechTrainer(Trainer):
         self.tally.samples_seen += samples
         self.statistics, self.samples = {}, 0
 
-    def gather(self, statistics: dict[str, Tensor], samples: int = 0) -> tuple[dict[str, Tensor], int]:
+    def gather(self, statistics: dict[str, Tensor], samples: int | Tensor = 0) -> tuple[dict[str, Tensor], int]:
         """Statistics and samples added up over ranks, and everyone's skipped rows."""
-        ranks = gather_object([({name: value.cpu() for name, value in statistics.items()}, samples, self.skipped_rows)])
+        ranks = gather_object(
+            [({name: value.cpu() for name, value in statistics.items()}, int(samples), self.skipped_rows)]
+        )
         total: dict[str, Tensor] = {}
         for rank_statistics, _, skipped_rows in ranks:
             add_statistics(total, rank_statistics)

@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.training_args import OptimizerNames
 
 from hf_ssl_speech.files import read_json
 from hf_ssl_speech.markdown import table
@@ -224,8 +225,8 @@ def refuse_unused_by_optimizer(args: TrainingArguments):
         raise ValueError(f"optim_args is {args.optim_args!r}: write it as name=value,name=value ({error}).") from error
     if is_unread:
         raise ValueError(
-            f"optim_args is {args.optim_args!r}, which the optimizer {args.optim.value} does not read: leave it out, "
-            "or use another optim."
+            f"optim_args is {args.optim_args!r}, which the optimizer {OptimizerNames(args.optim).value} does not read: "
+            "leave it out, or use another optim."
         )
 
 

@@ -59,16 +59,27 @@ def draw_units(
     top.set(xlim=(start, end), title=f"{row['name']}, {num_frames:,} frames in all")
     _draw_spectrogram(top, waveform)
     for strip, (name, each) in zip(strips, sets.items()):
-        each = np.asarray(each)
-        changes = np.flatnonzero(np.diff(each, prepend=-1, append=-1)).tolist()
-        runs = [(left * hop_seconds, right * hop_seconds, int(each[left])) for left, right in pairwise(changes)]
-        label = f"{name}:\n{len(np.unique(each))} different"
-        _draw_strip(strip, label, [(*run, _unit_color(run[-1])) for run in runs])
+        draw_unit_strip(strip, f"{name}:\n{len(np.unique(each))} different", each, hop_seconds)
     phone_runs = [(phone["start"], phone["end"], phone["phone"]) for phone in phones]
     _draw_strip(bottom, "phones", [(*run, "0.95" if is_silence(run[-1]) else "0.8") for run in phone_runs])
     bottom.set_xlabel("seconds")
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def draw_unit_strip(axis: Axes, label: str, units: ArrayLike, hop_seconds: float):
+    """Draws units as coloured boxes in a row, one for each run of equal ones, as far as the axis reaches.
+
+    Args:
+        axis: Whose x-axis is in seconds.
+        label: Stands left of it.
+        units: Unit of each frame, `(frames,)`.
+        hop_seconds: Time from one unit to the next.
+    """
+    units = np.asarray(units)
+    changes = np.flatnonzero(np.diff(units, prepend=-1, append=-1)).tolist()
+    runs = [(left * hop_seconds, right * hop_seconds, int(units[left])) for left, right in pairwise(changes)]
+    _draw_strip(axis, label, [(*run, _unit_color(run[-1])) for run in runs])
 
 
 def draw_phone_unit_matrix(units: ArrayLike, phones: Sequence[str], path: str | os.PathLike):

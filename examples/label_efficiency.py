@@ -1,0 +1,19 @@
+"""Error rates against minutes of labels: several starts, amounts of labels and seeds, all with the same updates.
+
+    accelerate launch examples/label_efficiency.py examples/configs/label_efficiency_digits.yaml \\
+        --starts scratch hubert=runs/hubert-tiny        (CPU, hours)
+
+Started again, the script goes on where it stopped. `results.json`, `report.md` with the table, and `curve.png` are then
+in the output folder; `docs/label_efficiency.md` tells more.
+
+The command `hf-ssl-speech label-efficiency` runs the same code.
+"""
+
+from functools import partial
+
+from hf_ssl_speech.commands.main import run, start
+
+main = partial(run, "label-efficiency")
+
+if __name__ == "__main__":
+    start("label-efficiency")

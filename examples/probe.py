@@ -1,0 +1,18 @@
+"""Tells what frozen encoders know: speakers, languages, keywords, phones, or any other column of the data.
+
+    python examples/probe.py --encoders mine=runs/hubert --label_column speaker --train_data SPEECH \\
+        --output_dir runs/probes
+
+Beside MFCC, 80 mel bands and an untrained encoder, in a table in SUPERB's terms; `docs/probes.md` tells more.
+
+The command `hf-ssl-speech probe` runs the same code.
+"""
+
+from functools import partial
+
+from hf_ssl_speech.commands.main import run, start
+
+main = partial(run, "probe")
+
+if __name__ == "__main__":
+    start("probe")

@@ -1,0 +1,38 @@
+"""Error rates against minutes of labels: several starts, amounts of labels and seeds, all with the same updates.
+
+    hf-ssl-speech label-efficiency label_efficiency_digits --starts scratch hubert=runs/hubert-tiny      (CPU, hours)
+    hf-ssl-speech label-efficiency label_efficiency_librispeech --starts scratch base=facebook/hubert-base-ls960
+
+A start is NAME=CHECKPOINT, a folder or a Hub id, ours or stock, or `scratch`. Amounts are drawn nested, all speakers
+alike. Every cell is a run of `finetune` in a folder of its own; its checkpoint is chosen on validation rows, and the
+test rows are only scored. Started again, finished cells are read back and a broken one goes on. `results.json`,
+`report.md` and `curve.png` are then in the output folder.
+"""
+
+from __future__ import annotations
+
+from hf_ssl_speech.commands.parsing import parse_arguments
+from hf_ssl_speech.commands.talking import log_on_the_first_process
+from hf_ssl_speech.recipes.arguments import LabelEfficiencyArguments
+from hf_ssl_speech.training.arguments import (
+    SpeechCTCTrainingArguments,
+    SpeechDataArguments,
+    SpeechModelArguments,
+    SpeechTextArguments,
+)
+
+
+def main(argv: list[str]):
+    """All cells; those that are finished are left as they are."""
+    kinds = (
+        LabelEfficiencyArguments,
+        SpeechModelArguments,
+        SpeechDataArguments,
+        SpeechTextArguments,
+        SpeechCTCTrainingArguments,
+    )
+    settings, model_args, data_args, text_args, args = parse_arguments(argv, *kinds, about=__doc__, launched=True)
+    from hf_ssl_speech.recipes.label_efficiency import LabelEfficiency
+
+    log_on_the_first_process(args.process_index)
+    LabelEfficiency(model_args, data_args, text_args, args, settings).run()

@@ -1,0 +1,208 @@
+"""Probes: what can be read off frozen features by a linear layer, as SUPERB asks (Yang et al., 2021)."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hf_ssl_speech.evaluation.probe_features import Frames
+from hf_ssl_speech.models.heads import mix_layers, pool_frames
+from hf_ssl_speech.models.objectives import ctc_loss
+from hf_ssl_speech.recognition.metrics import count_edits, percentile_interval, resample_rates
+from hf_ssl_speech.records import Rate
+
+logger = logging.getLogger(__name__)
+
+BLANK = 0
+EVALUATIONS = 10
+WARMUP_SHARE = 0.1
+WEIGHT_DECAY = 0.01
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be told of each row.
+
+    Attributes:
+        rows: Class of each row, or its sequence of classes.
+        names: Of the classes, in the order of their numbers; of sequences, the blank of CTC first.
+        is_sequence: Which of both.
+    """
+
+    rows: list[int] | list[list[int]]
+    names: list[str]
+    is_sequence: bool
+
+    def select(self, places: Sequence[int]) -> Targets:
+        """Those of some rows."""
+        return Targets([self.rows[place] for place in places], self.names, self.is_sequence)
+
+
+class Probe(nn.Module):
+    """Learned weights of layers, which start equal, a projection, pooling, and a linear layer.
+
+    Features are brought to one size before, each layer by itself, so that a weight tells how much its layer counts. The
+    weights are called as those of `SSLSpeechForSequenceClassification`, which takes them over.
+
+    Args:
+        layers, width: Of the features.
+        projected: Width after the projection.
+        classes: How many there are.
+        pooling: `mean` or `attentive`; None keeps all frames, for CTC.
+    """
+
+    def __init__(self, layers: int, width: int, projected: int, classes: int, pooling: str | None):
+        super().__init__()
+        self.layer_weights = nn.Parameter(torch.full((layers,), 1 / layers))
+        self.projector = nn.Linear(width, projected)
+        self.pooling_attention = nn.Linear(projected, 1) if pooling == "attentive" else None
+        self.classifier = nn.Linear(projected, classes)
+        self.pooling = pooling
+        self.register_buffer("mean", torch.zeros(layers, width))
+        self.register_buffer("scale", torch.ones(layers))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def forward(self, states: Tensor, frame_mask: Tensor) -> Tensor:
+        """Class logits, `(batch, classes)` or `(batch, frames, classes)`.
+
+        Args:
+            states: `(batch, layers, frames, width)`.
+            frame_mask: Which frames are real, `(batch, frames)`.
+        """
+        # The sum over layers of their shares of (states - mean) / scale, written so that a head can take it over.
+        shares = self.layer_weights.softmax(-1) / self.scale
+        hidden = mix_layers(states, self.layer_weights - self.scale.log()) * shares.sum() - shares @ self.mean
+        hidden = self.projector(hidden / self.deviation)
+        if self.pooling:
+            hidden = pool_frames(hidden, frame_mask, self.pooling_attention)
+        return self.classifier(hidden)
+
+    def weights_of_head(self) -> dict[str, Tensor]:
+        """The weights of a head that takes features as they are, and gives the same."""
+        weights = {name: weight.detach().clone() for name, weight in self.named_parameters()}
+        shares, projection = weights["layer_weights"].softmax(-1) / self.scale, weights["projector.weight"]
+        weights["layer_weights"] -= self.scale.log()
+        weights["projector.weight"] = projection / self.deviation * shares.sum()
+        weights["projector.bias"] -= projection / self.deviation @ (shares @ self.mean)
+        return weights
+
+
+def fit_probe(
+    train: tuple[Frames, Targets],
+    validation: tuple[Frames, Targets],
+    *,
+    projected: int,
+    pooling: str | None,
+    updates: int,
+    batch_rows: int,
+    learning_rates: Sequence[float],
+    seed: int,
+    progress: bool = False,
+) -> tuple[Probe, dict[str, Any]]:
+    """The probe with the fewest errors on validation rows: of all learning rates, and in the course of each training.
+
+    Args:
+        train, validation: Features and targets.
+        projected, pooling: As for `Probe`.
+        updates, batch_rows, learning_rates, seed: Of the training with AdamW, whose rate rises and falls linearly.
+        progress: Whether to show bars.
+    Returns:
+        The probe, and how it was chosen: `learning_rate`, `update`, `validation_error`.
+    Raises:
+        ValueError: If no row can be learnt from.
+    """
+    frames, targets = train
+    usable = np.array([place for place in range(len(frames)) if _fits(targets, place, frames.lengths()[place])])
+    if not len(usable):
+        raise ValueError("No row can be learnt from: each has more labels than its audio has frames.")
+    moments = dict(zip(("mean", "scale", "deviation"), frames.moments()))
+    best: tuple[float, Probe | None, dict[str, Any]] = (np.inf, None, {})
+    for learning_rate in learning_rates:
+        torch.manual_seed(seed)
+        probe = Probe(*frames.values.shape[1:], projected, len(targets.names), pooling)
+        probe.load_state_dict(moments, strict=False)
+        optimizer = torch.optim.AdamW(probe.parameters(), learning_rate, weight_decay=WEIGHT_DECAY)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: _share_of_rate(update, updates))
+        order = np.random.default_rng(seed)
+        with tqdm(range(1, updates + 1), desc=f"learning rate {learning_rate:g}", disable=not progress) as bar:
+            for update in bar:
+                batch = order.choice(usable, min(batch_rows, len(usable)), replace=False)
+                loss = _loss(probe, *frames.batch(batch), targets.select(batch))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                if update == updates or update % max(1, updates // EVALUATIONS) == 0:
+                    wrong, length = errors(probe, *validation, batch_rows)
+                    error = float(wrong.sum() / length.sum())
+                    bar.set_postfix(loss=f"{loss.item():.3f}", validation_error=f"{error:.1%}")
+                    if error < best[0]:
+                        facts = {"learning_rate": learning_rate, "update": update, "validation_error": error}
+                        best = (error, copy.deepcopy(probe), facts)
+    return best[1], best[2]
+
+
+@torch.no_grad()
+def errors(probe: Probe, frames: Frames, targets: Targets, batch_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of a probe in each row, and how many there could be without insertions, `(rows,)` both.
+
+    Of classes that is 0 or 1 of 1; of sequences the edits that turn one into the other, of the true one's length.
+    """
+    probe.eval()
+    heard: list[Any] = []
+    for start in range(0, len(frames), batch_rows):
+        states, mask = frames.batch(np.arange(start, min(start + batch_rows, len(frames))))
+        choice = probe(states, mask).argmax(-1)
+        heard += [_collapse(row[real]) for row, real in zip(choice, mask)] if targets.is_sequence else choice.tolist()
+    probe.train()
+    if not targets.is_sequence:
+        return (np.array(heard) != np.array(targets.rows)).astype(np.int64), np.ones(len(heard), np.int64)
+    texts = [[" ".join(map(str, row)) for row in rows] for rows in (heard, targets.rows)]
+    counts = count_edits(*texts)
+    return counts.errors, counts.reference_length
+
+
+def error_rate(wrong: np.ndarray, length: np.ndarray, *, bootstrap: int = 1000, seed: int = 0) -> Rate:
+    """The rate of all rows together with its bootstrap interval over the rows."""
+    drawn = resample_rates(wrong[None], length, bootstrap=bootstrap, seed=seed)[:, 0]
+    low, high = map(float, percentile_interval(drawn, CONFIDENCE))
+    return {"value": float(wrong.sum() / length.sum()), "low": low, "high": high, "confidence": CONFIDENCE}
+
+
+def _loss(probe: Probe, states: Tensor, mask: Tensor, targets: Targets) -> Tensor:
+    """Cross-entropy for each row, or CTC for each label."""
+    logits = probe(states, mask)
+    if not targets.is_sequence:
+        return F.cross_entropy(logits, torch.tensor(targets.rows))
+    rows = [torch.tensor(row, dtype=torch.int64) for row in targets.rows]
+    labels = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+    return ctc_loss(logits, mask.sum(-1), labels, BLANK).sum() / (labels != -100).sum().clamp(min=1)
+
+
+def _fits(targets: Targets, place: int, frames: int) -> bool:
+    """Whether a row has frames enough for its labels, and a blank between two alike."""
+    if not targets.is_sequence:
+        return True
+    row = targets.rows[place]
+    return 0 < len(row) + sum(left == right for left, right in pairwise(row)) <= frames
+
+
+def _collapse(choice: Tensor) -> list[int]:
+    """What CTC reads from the choice of each frame: repeats once, blanks not at all."""
+    return [number for number in torch.unique_consecutive(choice).tolist() if number != BLANK]
+
+
+def _share_of_rate(update: int, updates: int) -> float:
+    warmup = max(1, int(WARMUP_SHARE * updates))
+    return min((update + 1) / warmup, (updates - update) / max(1, updates - warmup))
