@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported when the first of them is asked for: the command's help need not wait for torch."""
+    """The public names, imported on first use, so that the command's help need not wait for torch."""
     if name != "__all__" and name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("hf_ssl_speech.public"), name)

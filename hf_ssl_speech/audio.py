@@ -1,4 +1,4 @@
-"""Audio in any shape that `datasets` holds it, as a 16 kHz mono waveform."""
+"""Reads audio in all forms that `datasets` uses, as a 16 kHz mono waveform."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def read_blocks(
 
 
 def silence(waveform: np.ndarray) -> str | None:
-    """Why nothing can be learnt from a waveform, of floats or integers, that has no sound; None if it has."""
+    """Why a waveform, of floats or integers, is silent and can't be used; None if it is not silent."""
     if len(waveform) == 0:
         return "empty"
     return "silent: all samples are equal" if waveform.min() == waveform.max() else None
@@ -127,7 +127,7 @@ def count_samples(audio: Any) -> int:
 
 @contextmanager
 def _naming() -> Iterator[None]:
-    """Makes a BadAudio of whatever a decoder raises: what is in one file shall not end a run over all."""
+    """Turns any error of a decoder into a BadAudio: one bad file must not end a run over all."""
     try:
         yield
     except BadAudio:
@@ -168,7 +168,7 @@ def _open(audio: Any) -> SoundFileDecoder | AvDecoder:
 
 
 def _row_path(path: str | os.PathLike | None) -> str | None:
-    """The path of a row, unless it would make this machine ask a stranger's address."""
+    """The path of a row, unless it is a URL that somebody else chose and that would be downloaded."""
     path = None if path is None else os.fspath(path)
     strange = set(re.findall(r"([\w+.-]*)://", path or "")) - ROW_PROTOCOLS
     if strange:

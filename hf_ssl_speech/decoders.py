@@ -1,4 +1,4 @@
-"""Encoded audio as blocks of samples: through libsndfile, and what that does not know through PyAV."""
+"""Encoded audio as blocks of samples: through libsndfile, and other formats through PyAV."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class AvDecoder:
         with self._opened() as (_, stream):
             self.rate = stream.rate
         if not self.rate:
-            raise BadAudio(f"unreadable: the header tells no sampling rate; {CONVERT}")
+            raise BadAudio(f"unreadable: the header has no sampling rate; {CONVERT}")
 
     @cached_property
     def num_samples(self) -> int:
@@ -175,7 +175,7 @@ class AvDecoder:
             # The durations of other containers are estimates.
             claimed = container.duration if container.format.name.startswith(("mov", "matroska")) else None
             if (claimed or 0) / av.time_base > length / self.rate + PADDING_SECONDS:
-                raise BadAudio("cut short: the header tells more seconds than the file has")
+                raise BadAudio("cut short: the header says more seconds than the file has")
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
@@ -191,9 +191,9 @@ class AvDecoder:
                 # No protocol but the open file: a playlist would make this machine ask for other files and addresses.
                 with av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="ignore") as container:
                     if not container.streams.audio:
-                        raise BadAudio("empty: a video without sound")
+                        raise BadAudio("empty: a video without audio")
                     if len(container.streams.audio) > 1:
-                        raise BadAudio("several streams of sound in one file; keep one with ffmpeg -map 0:a:0")
+                        raise BadAudio("several audio streams in one file; keep one with ffmpeg -map 0:a:0")
                     if container.streams.audio[0].codec_context is None:
                         raise BadAudio(f"unreadable: the codec is unknown; {CONVERT}")
                     yield container, container.streams.audio[0]
@@ -217,7 +217,7 @@ def open_encoded(source: str | io.BytesIO) -> SoundFileDecoder | AvDecoder:
             raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
     with bytes_of(source) as file:
         if file.read(len(GIT_LFS_POINTER)) == GIT_LFS_POINTER:
-            raise BadAudio("missing: a Git LFS pointer lies in its place; fetch it with `git lfs pull`")
+            raise BadAudio("missing: there is only a Git LFS pointer; download the file with `git lfs pull`")
     return AvDecoder(source)
 
 

@@ -1,4 +1,4 @@
-"""Names of files: as people write them, with variables, and made of other names, such as the ids of rows."""
+"""File names: as users write them, with variables, and derived from other names, such as the ids of rows."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[^}]*\})")
 
 
 def expanded(path: str) -> str:
-    """A path as people write it, with `~` and environment variables replaced by what they stand for.
+    """A path with `~` and environment variables expanded.
 
-    What is there under that very name is meant as it is written; so are addresses, `https://...`.
+    A path that exists as written is not changed, and neither are URLs, `https://...`.
 
     Raises:
-        ValueError: If a variable is not set, or there is no such user: nobody means a folder called `$SCRATCH`.
+        ValueError: If a variable is not set, or there is no such user.
     """
     if "://" in path or os.path.exists(path):
         return path

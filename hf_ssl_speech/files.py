@@ -1,4 +1,4 @@
-"""Files that people write or damage: read and written so that an error names the file and the fault."""
+"""Reads and writes files that users edit or that may be damaged; errors name the file and the fault."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Settings = TypeVar("Settings")
 
 
 class _AsWritten(yaml.SafeLoader):
-    """YAML whose scalars stay the text that was written: YAML 1.1 reads `no` as false, `0123` as 83, `1e3` as text."""
+    """YAML whose scalars are read as strings, as written: YAML 1.1 reads `no` as false, `0123` as 83, `1e3` as text."""
 
     yaml_implicit_resolvers: ClassVar[dict] = {}
 
@@ -27,7 +27,7 @@ class _AsWritten(yaml.SafeLoader):
         twice = {str(name) for name in names if names.count(name) > 1}
         if twice:
             raise yaml.constructor.ConstructorError(
-                None, None, f"{', '.join(sorted(twice))} stands there twice", node.start_mark
+                None, None, f"{', '.join(sorted(twice))} is given twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
 
@@ -37,7 +37,7 @@ _AsWritten.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^(?:~|nul
 
 @contextmanager
 def naming_the_file(source: str | os.PathLike, what: str) -> Iterator[None]:
-    """Around whatever reads a file: malformed content becomes an error that names the file and the fault.
+    """A block that reads a file: malformed content becomes an error that names the file and the fault.
 
     Args:
         source: The file, or the folder or Hub id that it belongs to.
@@ -112,7 +112,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def write_json(content: Any, path: str | os.PathLike):
-    """Writes a JSON file in one stroke: a killed process leaves the old one or the new one.
+    """Writes a JSON file atomically: a killed process leaves the old file or the new one.
 
     Raises:
         OSError: If the disk is full or the folder can't be written.
@@ -125,7 +125,7 @@ def write_json(content: Any, path: str | os.PathLike):
 
 
 def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
-    """The settings of a YAML file, each scalar as the text that was written; None where nothing stands.
+    """The settings of a YAML file, each scalar as a string, as written; None for an empty value.
 
     Raises:
         ValueError: If the file is malformed, names a setting twice, or is no mapping of names to values.

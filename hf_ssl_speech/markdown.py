@@ -1,4 +1,4 @@
-"""Markdown that means just what it is made of: texts, code and tables."""
+"""Markdown from texts, code and tables, with markup in the texts escaped."""
 
 from __future__ import annotations
 

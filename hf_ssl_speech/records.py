@@ -1,4 +1,4 @@
-"""Files that tell of runs: how they are read and written, and the facts that every kind of record tells."""
+"""Records of runs: how they are read and written, and the facts that every record has."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Skipped(TypedDict):
 
 
 class UnitFacts(TypedDict):
-    """What is told of a unit set: where it lies, what it was made from and how it was fitted."""
+    """Facts about a unit set: where it is, what it was made from and how it was fitted."""
 
     source: str | None
     num_units: int | None
@@ -69,7 +69,7 @@ class UnitColumns(TypedDict):
 
 
 class SplitFacts(TypedDict):
-    """What is told of the rows of one split."""
+    """Facts about the rows of one split."""
 
     source: str | list[str] | None
     split: str | None
@@ -88,7 +88,7 @@ class Start(TypedDict):
 
 
 class Record(TypedDict):
-    """`run.json` of a run, of a stage of HuBERT's iterations or of a unit set; each tells what it has."""
+    """`run.json` of a run, of a stage of HuBERT's iterations or of a unit set; each fills in the fields it has."""
 
     format: int | None
     status: str | None
@@ -224,7 +224,7 @@ def write_record(record: Mapping[str, Any], folder: str | os.PathLike):
 def new_record(
     status: str, identity: dict[str, Any], *, seconds: float, device: torch.device, processes: int, **found: Any
 ) -> Record:
-    """What every record tells, and what was found.
+    """The fields that every record has, and the results.
 
     Args:
         status: `running`, `complete`, `stopped` or `failed`.
@@ -247,7 +247,7 @@ def new_record(
 
 
 def command_line() -> str:
-    """The command of this process, as a shell takes it; tokens and passwords given there are not told."""
+    """The command of this process, as a shell takes it; tokens and passwords in it are hidden."""
     words = list(sys.argv)
     for place, word in enumerate(words):
         name, equals, _ = word.partition("=")
@@ -273,7 +273,7 @@ def without_secrets(text: str) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Of Python and of these packages."""
+    """The versions of Python and of these packages."""
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 

@@ -1,4 +1,4 @@
-"""The one way to the Hub: a repository that is as private as asked, one commit, and errors that say what to do."""
+"""All uploads to the Hub: a repository with the requested visibility, one commit, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Pushed:
 
 
 class Repository:
-    """A repository on the Hub to push to, which is made if it is not there.
+    """A repository on the Hub to push to; created if missing.
 
     Args:
         repo_id: `name` or `owner/name`.
@@ -82,7 +82,7 @@ class Repository:
                 self.url = str(self.api.create_repo(repo_id, private=private, exist_ok=True))
             if private and not self.api.repo_info(self.repo_id).private:
                 raise ValueError(
-                    f"{self.repo_id} is there already, and public: make it private first, or use another name."
+                    f"{self.repo_id} already exists and is public: make it private first, or use another name."
                 )
             self.files = self._list()
 
@@ -144,7 +144,7 @@ def reason(error: BaseException, endpoint: str, repo_id: str) -> str:
     if isinstance(error, LocalTokenNotFoundError):
         return "No access token was found: log in with `hf auth login`, or set HF_TOKEN."
     if isinstance(error, OfflineModeIsEnabled):
-        return "The client is told to stay offline: unset HF_HUB_OFFLINE."
+        return "The client is set to stay offline: unset HF_HUB_OFFLINE."
     response = getattr(error, "response", None)
     if getattr(response, "status_code", None) is not None:
         said = ACCESS_TOKEN.sub("hf_...", getattr(error, "server_message", None) or "").strip()
@@ -167,7 +167,7 @@ def _refusal(response, said: str, endpoint: str, repo_id: str) -> str:
         )
     if status == 403 and (not said or ABOUT_RIGHTS.search(said)):
         return (
-            f"The access token may not write to {repo_id} ({said or 'status 403'}): take a repository of your own, or "
+            f"The access token may not write to {repo_id} ({said or 'status 403'}): use a repository of your own, or "
             f"a token that may write ({endpoint}/settings/tokens)."
         )
     if status in (402, 413, 507) or (status == 403 and re.search(r"storage|quota|limit", said, re.IGNORECASE)):
@@ -177,5 +177,5 @@ def _refusal(response, said: str, endpoint: str, repo_id: str) -> str:
         seconds = response.headers.get("retry-after") or (seconds and seconds[1])
         return f"{words} Too many requests were made: wait {f'{seconds} seconds' if seconds else 'a few minutes'}."
     if status >= 500:
-        return f"{words} The fault is there, not here: wait a little."
+        return f"{words} The fault is on the server's side: try again later."
     return words

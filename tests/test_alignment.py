@@ -242,7 +242,7 @@ def test_a_dataset_gets_its_times_and_keeps_its_columns(recognizer, rows):
     reasons = {name: reason for reason, names in report.skipped.items() for name in names}
     assert "need 17 frames, but the audio makes 6" in reasons["row 2"]
     assert "'zoo': characters that the model can't write (o z)" in reasons["row 3"]
-    assert reasons["row 4"] == "Nothing is heard in it."
+    assert reasons["row 4"] == "There is no usable audio in it."
 
 
 def test_aligned_rows_go_through_parquet(recognizer, rows, tmp_path):

@@ -278,7 +278,7 @@ def test_a_cut_unknown_or_soundless_container_is_a_bad_audio():
         stream.pix_fmt = "yuv420p"
         output.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8))))
         output.mux(stream.encode(None))
-    with pytest.raises(BadAudio, match="video without sound"):
+    with pytest.raises(BadAudio, match="video without audio"):
         read_audio(file.getvalue())
 
 
@@ -309,7 +309,7 @@ def test_a_container_with_two_streams_of_sound_is_named():
             frame.sample_rate = 16_000
             output.mux([*stream.encode(frame), *stream.encode(None)])
     for read in (count_samples, read_audio):
-        with pytest.raises(BadAudio, match="several streams of sound"):
+        with pytest.raises(BadAudio, match="several audio streams"):
             read(file.getvalue())
 
 
@@ -466,9 +466,9 @@ def test_integers_stored_as_floats_are_left_out_whether_rows_are_decoded_before_
         (b"", "empty"),
         (encode(np.zeros(0)), "empty"),
         (b"no audio at all" * 100, "unreadable"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "missing: a Git LFS pointer"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "there is only a Git LFS pointer"),
         (FLAC[: len(FLAC) // 2], "unreadable|cut short"),
-        (PIPED_FLAC, "does not tell the length"),
+        (PIPED_FLAC, "does not say the length"),
         (None, "missing: neither"),
         ({"bytes": None, "path": None}, "missing: neither"),
         (Path("no/such/file.wav"), "missing: no such file"),

@@ -18,6 +18,7 @@ def benchmark(monkeypatch):
         sys.modules.pop(file.stem, None)
 
 
+@pytest.mark.slow
 def test_a_step_has_the_loss_and_gradients_of_its_peers_and_its_time_is_measured(benchmark, tmp_path):
     file = tmp_path / "results.json"
     benchmark("training_step").main(["--quick", "--precisions", "float32", "--output_file", str(file)])

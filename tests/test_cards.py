@@ -213,7 +213,7 @@ def test_the_published_configurations_depart_in_nothing(name, tmp_path, monkeypa
     size = name.split("_")[1].upper()
     assert size in comparison.published
     assert comparison.departures == ()
-    assert {"updates", "seconds of audio an update, at most", "layers"} <= set(comparison.as_published)
+    assert {"updates", "seconds of audio per update, at most", "layers"} <= set(comparison.as_published)
 
     record["recipe"]["weight_decay"], record["identity"]["config"]["mask_time_length"] = 0.5, 7
     changed = compare_with_paper(record)
@@ -273,7 +273,7 @@ def test_huberts_ten_hours_have_a_schedule_of_their_own(tmp_path):
     assert comparison.published == "HuBERT BASE fine-tuned on 10 hours"
     assert comparison.departures == ()
     of_wav2vec2 = compare_with_paper(ctc_record(file, tmp_path, SSLHubertConfig))
-    assert ("seconds of audio an update, at most", "1,600", "200") in of_wav2vec2.departures
+    assert ("seconds of audio per update, at most", "1,600", "200") in of_wav2vec2.departures
     assert SETTINGS["tri_stage"] in {name for name, *_ in of_wav2vec2.departures}
 
 

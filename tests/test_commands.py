@@ -101,7 +101,7 @@ print("LOADED", [module for module in {heavy!r} if module in sys.modules])
         (["pretrain", "--num_processes", "none"], "--num_processes is none: give a whole number, 1 or more."),
         (["card", "runs/x", "--licence", "mit"], "There is no argument --licence. Did you mean --license?"),
         (["card"], "The following arguments are required: folder"),
-        (["align", "--limit", "few"], "Argument --limit: 'few' is no whole number"),
+        (["align", "--limit", "few"], "Argument --limit: 'few' is not a whole number"),
     ],
 )
 def test_a_mistake_on_the_command_line_ends_it_with_one_sentence(words, message, monkeypatch):

@@ -83,7 +83,7 @@ def test_only_a_fresh_codebook_begins_warm(save_stock):
 def test_hubert_gets_a_fresh_head_of_as_many_units_as_the_data_has(save_stock):
     model_args = SpeechModelArguments(model_name_or_path=save_stock(HubertModel))
     data_args = SpeechDataArguments(train_data=["x"], unit_columns=["units"])
-    with pytest.raises(ValueError, match="How many units have the columns units"):
+    with pytest.raises(ValueError, match="The number of units in the columns units"):
         UnitLabels.load(model_args, data_args)
     assert make_model(model_args, num_units=[7]).unit_embeddings[0].weight.shape == (7, 256)
 

@@ -120,7 +120,7 @@ def test_the_head_learns_alone_until_the_encoder_thaws(make_tiny):
 @pytest.mark.parametrize(
     ("model_class", "settings", "thaw_update", "lost"),
     [
-        (SSLWav2Vec2ForCTC, dict(layerdrop=0.1), 2, "layer drop takes .* and the encoder does not rest until update 2"),
+        (SSLWav2Vec2ForCTC, dict(layerdrop=0.1), 2, "layer drop takes .* and the encoder is not frozen until update 2"),
         (SSLWav2Vec2ForPreTraining, dict(layerdrop=0.0), 0, "so the Gumbel temperature stays 2"),
     ],
 )

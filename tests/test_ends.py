@@ -106,11 +106,11 @@ def test_the_watch_tells_of_the_loss_before_it_ends_the_process(monkeypatch):
     ids=["end", "evaluation", "best"],
 )
 def test_a_model_with_a_nan_is_neither_evaluated_nor_kept(settings, run, tmp_path):
-    with pytest.raises(UnhealthyRun, match=r"no number at update \d.*nothing of this update is kept"):
+    with pytest.raises(UnhealthyRun, match=r"not finite at update \d.*nothing of this update is kept"):
         run(Spoil(3), logging_steps=100, **settings)
     assert not list((tmp_path / "run").rglob("*.safetensors"))
     record = read_record(tmp_path / "run")
-    assert record["status"] == "failed" and "no number" in record["cause"]
+    assert record["status"] == "failed" and "not finite" in record["cause"]
     assert not any("eval_loss" in log for log in record["curves"])
 
 

@@ -296,12 +296,12 @@ def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(speech,
     # Another recipe is another run; a CTC model to start from brings its vocabulary, and its size is checked.
     with pytest.raises(SystemExit, match="freeze_transformer_updates: 2 there, 0 here"):
         finetune("run", *start_there[:2])
-    assert "Transcripts are written as {" in finetune("onward", "--model_name_or_path", tmp_path / "run")
+    assert "Transcripts are normalised with {" in finetune("onward", "--model_name_or_path", tmp_path / "run")
     assert read_record(tmp_path / "onward")["start"]["record"]["task"] == "ctc"
-    with pytest.raises(SystemExit, match=r"goes with transcripts written as .*'case': 'lower'.* ask for .*'upper'"):
+    with pytest.raises(SystemExit, match=r"expects transcripts normalised with .*'case': 'lower'.* ask for .*'upper'"):
         finetune("shouting", "--model_name_or_path", tmp_path / "run", "--case", "upper")
     make_processor(["abc"]).save_pretrained(tmp_path / "other")
-    with pytest.raises(SystemExit, match=r"The head of .*run goes with another vocabulary\. The tokenizer has 6"):
+    with pytest.raises(SystemExit, match=r"The head of .*run has another vocabulary\. The tokenizer has 6"):
         finetune("third", "--model_name_or_path", tmp_path / "run", "--processor", tmp_path / "other")
 
 
@@ -346,7 +346,7 @@ def test_a_stock_checkpoint_is_fine_tuned_too(finetune, make_tiny, tmp_path):
         (("--max_skipped_share", "0"), "4.2% of the train rows can't be used, more than max_skipped_share=0.0%"),
         (("--text_column", "sentence"), r"no columns \['sentence'\]; there are"),
         (("--streaming",), "leave out `streaming`"),
-        (("--model_name_or_path", "nowhere/at-all"), "No model is found at nowhere/at-all"),
+        (("--model_name_or_path", "nowhere/at-all"), "There is no model at nowhere/at-all"),
         (("--min_character_count", "99"), "no character 99 times"),
     ],
 )

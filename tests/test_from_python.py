@@ -307,7 +307,7 @@ def test_torch_datasets_missing_ones_and_epochs_of_a_stream_are_told_in_a_senten
 
     with pytest.raises(TypeError, match=r"of type Torch, but a trainer takes a `datasets` dataset: .*from_list"):
         make_trainer(Torch())
-    with pytest.raises(ValueError, match="no train data"):
+    with pytest.raises(ValueError, match="no training data"):
         make_trainer(None).train()
     with pytest.raises(ValueError, match="no evaluation data"):
         make_trainer(as_arrays(tmp_path)).evaluate()

@@ -147,9 +147,9 @@ def test_a_complete_run_has_its_model(folder, tmp_path, monkeypatch):
     [
         ({}, {}, "neither came"),
         ({}, {"units": ["a"], "unit_columns": ["b"]}, "both came"),
-        ({}, {"unit_columns": ["units"]}, "How many units have the columns units"),
+        ({}, {"unit_columns": ["units"]}, "The number of units in the columns units"),
         ({}, {"units": ["no-such-folder/at-all/here"]}, "No unit set can be loaded"),
-        ({"objective": "wav2vec2"}, {"units": ["a"]}, "learns without units"),
+        ({"objective": "wav2vec2"}, {"units": ["a"]}, "needs no units"),
     ],
 )
 def test_what_is_missing_or_too_much_is_said_before_the_data_is_read(model, data, message):

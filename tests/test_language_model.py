@@ -129,9 +129,9 @@ def test_an_empty_list_and_one_of_numbers_are_what_they_are(tmp_path):
     [
         (PLAIN.encode("latin-1"), r"no text in UTF-8 \(byte 0xef .*iconv -f LATIN1"),
         (PLAIN.encode("utf-16-le"), "binary, or in UTF-16 without a byte-order mark"),
-        (b"PK\x03\x04rest", "is packed with zip: unpack it first"),
-        (b"\x28\xb5\x2f\xfdrest", "is packed with Zstandard"),
-        (gzip.compress(PLAIN.encode())[:40], "is a damaged packed file"),
+        (b"PK\x03\x04rest", "is compressed with zip: decompress it first"),
+        (b"\x28\xb5\x2f\xfdrest", "is compressed with Zstandard"),
+        (gzip.compress(PLAIN.encode())[:40], "is a damaged compressed file"),
         (b"mmap lm http://kheafield.com/code format version 5\n\0\xff", "in KenLM's binary format"),
         (b"\\data\\\nngram 1=1\n\n\\1-grams:\nhello\n", "is no sound ARPA file"),
     ],

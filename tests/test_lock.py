@@ -49,7 +49,7 @@ def test_a_script_is_refused_a_folder_in_which_another_process_works(name, argum
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    with pytest.raises(ValueError, match=r"going on in .* already \(process 1 on another desk\)"):
+    with pytest.raises(ValueError, match=r"is using .* \(process 1 on another desk\)"):
         script.main([held if argument == "FOLDER" else argument for argument in arguments])
 
 
@@ -61,7 +61,7 @@ def test_the_iterations_of_hubert_are_refused_it_too(held):
         def preflight(self):
             pass
 
-    with pytest.raises(ValueError, match=r"going on in .* already \(process 1 on another desk\)"):
+    with pytest.raises(ValueError, match=r"is using .* \(process 1 on another desk\)"):
         Checked().run()
 
 

@@ -46,7 +46,7 @@ def test_a_finished_run_asked_for_more_updates_ends_as_one_that_was_asked_for_al
     assert largest_difference(tmp_path / "whole", tmp_path / "longer") == 0.0
     whole, longer = (read_record(tmp_path / name) for name in ("whole", "longer"))
     assert (longer["status"], longer["updates"], longer["hours_seen"]) == ("complete", 8, whole["hours_seen"])
-    with pytest.raises(AlreadyComplete, match="start it with a larger max_steps"):
+    with pytest.raises(AlreadyComplete, match="To train longer, raise max_steps"):
         run("longer", max_steps=8, **INVERSE_SQRT)
     with pytest.raises(ValueError, match=r"another run \(recipe.max_steps: 8 there, 4 here\)"):
         run("longer", max_steps=4, **INVERSE_SQRT)
@@ -70,7 +70,7 @@ def test_a_longer_run_leaves_no_newer_checkpoint_of_the_shorter_one_behind(run, 
     before = str(tmp_path / "run" / "checkpoint-3")
     with pytest.raises(ValueError, match="a run of 9 updates has others in its first 5"):
         run("run", max_steps=9, **decay)
-    with pytest.raises(ValueError, match="goes on from the newest whole checkpoint of its own folder"):
+    with pytest.raises(ValueError, match="continues only from the newest whole checkpoint of its own folder"):
         run("run", max_steps=9, resume_from_checkpoint=before, **decay)
     run("other", max_steps=9, resume_from_checkpoint=before, **decay)
     run("whole", max_steps=9, **decay)
@@ -79,7 +79,7 @@ def test_a_longer_run_leaves_no_newer_checkpoint_of_the_shorter_one_behind(run, 
 
 def test_a_longer_run_without_a_checkpoint_to_go_on_from_is_refused(run):
     run("run", max_steps=2, save_strategy="no", **INVERSE_SQRT)
-    with pytest.raises(ValueError, match="goes on from the newest whole checkpoint of its own folder"):
+    with pytest.raises(ValueError, match="continues only from the newest whole checkpoint of its own folder"):
         run("run", max_steps=4, **INVERSE_SQRT)
 
 

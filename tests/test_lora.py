@@ -104,7 +104,7 @@ def test_the_script_leaves_a_merged_recogniser_with_its_adapters_and_a_card(fine
     adapted = peft.PeftModel.from_pretrained(hf_ssl_speech.from_transformers(fresh), tmp_path / "run" / "adapter")
     waveforms = torch.randn(1, 16_000)
     torch.testing.assert_close(adapted.eval()(waveforms).logits, model(waveforms).logits, rtol=1e-5, atol=1e-5)
-    with pytest.raises(SystemExit, match="Adapters learn in a trained encoder"):
+    with pytest.raises(SystemExit, match="LoRA adapters need a pretrained encoder"):
         finetune("fresh", "--lora", "{}")
-    with pytest.raises(SystemExit, match=r"settings that PEFT does not have.*rank"):
+    with pytest.raises(SystemExit, match=r"PEFT does not have these settings.*rank"):
         finetune("typo", *start_there, "--lora", '{"rank": 4}')

@@ -32,7 +32,7 @@ def test_yaml_scalars_stay_as_they_were_written(tmp_path):
 def test_a_setting_that_stands_twice_is_refused(tmp_path):
     path = tmp_path / "arguments.yaml"
     path.write_text("train_data: [a]\ntrain_data: [b]\n")
-    with pytest.raises(ValueError, match=r"arguments\.yaml.*train_data stands there twice"):
+    with pytest.raises(ValueError, match=r"arguments\.yaml.*train_data is given twice"):
         parse_arguments([str(path)], SpeechDataArguments)
 
 
@@ -42,7 +42,7 @@ def test_an_arpa_file_of_any_tool_is_read_and_what_is_none_is_named(tmp_path):
     for data in (plain, b"\xef\xbb\xbf" + plain, b"iARPA\n\n" + plain):
         path.write_bytes(data)
         assert read_words(path) == ["hello"]
-    for data, fault in ((b"\x1f\x8b" + plain, "damaged packed file"), (plain.replace(b"hello", b"na\xefve"), "UTF-8")):
+    for data, fault in ((b"\x1f\x8b" + plain, "compressed file"), (plain.replace(b"hello", b"na\xefve"), "UTF-8")):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=fault):
             read_words(path)

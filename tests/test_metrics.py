@@ -128,7 +128,7 @@ def test_one_system_twice_does_not_differ_from_itself_in_any_draw(corpus):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"confidence": 95}, "between 0 and 1, but 95"),
+        ({"confidence": 95}, "confidence is 95.*between 0 and 1"),
         ({"bootstrap": 0}, "bootstrap is 0"),
         ({"groups": ["a"]}, "Got groups for 1 utterances; expected one for each of 2"),
     ],

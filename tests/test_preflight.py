@@ -142,7 +142,7 @@ def test_masks_that_hide_nothing_or_nearly_all_are_an_error(make_arguments):
 
 def test_a_warm_up_or_a_frozen_encoder_as_long_as_the_run_is_a_warning(make_arguments):
     arguments = make_arguments(warmup_steps=10)
-    assert level_of(check_schedule(arguments, 10), "never gets to its peak") == "warning"
+    assert level_of(check_schedule(arguments, 10), "never reaches its peak") == "warning"
     assert level_of(check_schedule(arguments, 11), "11 updates, 10 of them warm-up") == "ok"
     tuning = make_arguments(SpeechCTCTrainingArguments, freeze_transformer_updates=50, eval_strategy="no",
                             load_best_model_at_end=False)  # fmt: skip
@@ -155,9 +155,9 @@ def test_a_warm_up_or_a_frozen_encoder_as_long_as_the_run_is_a_warning(make_argu
 def test_a_schedule_that_does_not_fit_the_run_is_a_warning_with_the_learning_rates(make_arguments):
     arguments = make_arguments(warmup_steps=32_000, learning_rate=5e-4)
     found = check_schedule(arguments, 20)
-    assert level_of(found, "its peak of 0.0005: it gets to 3e-07 and ends at 3e-07", "Lower warmup_steps") == "warning"
+    assert level_of(found, "its peak of 0.0005: it reaches 3e-07 and ends at 3e-07", "Lower warmup_steps") == "warning"
     decaying = dict(lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": 1000})
-    assert level_of(check_schedule(make_arguments(**decaying), 20), "Mend lr_scheduler_kwargs") == "warning"
+    assert level_of(check_schedule(make_arguments(**decaying), 20), "Correct lr_scheduler_kwargs") == "warning"
     ctc = dict(kind=SpeechCTCTrainingArguments, eval_strategy="no", load_best_model_at_end=False, learning_rate=1e-3)
     stages = make_arguments(**ctc, tri_stage=[8_000, 0, 72_000])
     assert (
@@ -205,7 +205,7 @@ def test_updates_far_from_the_size_the_recipe_means_are_a_warning(make_arguments
     arguments = make_arguments(batch_seconds=4, gradient_accumulation_steps=2, max_steps=10)
     size = run_size(arguments, sampler)
     assert size == (10, 8.0, 5.0)
-    assert level_of(check_batches(arguments, size), "8.0 s of audio an update", "5.0 epochs") == "ok"
+    assert level_of(check_batches(arguments, size), "8.0 s of audio per update", "5.0 epochs") == "ok"
     assert check_batches(arguments, size, ("paper", 32.0)).level == "ok"
     assert level_of(check_batches(arguments, size, ("paper", 33.0)), "4.1 times as much", "0.0092") == "warning"
     assert level_of(check_batches(arguments, size, ("paper", 1.9)), "4.2 times as little") == "warning"

@@ -221,13 +221,13 @@ def test_private_repositories_are_private_and_public_ones_are_never_taken_for_th
         with pytest.raises(OSError, match="me/hidden"):
             KMeansUnits.from_pretrained("me/hidden", token=stranger, cache_dir=tmp_path / "strange")
     push_to_hub(folder, "me/open")
-    with pytest.raises(ValueError, match="me/open is there already, and public"):
+    with pytest.raises(ValueError, match="me/open already exists and is public"):
         push_to_hub(folder, "me/open", private=True)
 
 
 def test_what_is_not_fit_to_be_pushed_is_refused_before_the_hub_is_asked(hub, tmp_path):
     running = make_encoder(tmp_path / "running", status="running", updates=12)
-    with pytest.raises(ValueError, match=r"is running, at update 12.*come to its end"):
+    with pytest.raises(ValueError, match=r"is running, at update 12.*let it finish"):
         push_to_hub(running, "me/encoder")
     without = make_encoder(tmp_path / "without")
     (without / "model.safetensors").unlink()
@@ -242,7 +242,7 @@ def test_what_is_not_fit_to_be_pushed_is_refused_before_the_hub_is_asked(hub, tm
     with pytest.raises(ValueError, match="en-US: the Hub takes languages"):
         push_to_hub(units, "me/units", language="en-US")
     source = HiddenFeatures.from_pretrained(make_encoder(tmp_path / "encoder"), 1, device="cpu")
-    with pytest.raises(ValueError, match="push that encoder first, and name its repository"):
+    with pytest.raises(ValueError, match="push it first, and name its repository"):
         push_to_hub(make_units(tmp_path / "hidden-units", source), "me/units")
     told = make_encoder(tmp_path / "told", command=f"examples/pretrain.py --hub_token {READ_TOKEN}")
     with pytest.raises(ValueError, match=r"run.json holds an access token") as refusal:
@@ -353,7 +353,7 @@ def test_a_card_that_was_edited_on_the_hub_is_kept_or_named_and_its_metadata_hol
     push_to_hub(folder, "me/encoder", language="de")
     kept = ModelCard(files["README.md"].decode())
     assert "birds" in kept.text and kept.data.language == ["de"] and kept.data.license == "apache-2.0"
-    assert "in somebody's own words" in caplog.text
+    assert "was written by hand, and stays" in caplog.text
     push_to_hub(folder, "me/encoder", replace_card=True)
     assert b"birds" not in files["README.md"]
 
@@ -381,7 +381,7 @@ def test_a_model_beside_whose_files_units_lie_is_pushed_as_the_model(hub, tmp_pa
 def test_bare_units_take_the_same_way_to_the_hub(hub, tmp_path):
     units = KMeansUnits.from_pretrained(make_units(tmp_path / "units"))
     units.push_to_hub("me/d")
-    with pytest.raises(ValueError, match="me/d is there already, and public"):
+    with pytest.raises(ValueError, match="me/d already exists and is public"):
         units.push_to_hub("me/d", private=True)
     assert len(hub.repositories["me/d"].commits) == 2
     units.push_to_hub("me/e", private=True, commit_message="Units", revision="main")
@@ -412,7 +412,7 @@ def test_units_of_an_encoder_that_nobody_else_has_are_refused_on_every_way(hub, 
         ((403, "Private repository storage limit reached"), "storage limit reached.*Make room"),
         ((429, "Rate limit"), "Rate limit.*wait"),
         ((413, "Too large"), "Too large.*Make room"),
-        ((503, "Down for maintenance"), "maintenance.*wait a little"),
+        ((503, "Down for maintenance"), "maintenance.*try again later"),
         ((403, "Write access is forbidden for this role"), "may not write to me/units"),
         ((400, "Invalid metadata in README.md"), "Invalid metadata"),
     ],
@@ -454,7 +454,7 @@ def test_what_was_read_from_disk_is_never_named_as_an_id(hub, tmp_path, monkeypa
     ctc = make_ctc(tmp_path / "ctc", scores=scores)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="which nobody else has"):
+    with pytest.raises(ValueError, match="which is only on this machine"):
         push_to_hub(units, "me/units")
     results = create_model_card(ctc, datasets=["speech/mine.csv"]).data
     assert results.datasets is None

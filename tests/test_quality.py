@@ -198,7 +198,7 @@ def test_times_that_are_not_in_seconds_are_refused(per_second, hint):
     rows = [{"phone": "A", "start": 0.0, "end": 1.0}, {"phone": "B", "start": 1.0, "end": 2.0}]
     assert check_phones(["one"], [rows], [2.0]).phones == 2
     other = [phone | {"start": phone["start"] * per_second, "end": phone["end"] * per_second} for phone in rows]
-    with pytest.raises(ValueError, match=f"one lasts 2.00 s, but its phones go on to .*Are they {hint}"):
+    with pytest.raises(ValueError, match=f"one lasts 2.00 s, but its phones end at .*Are they {hint}"):
         check_phones(["one"], [other], [2.0])
     with pytest.raises(ValueError, match="expected in seconds"):
         phones_to_frames(other, 99)

@@ -127,8 +127,8 @@ def test_shards_tell_their_split_and_an_unpacked_archive_beside_audio_is_passed_
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none.parquet", "Nothing can be had from .*none.parquet"),
-        ("none.tar", "Nothing can be had from .*none.tar"),
+        ("none.parquet", "Nothing can be loaded from .*none.parquet"),
+        ("none.tar", "Nothing can be loaded from .*none.tar"),
         ("rows.csv", r"Got files \['.csv'\] at .*expected Parquet files or WebDataset shards"),
     ],
 )

@@ -147,7 +147,7 @@ def test_without_validation_data_a_share_of_the_recordings_is_held_out_by_name(t
     # More recordings leave the choice as it is, to those at the edge.
     write_audio(tmp_path / "audio" / "more", range(100, 102))
     assert len(held_out(tmp_path, 0.2)[1] & validation) >= 3
-    for share, message in ((1.0, "from 0 to below 1"), (0.99, "leaves none to learn from")):
+    for share, message in ((1.0, "from 0 to below 1"), (0.99, "leaves none for training")):
         with pytest.raises(ValueError, match=message):
             held_out(tmp_path, share)
 

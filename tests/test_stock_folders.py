@@ -35,7 +35,7 @@ def test_a_stock_export_is_complete_and_masks_as_fine_tuning_does(objective, arc
     card = (target / "README.md").read_text()
     assert "license: mit" in card and "As long as nothing is padded" in card
     assert ("another transcript" in card) == (architecture["feat_extract_norm"] == "group")
-    with pytest.raises(ValueError, match="holds something already"):
+    with pytest.raises(ValueError, match="is not empty"):
         export_stock(folder, target)
 
 

@@ -203,4 +203,4 @@ def test_the_example_writes_a_dataset_with_its_own_speakers_for_validation(
     assert len(splits["train"]) > len(splits["validation"]) > 0
 
     runpy.run_path(str(MAKE_SPEECH), run_name="__main__")
-    assert "holds this speech already" in capsys.readouterr().out
+    assert "already holds this speech" in capsys.readouterr().out

@@ -146,7 +146,7 @@ def test_labels_leave_columns_and_format_as_they_were():
 
 def test_a_vocabulary_in_the_other_case_is_told(tmp_path):
     tokenizer = make_processor(["AB"]).tokenizer
-    with pytest.raises(ValueError, match=r"No row can be learnt from.*Not in the vocabulary: a b.*the other case"):
+    with pytest.raises(ValueError, match=r"No row can be trained on.*Not in the vocabulary: a b.*the other case"):
         add_labels(rows_of(["ab"]), tokenizer, TextNormalization(), config_for(tokenizer))
 
 

@@ -42,7 +42,7 @@ def test_a_setting_that_would_not_do_what_it_says_is_refused_by_name(kind, tmp_p
             other = True  # the default here is False
         if isinstance(default, float):
             other = 0.1
-        with pytest.raises(ValueError, match=rf"do not go with this package: {name}="):
+        with pytest.raises(ValueError, match=rf"are not supported by this package: {name}="):
             kind(output_dir=tmp_path, use_cpu=True, **{name: other})
 
 
@@ -77,7 +77,7 @@ def test_settings_of_accelerates_data_loaders_and_evaluations_that_never_come_ar
             {"lr_scheduler_kwargs": {"power": 2.0}},
             "No schedule can be made of lr_scheduler_type=linear with .*power",
         ),
-        (SpeechPreTrainingArguments, {"max_steps": 20, "num_train_epochs": 1}, "are two lengths of one run"),
+        (SpeechPreTrainingArguments, {"max_steps": 20, "num_train_epochs": 1}, "both set the length of the run"),
         (SpeechPreTrainingArguments, {"max_steps": 0}, "max_steps is 0"),
         (SpeechPreTrainingArguments, {"optim_args": "amsgrad=True"}, "which the optimizer adamw_.* does not read"),
         (SpeechPreTrainingArguments, {"optim_args": "amsgrad"}, "write it as name=value"),

@@ -437,7 +437,7 @@ def test_the_script_leaves_finished_units_alone_and_refuses_to_overwrite_them_wi
         with pytest.raises(ValueError, match=named):
             make_units.main([*arguments, "--kmeans_share", "1.0", *changed])
     (tmp_path / "units" / "run.json").write_text('{"status": "complete"}')
-    with pytest.raises(ValueError, match="does not tell with what settings"):
+    with pytest.raises(ValueError, match="does not say with which settings"):
         make_units.main(arguments)
     (tmp_path / "units" / "run.json").write_bytes(before["run.json"])
     assert {file.name: file.read_bytes() for file in (tmp_path / "units").iterdir()} == before

@@ -148,7 +148,7 @@ def test_a_model_with_a_nan_is_never_saved_as_a_checkpoint(save_rows, tmp_path, 
 
     monkeypatch.setattr(trainer_module.SpeechTrainer, "__init__", with_spoil)
     settings = {**SETTINGS, "save_total_limit": 1, "logging_steps": 100}
-    with pytest.raises(UnhealthyRun, match=r"no number at update 2.*checkpoint-1 "):
+    with pytest.raises(UnhealthyRun, match=r"not finite at update 2.*checkpoint-1 "):
         train(save_rows([1.9, 2.3]), str(tmp_path / "run"), settings, {})
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
     weights = load_file(tmp_path / "run" / "checkpoint-1" / "model.safetensors")

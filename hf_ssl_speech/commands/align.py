@@ -2,10 +2,10 @@
 
     hf-ssl-speech align --model runs/ctc --data librispeech/test --output_dir runs/aligned --textgrids true
 
-Writes `aligned.parquet`, the data with the columns `words` and `characters` (lists of `text`, `start` and `end` in
-seconds, and `score`: how likely the model finds it there, 0 to 1) and `score` (of the row: low where the transcript and
-the audio differ), and with `--textgrids` one Praat file for each row. Rows that can't be aligned are named, counted and
-left out; the rows with the lowest scores are named, too. Runs on a CPU too; `--limit 20` gives a first look.
+Writes `aligned.parquet`: the data with the columns `words` and `characters` (lists of `text`, `start` and `end` in
+seconds, and `score`, the probability that the model gives it there) and `score` (of the row: low where transcript and
+audio differ). With `--textgrids` it also writes one Praat file for each row. Rows that can't be aligned are named,
+counted and left out; the rows with the lowest scores are named, too. Also runs on a CPU; try `--limit 20` first.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class AlignmentArguments:
     output_dir: str = field(metadata={"help": "Folder for aligned.parquet and the TextGrid files."})
     split: str = field(default="train", metadata={"help": "Split of the data."})
     text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
-    limit: int | None = field(default=None, metadata={"help": "Align only so many rows, chosen at random."})
+    limit: int | None = field(default=None, metadata={"help": "Align only this many rows, chosen at random."})
     textgrids: bool = field(default=False, metadata={"help": "Also write TextGrid files."})
-    language: str | None = field(default=None, metadata={"help": "Which of its languages a model like MMS hears."})
-    batch_seconds: float = field(default=60.0, metadata={"help": "Audio that the model gets at a time."})
+    language: str | None = field(default=None, metadata={"help": "Spoken language, for a model like MMS."})
+    batch_seconds: float = field(default=60.0, metadata={"help": "Seconds of audio in a batch."})
 
 
 def main(argv: list[str]):

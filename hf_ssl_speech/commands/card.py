@@ -3,7 +3,7 @@
     hf-ssl-speech card runs/ctc
     hf-ssl-speech card runs/ctc --license apache-2.0 --language en --datasets openslr/librispeech_asr=cc-by-4.0
 
-Writes `README.md` into the folder, unless one that somebody wrote by hand is there. `hf-ssl-speech push` makes it too.
+Writes `README.md` into the folder, unless a README written by hand is there. `hf-ssl-speech push` makes the card too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(argv: list[str]):
     """The card, and where it is."""
     parser = CommandParser(about=__doc__)
     parser.add_argument("folder", type=path_type, help="Folder of the model, or of the unit set.")
-    parser.add_argument("--repo_id", help="Where it will lie on the Hub, for the code that shows how to load it.")
+    parser.add_argument("--repo_id", help="Repository on the Hub, for the card's code example.")
     parser.add_argument("--output_file", type=path_type, help="Another file to write the card to.")
     add_metadata(parser)
     args = parser.parse_args(argv)
@@ -38,7 +38,7 @@ def add_metadata(parser: argparse.ArgumentParser):
     parser.add_argument("--license", help="Licence of the model, such as apache-2.0.")
     parser.add_argument("--language", nargs="+", help="Codes of the speech's languages, such as en.")
     parser.add_argument(
-        "--datasets", nargs="+", default=[], metavar="NAME[=LICENCE]", help="Training data, with its licences."
+        "--datasets", nargs="+", default=[], metavar="NAME[=LICENCE]", help="Training data, with licences."
     )
 
 

@@ -13,7 +13,7 @@ from hf_ssl_speech.file_names import expanded
 
 
 def program() -> str:
-    """What was typed to start this: `hf-ssl-speech pretrain`, or a script's name."""
+    """The program as the user typed it: `hf-ssl-speech pretrain`, or a script's name."""
     name = Path(sys.argv[0]).name
     return " ".join([name, *sys.argv[1:2]]) if name == "hf-ssl-speech" else name
 
@@ -54,7 +54,7 @@ class CommandParser(Sentences, argparse.ArgumentParser):
     """A parser for commands of few arguments.
 
     Args:
-        about: What `--help` says first.
+        about: The text at the beginning of `--help`.
     """
 
     def __init__(self, about: str):
@@ -64,7 +64,7 @@ class CommandParser(Sentences, argparse.ArgumentParser):
         """The arguments, by name.
 
         Raises:
-            ValueError: If they can't be understood; an unknown option's closest known one is named.
+            ValueError: If they can't be parsed; for an unknown option, the closest known one is named.
         """
         self.check_names(argv)
         return super().parse_args(argv)

@@ -5,7 +5,7 @@
     hf-ssl-speech configs hubert_tiny my_own.yaml
 
 A command takes a configuration by its name (`hf-ssl-speech pretrain hubert_tiny`) or as a file (`... my_own.yaml`);
-arguments on the command line win over it.
+arguments on the command line override it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ def main(argv: list[str]):
     """Lists, prints or copies."""
     parser = CommandParser(about=__doc__)
     parser.add_argument("name", nargs="?", help="Configuration to print or copy.")
-    parser.add_argument("file", nargs="?", type=path_type, help="File to copy it to; never one that is there already.")
+    parser.add_argument("file", nargs="?", type=path_type, help="File to copy it to; never overwrites a file.")
     arguments = parser.parse_args(argv)
     if arguments.name is None:
         print(listing())
         return
     known = configs() | accelerate_configs()
     if arguments.name not in known:
-        raise ValueError(f"There is no configuration {arguments.name}: there are {', '.join(known)}.")
+        raise ValueError(f"There is no configuration {arguments.name}. Known are {', '.join(known)}.")
     content = known[arguments.name].read_text(encoding="utf-8")
     if arguments.file is None:
         print(content, end="")
         return
-    with open(arguments.file, "x", encoding="utf-8") as file:  # somebody's own settings are not overwritten
+    with open(arguments.file, "x", encoding="utf-8") as file:  # the user's own settings are never overwritten
         file.write(content)
-    print(f"{arguments.name} is copied to {arguments.file}")
+    print(f"{arguments.name} was copied to {arguments.file}")
 
 
 def listing() -> str:
-    """All configurations, with a line on each, by the command that takes them."""
+    """All configurations, grouped by the command that takes them, with a line about each."""
     width = max(map(len, configs() | accelerate_configs()))
     lines = []
     for command, names in groupby(sorted(configs(), key=lambda name: (command_of(name), name)), command_of):

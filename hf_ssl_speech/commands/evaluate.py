@@ -3,10 +3,10 @@
     hf-ssl-speech evaluate --models runs/ctc openai/whisper-tiny.en facebook/wav2vec2-base-960h \\
         --data librispeech/test --by speaker --output_dir runs/evaluation
 
-Any checkpoint that transformers knows will do: CTC models, ours or stock, and Whisper and its like. Runs on a CPU too;
-`--limit 20` gives a first look. Prints word and character error rates with their intervals, speed, and the worst
-utterances; writes them to `report.md`, `scores.png` and `scores.json`, and, unless it was a first look, each local
-model's scores into its folder, for its card.
+Takes checkpoints of transformers: CTC models, ours or stock, Whisper and similar models. Also runs on a CPU; try
+`--limit 20` first. Prints word and character error rates with their intervals, speed, and the worst utterances, and
+writes them to `report.md`, `scores.png` and `scores.json`. Without `--limit`, it also writes each local model's scores
+to the model's folder, for its card.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class EvaluationArguments:
     audio_column: str = field(default="audio", metadata={"help": "Column with the audio."})
     text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
     by: list[str] = field(default_factory=list, metadata={"help": "Columns to break the scores down by."})
-    limit: int | None = field(default=None, metadata={"help": "Score only so many rows, chosen at random."})
+    limit: int | None = field(default=None, metadata={"help": "Score only this many rows, chosen at random."})
     prepare_workers: int | None = field(default=None, metadata={"help": "Processes that decode the audio."})
 
     case: str = field(default="lower", metadata={"help": "Of all texts.", "choices": ["lower", "upper", "keep"]})
@@ -51,25 +51,25 @@ class EvaluationArguments:
         metadata={"help": "English number words: as they are, or as digits.", "choices": ["keep", "digits"]},
     )
     tags: str = field(
-        default="remove", metadata={"help": "<COMMA>, [laughter] and their like.", "choices": ["remove", "keep"]}
+        default="remove", metadata={"help": "<COMMA>, [laughter] and similar tags.", "choices": ["remove", "keep"]}
     )
     text_language: str | None = field(
-        default=None, metadata={"help": "Code of the texts' language, where its writers have rules of their own."}
+        default=None, metadata={"help": "Code of the texts' language, for its rules of normalisation."}
     )
 
     decoder: str = field(
         default="greedy",
-        metadata={"help": "Of CTC models: greedy, beam, or a decoder.json that tune-decoder wrote."},
+        metadata={"help": "Decoder of CTC models: greedy, beam, or a decoder.json from tune-decoder."},
     )
     language_model: str | None = field(
         default=None, metadata={"help": "ARPA file for --decoder beam; a decoder.json names its own."}
     )
-    language: str | None = field(default=None, metadata={"help": "What multilingual Whisper (en) or MMS (eng) hears."})
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, ...; by default the best there is."})
-    batch_seconds: float = field(default=60.0, metadata={"help": "Audio that a model gets at a time, in seconds."})
+    language: str | None = field(default=None, metadata={"help": "Language, for Whisper (en) or MMS (eng)."})
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, ...; by default the best available."})
+    batch_seconds: float = field(default=60.0, metadata={"help": "Seconds of audio in a batch."})
 
-    bootstrap: int = field(default=1000, metadata={"help": "Draws of the rows for the intervals."})
-    confidence: float = field(default=0.95, metadata={"help": "Share of the draws that an interval holds."})
+    bootstrap: int = field(default=1000, metadata={"help": "Number of bootstrap draws for the intervals."})
+    confidence: float = field(default=0.95, metadata={"help": "Share of the draws inside an interval."})
     seed: int = field(default=0, metadata={"help": "Of the draws."})
 
     def __post_init__(self):

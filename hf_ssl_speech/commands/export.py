@@ -3,9 +3,9 @@
     hf-ssl-speech export runs/ctc runs/ctc-stock
     hf-ssl-speech export runs/ctc ctc.onnx --format onnx
 
-`stock` is a folder of transformers' own Wav2Vec2 or HuBERT model with the same outputs, and with whatever reads audio
-and writes text beside it. Stock has no class for HuBERT's pretraining: its encoder is written. `onnx` is one file for
-onnxruntime, which takes audio of any length (extra `[onnx]`).
+`stock` is a folder with transformers' own Wav2Vec2 or HuBERT model, which has the same outputs, and with its feature
+extractor and tokenizer. transformers has no class for HuBERT's pretraining: only the encoder is written. `onnx` is one
+file for onnxruntime, which takes audio of any length (extra `[onnx]`).
 """
 
 from __future__ import annotations

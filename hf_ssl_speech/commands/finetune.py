@@ -3,8 +3,8 @@
     hf-ssl-speech finetune ctc_100h --train_data my_speech --model_name_or_path runs/wav2vec2-base --num_processes 8
     hf-ssl-speech finetune ctc_digits --train_data my_speech --use_cpu        (CPU, minutes)
 
-Without `--model_name_or_path` the model starts from fresh weights, for comparison. Started again, the run goes on from
-its last checkpoint.
+Without `--model_name_or_path` the model starts from fresh weights, for comparison. The same command continues an
+interrupted run from its last checkpoint.
 """
 
 from __future__ import annotations

@@ -19,24 +19,24 @@ PACKAGE = __name__.partition(".")[0]
 # Settings of Trainer that most runs meet, in our words; `--help-all` shows the others.
 OFTEN_SET = {
     "output_dir": "Folder of the run: the model, checkpoints, run.json and training.png.",
-    "max_steps": "Updates of the whole run.",
-    "learning_rate": "Highest learning rate of the run.",
+    "max_steps": "Number of optimizer updates in the run.",
+    "learning_rate": "Peak learning rate of the run.",
     "lr_scheduler_type": "How the learning rate falls: linear, cosine, constant_with_warmup, warmup_stable_decay, ...",
-    "warmup_steps": "Updates in which the learning rate rises; below 1 a share of all updates.",
+    "warmup_steps": "Number of warm-up updates, or, below 1, their share of all updates.",
     "weight_decay": "Weight decay of AdamW; biases and norms have none.",
-    "max_grad_norm": "Largest norm of the gradient, which is scaled down to it; 0: it is left as it is.",
-    "seed": "Decides the initial weights, the order, the crops and the masks.",
-    "gradient_accumulation_steps": "Batches of one device in an update.",
-    "gradient_checkpointing": "Compute activations twice, which takes less memory and more time.",
+    "max_grad_norm": "Gradients with a larger norm are scaled down to this norm; 0: no clipping.",
+    "seed": "Random seed for the initial weights, the order, the crops and the masks.",
+    "gradient_accumulation_steps": "Batches per device in an update.",
+    "gradient_checkpointing": "Compute activations twice, to save memory at the cost of time.",
     "torch_compile": "Compile the model with torch.compile.",
     "use_cpu": "Train on the CPU even if there is an accelerator.",
-    "dataloader_num_workers": "Processes on each device that decode and collate; 0: the training process does it.",
+    "dataloader_num_workers": "Loader processes per device; 0: the training process loads the data.",
     "logging_steps": "Updates between two lines of the log.",
     "eval_strategy": "When validation data is evaluated.",
     "eval_steps": "Updates between two evaluations (default: as many as logging_steps).",
     "save_steps": "Updates between two checkpoints.",
-    "save_total_limit": "Checkpoints that are kept.",
-    "resume_from_checkpoint": "Checkpoint to go on from (default: the last one in output_dir).",
+    "save_total_limit": "Number of checkpoints to keep.",
+    "resume_from_checkpoint": "Checkpoint to continue from (default: the last one in output_dir).",
     "report_to": "Trackers of the run, such as tensorboard or trackio.",
 }
 HARDWARE = {
@@ -64,14 +64,14 @@ def help_text(
         kinds: The dataclasses whose fields are the arguments.
         actions: The parser's action of each field, by the field's name.
         about: What the command does.
-        launch: Options of the launcher: what stands for the value, and what it does.
-        everything: Also those settings of Trainer that few runs need.
+        launch: Options of the launcher: the placeholder of the value, and what it does.
+        everything: Whether to include settings of Trainer that few runs need.
     """
     width = min(shutil.get_terminal_size().columns, 110)
     parts = [f"usage: {program()} [CONFIG] [--name value ...]", (about or "").strip()]
     parts.append(
         "CONFIG is a YAML file that holds any of these arguments, or the name of one that comes with the package\n"
-        "(`hf-ssl-speech configs` lists them). The command line wins over it."
+        "(`hf-ssl-speech configs` lists them). Arguments on the command line override it."
     )
     for title, names in groups(kinds, everything).items():
         entries = [entry(f"--{name} {value_of(actions[name])}", describe(name, actions[name]), width) for name in names]
@@ -105,7 +105,7 @@ def groups(kinds: Sequence[type], everything: bool) -> dict[str, list[str]]:
 
 
 def settings_of_trainer(kind: type) -> list[str]:
-    """Fields of a class that come from transformers, where few runs set them; of ours, those we say nothing about."""
+    """Fields of a class that come from transformers and that few runs set, and our fields without help."""
     foreign = [each for each in kind.__mro__ if each is not object and each.__module__.partition(".")[0] != PACKAGE]
     described = {
         name
@@ -128,7 +128,7 @@ def title_of(kind: type) -> str:
 
 
 def value_of(action: argparse.Action) -> str:
-    """What stands for an argument's value."""
+    """The placeholder of an argument's value."""
     if action.choices:
         value = "|".join(map(str, action.choices)) if len(action.choices) <= 4 else "NAME"
     elif isinstance(action.const, bool):

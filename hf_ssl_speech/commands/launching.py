@@ -21,10 +21,10 @@ LAUNCH_OPTIONS = {
 
 
 def take_launch_options(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Parts what says how many processes are started from the arguments of a command.
+    """Separates the launcher's options from the arguments of a command.
 
     Returns:
-        The options by name, empty where this process alone is to do the work, and all other arguments.
+        The options by name, empty if this process does all the work, and all other arguments.
     Raises:
         ValueError: If an option has no value, or the number of processes is none.
     """
@@ -57,12 +57,12 @@ def launch(name: str, argv: Sequence[str], *, accelerate_config: str | None = No
         accelerate_config: Name or path of a YAML for the launcher.
         options: More of `LAUNCH_OPTIONS`.
     Raises:
-        SystemExit: If one of them fails; it has said why.
+        SystemExit: If one of them fails; that process has printed the error.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the failing process speaks for itself
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the failing process prints the error
     words = [word for option, value in options.items() for word in (f"--{option}", value)]
     words = [*launcher_settings(accelerate_config, int(options.get("num_processes", 1))), *words]
     arguments = launch_command_parser().parse_args(
@@ -76,12 +76,12 @@ def launch(name: str, argv: Sequence[str], *, accelerate_config: str | None = No
 
 
 def launcher_settings(config: str | None, num_processes: int) -> list[str]:
-    """What Accelerate is told besides the number of processes."""
+    """Accelerate's arguments besides the number of processes."""
     if config is not None:
         return ["--config_file", str(accelerate_config(config))]
     import torch
 
-    # `--multi_gpu` is the launcher's word for several processes, on CPUs too.
+    # `--multi_gpu` means several processes, on CPUs too.
     settings = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     if not torch.accelerator.is_available() and "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

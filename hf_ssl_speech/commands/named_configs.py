@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hf_ssl_speech.file_names import expanded
 
-# In the wheel they lie in the package, in a checkout beside it.
+# In the wheel they are inside the package, in a checkout beside it.
 _PACKAGE = Path(__file__).parents[1]
 _EXAMPLES = _PACKAGE.parent / "examples"
 
@@ -23,7 +23,7 @@ def accelerate_configs() -> dict[str, Path]:
 
 
 def config(name: str) -> Path:
-    """The file that a name or a path means.
+    """The file of a configuration, given by name or path.
 
     Raises:
         ValueError: If there is none; the closest name is told.
@@ -32,7 +32,7 @@ def config(name: str) -> Path:
 
 
 def accelerate_config(name: str) -> Path:
-    """The launcher's settings that a name or a path means.
+    """The launcher's settings, given by name or path.
 
     Raises:
         ValueError: If there are none; the closest name is told.

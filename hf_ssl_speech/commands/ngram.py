@@ -4,9 +4,9 @@
     hf-ssl-speech ngram --model runs/ctc --data librispeech --order 6 --characters true \\
         --output_file runs/characters.arpa
 
-Text is normalised as the recogniser's transcripts are. A model of words lets a beam search write these words only; one
-of characters needs little text and lets it write anything. For more than some ten million words, KenLM's `lmplz` makes
-the same kind of file.
+Text is normalised like the recogniser's transcripts. With a word model, a beam search can write only its words; a
+character model needs little text and allows any word. For more than about ten million words, use KenLM's `lmplz`, which
+makes the same kind of file.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class NGramArguments:
-    """Which text, and how long n-grams."""
+    """Which text, and the length of the n-grams."""
 
     model: str = field(metadata={"help": "Folder or Hub id of the recogniser that the language model is for."})
     output_file: str = field(metadata={"help": "ARPA file to write."})
-    text: list[str] = field(default_factory=list, metadata={"help": "Text files with a sentence in each line."})
+    text: list[str] = field(default_factory=list, metadata={"help": "Text files with one sentence per line."})
     data: list[str] = field(
         default_factory=list, metadata={"help": "Speech with transcripts: Hub dataset, folder or Parquet files."}
     )
-    split: str = field(default="train", metadata={"help": "Split of the data: never the one that is scored."})
+    split: str = field(default="train", metadata={"help": "Split of the data; do not use the one that you score."})
     text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
-    language: str | None = field(default=None, metadata={"help": "Which of its languages a model like MMS writes."})
-    order: int = field(default=4, metadata={"help": "Words, or characters, of the longest n-grams, 2 to 6."})
-    characters: bool = field(default=False, metadata={"help": "A model of characters instead of words."})
+    language: str | None = field(default=None, metadata={"help": "Language, for a model like MMS."})
+    order: int = field(default=4, metadata={"help": "Length of the longest n-grams in words or characters, 2 to 6."})
+    characters: bool = field(default=False, metadata={"help": "Make a character model instead of a word model."})
 
 
 def main(argv: list[str]):

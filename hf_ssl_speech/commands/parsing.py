@@ -1,4 +1,4 @@
-"""Command lines: `[CONFIG] [--name value ...]` as objects of dataclasses, with help and errors that people can read."""
+"""Command lines: parses `[CONFIG] [--name value ...]` into dataclasses, with readable help and errors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hf_ssl_speech.commands.launching import LAUNCH_OPTIONS
 from hf_ssl_speech.commands.named_configs import config, configs
 from hf_ssl_speech.files import naming_the_file, read_yaml
 
-# Settings that are paths, or may be: `~` and environment variables in them are replaced by what they stand for.
+# Settings that are or may be paths: `~` and environment variables in them are expanded.
 PATHS = {
     "output_dir", "output_file", "train_data", "validation_data", "data", "text", "words", "model_name_or_path",
     "model", "models", "processor", "units", "encoder", "teacher", "decoder", "language_model",
     "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config",
 }  # fmt: skip
-# What a configuration of ours says of the data that it was made for, and of no other.
+# Settings of our configurations that hold only for the data they were made for.
 OF_ITS_DATA = (
     "validation_data", "test_data", "train_split", "validation_split", "test_split", "dataset_config",
 )  # fmt: skip
@@ -33,16 +33,15 @@ OF_ITS_DATA = (
 def parse_arguments(
     argv: Sequence[str], *kinds: type, about: str | None = None, launched: bool = False
 ) -> tuple[Any, ...]:
-    """Reads `[CONFIG] [--name value ...]` into one object of each dataclass; the command line wins.
+    """Reads `[CONFIG] [--name value ...]` into one object of each dataclass; the command line overrides CONFIG.
 
-    With `--train_data`, a configuration that comes with the package is one for other data: what it says of its own
-    splits, validation and test data is left out. An empty value, as in `--units ''`, takes back what the YAML sets for
-    an argument that can be left out.
+    With `--train_data`, the splits, validation and test data of a configuration that comes with the package are
+    ignored. An empty value, as in `--units ''`, removes the YAML's value of an optional argument.
 
     Args:
-        argv: The words; CONFIG is a YAML file, or the name of one that comes with the package.
+        argv: The command's arguments; CONFIG is a YAML file, or the name of one that comes with the package.
         kinds: The dataclasses.
-        about: What `--help` says first.
+        about: The text at the beginning of `--help`.
         launched: Whether `--help` also shows how several processes are started.
     Raises:
         ValueError: If a name is unknown (the closest known one is named), a value can't be understood, or the YAML is
@@ -81,9 +80,9 @@ class _DataclassParser(Sentences, HfArgumentParser):
             self._option_string_actions["--bf16"].type = bool_or_auto
 
     def take_back(self, tokens: Sequence[str]) -> list[str]:
-        """The tokens without the settings that a later empty value takes back: their defaults hold.
+        """The tokens without settings that a later empty value resets to their defaults.
 
-        An argument whose default is a text takes the empty text as its value.
+        An argument whose default is a string takes the empty string as its value.
         """
         stray: list[str] = []
         given: dict[str, list[str]] = {}
@@ -125,17 +124,17 @@ class _Help(argparse.Action):
 
 
 def whole_number(text: str) -> int:
-    """A whole number in any of the ways that people write one: 400000, 400_000, 4e5.
+    """A whole number in any common spelling: 400000, 400_000, 4e5.
 
     Raises:
-        argparse.ArgumentTypeError: If it is none.
+        argparse.ArgumentTypeError: If it is not a whole number.
     """
     with contextlib.suppress(ValueError):
         return int(text)
     with contextlib.suppress(ValueError):
         if float(text).is_integer():
             return int(float(text))
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
 
 
 def gives(tokens: Sequence[str], name: str) -> bool:
@@ -158,7 +157,7 @@ def as_tokens(name: str, value: Any) -> list[str]:
 
 
 def typed(value: Any) -> Any:
-    """Scalars inside a mapping, which were read as text, as JSON takes them: numbers, true, false, else text."""
+    """Converts scalars inside a mapping, which were read as strings, as in JSON: numbers, true, false, else strings."""
     if isinstance(value, dict):
         return {name: typed(entry) for name, entry in value.items()}
     if isinstance(value, list):

@@ -5,7 +5,7 @@
     hf-ssl-speech pretrain hubert_base --train_data my_audio --units runs/units-mfcc
     hf-ssl-speech pretrain continue_pretraining --train_data my_audio --model_name_or_path facebook/wav2vec2-base
 
-Started again, the run goes on from its last checkpoint.
+The same command continues an interrupted run from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArg
 
 
 def main(argv: list[str]):
-    """Model, data, training, in this order: what is wrong with the model shows before the data is prepared."""
+    """Model, data, training, in this order: problems with the model show before the data is prepared."""
     model_args, data_args, args = parse_arguments(
         argv, SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments, about=__doc__, launched=True
     )

@@ -1,11 +1,11 @@
-"""Finds the weights of a beam search on validation data, and keeps them in `decoder.json`.
+"""Finds the best weights of a beam search on validation data, and saves them in `decoder.json`.
 
     hf-ssl-speech tune-decoder --model runs/ctc --data librispeech/validation --language_model runs/lm.arpa \\
         --output_dir runs/ctc
 
-The recogniser runs once; then every pair of weights decodes its logits. Prints the word error rate of each pair.
-`hf-ssl-speech evaluate --decoder runs/ctc/decoder.json` scores with what was found, `hf-ssl-speech ngram` makes a
-language model, and `--limit 100` takes so many rows, chosen at random.
+The recogniser runs once; its logits are then decoded with every pair of weights. Prints the word error rate of each.
+`hf-ssl-speech evaluate --decoder runs/ctc/decoder.json` scores with the best weights, `hf-ssl-speech ngram` makes a
+language model, and `--limit 100` takes only 100 rows, chosen at random.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ class TuningArguments:
 
     model: str = field(metadata={"help": "Folder or Hub id of a recogniser with a CTC head."})
     data: list[str] = field(metadata={"help": "Validation speech with transcripts; never the test data."})
-    output_dir: str = field(metadata={"help": "Folder for decoder.json; the model's own is a good place."})
-    language_model: str | None = field(default=None, metadata={"help": "ARPA file, or KenLM's binary."})
+    output_dir: str = field(metadata={"help": "Folder for decoder.json, such as the model's own."})
+    language_model: str | None = field(default=None, metadata={"help": "ARPA file or KenLM binary."})
     words: str | None = field(default=None, metadata={"help": "File with the words of a binary language model."})
-    split: str = field(default="validation", metadata={"help": "Split of the data; files named one by one: train."})
+    split: str = field(default="validation", metadata={"help": "Split of the data; files named singly are `train`."})
     text_column: str = field(default="text", metadata={"help": "Column with the transcripts."})
-    limit: int | None = field(default=None, metadata={"help": "Decode only so many rows, chosen at random."})
+    limit: int | None = field(default=None, metadata={"help": "Decode only this many rows, chosen at random."})
     lm_weights: list[float] = field(
         default_factory=lambda: [0.5, 1.0, 1.5, 2.0, 3.0, 4.0], metadata={"help": "Weights to try."}
     )
     word_scores: list[float] = field(
         default_factory=lambda: [-2.0, -1.0, 0.0, 1.0, 2.0], metadata={"help": "Scores for each word to try."}
     )
-    language: str | None = field(default=None, metadata={"help": "Which of its languages a model like MMS hears."})
+    language: str | None = field(default=None, metadata={"help": "Spoken language, for a model like MMS."})
     beam_size: int = field(default=100, metadata={"help": "Hypotheses kept from frame to frame."})
-    batch_seconds: float = field(default=60.0, metadata={"help": "Audio that the model gets at a time."})
+    batch_seconds: float = field(default=60.0, metadata={"help": "Seconds of audio in a batch."})
 
 
 def main(argv: list[str]):
@@ -67,7 +67,7 @@ def main(argv: list[str]):
         for places, logits, frames in compute_logits(model, processor, rows.rows, args.batch_seconds, progress=True)
     ]
 
-    # The surface: word error rates over both weights.
+    # Word error rates over both weights.
     greedy = word_error_rate(GreedyDecoder(*parts), heard, rows)
     logger.info(f"WER without a beam search: {greedy:.2%}\nWER with it, over lm_weight (down) and word_score (right):")
     logger.info(" " * 8 + "".join(f"{score:>8g}" for score in args.word_scores))
@@ -79,10 +79,10 @@ def main(argv: list[str]):
         line = [surface[replace(settings, word_score=score)] for score in args.word_scores]
         logger.info(f"{lm_weight:>8g}" + "".join(f"{rate:>8.2%}" for rate in line))
 
-    # Of equals, what interferes least.
+    # If several are equally good, the smallest weights are taken.
     best = min(surface, key=lambda each: (surface[each], abs(each.word_score), each.lm_weight))
     best.save(args.output_dir)
     logger.info(
         f"Best: WER {surface[best]:.2%} with lm_weight {best.lm_weight:g} and word_score {best.word_score:g}, "
-        f"kept in {args.output_dir}/decoder.json"
+        f"saved in {args.output_dir}/decoder.json"
     )

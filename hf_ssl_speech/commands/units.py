@@ -3,10 +3,10 @@
     hf-ssl-speech units --train_data speech --output_dir runs/units-mfcc
     hf-ssl-speech units --train_data speech --output_dir runs/units-2 --encoder runs/hubert-1 --layer 6 --num_units 500
 
-Runs on a CPU too. Writes the unit set for `KMeansUnits.from_pretrained`, `run.json` and, where `--validation_data` has
-phones, the units' quality and two pictures; with `--abx true` also how well features and units tell phones apart (ABX,
-through fastabx; needs the column `speaker`). Units that are there already are left as they are: asked for again, the
-command says so; asked for other units, it ends with an error.
+Also runs on a CPU. Writes the unit set for `KMeansUnits.from_pretrained`, `run.json` and, if `--validation_data` has
+phones, the units' quality and two pictures; with `--abx true` also the ABX error rates of features and units (through
+fastabx; needs the column `speaker`). Existing units are never overwritten: with the same settings the command
+says that they are complete; with other settings it ends with an error.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.families import hearing_of
 
 # How much longer than its shortest row the longest of a bucket may be: the widest that costs at most this much more
-# padding than batches cut from the sorted rows. The wider, the more the company of a row changes between epochs.
+# padding than batches cut from the sorted rows. In wider buckets, batches differ more from epoch to epoch.
 BUCKET_WIDTHS = (0.16, 0.12, 0.08, 0.06, 0.04, 0.03, 0.02, 0.01)
 PADDING_FOR_VARIETY = 0.01
 
@@ -32,12 +32,12 @@ class DurationBatchSampler(Sampler[list[int]]):
         batch_seconds: The most seconds that a batch may hold, padding included (rows x longest row).
         max_seconds: Rows are cropped to this when they are collated, so they count no longer.
         seed: For the order; the same on all ranks.
-        shuffle: Otherwise the batches are the same in every epoch, longest rows first, and none is repeated, so the
+        shuffle: If false, the batches are the same in every epoch, longest rows first, and none is repeated, so the
             ranks may differ by one batch.
         num_replicas: Number of ranks.
-        rank: Which of them this is.
+        rank: The rank of this process.
         batches_per_update: Batches that make an update, over all ranks and accumulation steps; by default one a rank.
-            With `shuffle` the first batches of an epoch come again at its end, until its last update is whole.
+            With `shuffle` the first batches of an epoch are repeated at its end, until its last update is complete.
     Raises:
         ValueError: If there are no rows, the longest does not fit into a batch, or the ranks don't fit together.
     """
@@ -94,7 +94,7 @@ class DurationBatchSampler(Sampler[list[int]]):
             self._start = self._position = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Where this epoch stands: the batches handed out on all ranks, if all stand at the same step.
+        """The state of this epoch: the number of batches handed out on all ranks, if all are at the same step.
 
         A DataLoader with workers takes batches ahead of the training loop; those count as handed out.
         """
@@ -145,10 +145,10 @@ class DurationBatchedStream(IterableDataset):
     """Endless batches of a stream of prepared rows, for `DataLoader(batch_size=None, collate_fn=...)`.
 
     Gathers rows until they make `buffer_seconds`, batches them as `DurationBatchSampler` does, hands out all the
-    batches in random order and gathers anew. At the end of the stream what is left is batched too, and the stream
-    starts over; every row tells its `epoch`. Each worker of a DataLoader has its own buffer and its own shards of the
-    stream. Rows that are marked as unusable fill no place: the first row of the buffer's first batch names them, with
-    the reasons, in `skipped_before`, from which the collators report them.
+    batches in random order and gathers again. At the end of the stream the remaining rows are batched too, and the
+    stream starts over; every row has its `epoch`. Each worker of a DataLoader has its own buffer and its own shards of
+    the stream. Rows marked as unusable take no place: the first row of the buffer's first batch names them, with the
+    reasons, in `skipped_before`, from which the collators report them.
 
     Args:
         dataset: Gives rows with `num_samples`, and with a `problem` where they can't be used (see `prepare_stream`).

@@ -38,7 +38,7 @@ class SpeechCollator:
         config: Of the model the batches are for: conv stack and masks.
         normalize: Whether each utterance gets zero mean and unit variance, as the feature extractor's `do_normalize`.
         seed: With the epoch and the row's `sample_id` it decides all that is random.
-        evaluation: Nothing changes with the epoch.
+        evaluation: If true, nothing changes with the epoch.
     """
 
     def __init__(self, config: SSLSpeechConfig, *, normalize: bool, seed: int = 0, evaluation: bool = False):
@@ -222,7 +222,7 @@ class HubertPretrainingCollator(PretrainingCollator):
             if len(units) != frames:
                 raise ValueError(
                     f"Row {row['name']} has {len(units)} units in {column!r}, but its audio makes {frames} frames: "
-                    "make the units at the model's rate. Units from MFCC come every 10 ms: keep every second one."
+                    "make the units at the model's frame rate. Units from MFCC come every 10 ms: keep every second one."
                 )
             beyond = (units < 0) | (units >= num_units)
             if beyond.any():

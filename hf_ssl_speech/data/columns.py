@@ -1,4 +1,4 @@
-"""Which column holds the audio and which the transcripts, whatever a dataset calls them."""
+"""Finds the columns with the audio and the transcripts, whatever their names in a dataset."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def with_audio(dataset: AnyDataset, audio_column: str, source: str, folder: str 
     if not _may_be_audio(kind):
         raise ValueError(
             f"Column {column!r} of {source!r} holds {kind}; expected an Audio column, a struct of bytes and path or of "
-            "array and sampling_rate, paths, or encoded bytes. To arrays alone, add their rate with "
+            "array and sampling_rate, paths, or encoded bytes. To bare arrays, add the sampling rate with "
             "`dataset.map(lambda row: {'audio': {'array': row['audio'], 'sampling_rate': 16_000}})`."
         )
     others: list[str] = [name for name in dataset.column_names if name not in (column, "audio")]
@@ -129,7 +129,7 @@ def find_audio_column(features: Features | dict[str, Any]) -> str | None:
 
 
 def usual_audio_name(columns: Iterable[str]) -> str | None:
-    """The one of these columns that is called as columns of audio are, and most likely is one."""
+    """The column with the likeliest name for an audio column."""
     return _first_called(AUDIO_NAMES, columns)
 
 
@@ -139,14 +139,14 @@ def text_columns(features: Features | dict[str, Any]) -> list[str]:
 
 
 def usual_text_name(columns: Iterable[str]) -> str | None:
-    """The one of these columns that is called as columns of transcripts are."""
+    """The column with the likeliest name for transcripts."""
     return _first_called(TEXT_NAMES, columns)
 
 
 def resolve(path: str, folder: str) -> str:
     """A path that a file names, as one that can be opened: relative to the folder of that file.
 
-    Where nothing is there but something in the working directory, that is meant. Tables from Windows may have
+    If it is not there but in the working directory, that file is taken. Tables from Windows may have
     backslashes for slashes, and names from macOS their accents as letters of their own.
     """
     if "://" in path or os.path.isabs(path):

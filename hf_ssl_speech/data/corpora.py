@@ -1,4 +1,4 @@
-"""Corpora in forms of their own: Common Voice releases and Kaldi's data directories."""
+"""Corpora in special forms: Common Voice releases, Kaldi's data directories, and LJ Speech."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def common_voice_splits(folder: Path) -> Splits:
 def _load_common_voice(table: Path, clips: Path, names: set[str]) -> list[Dataset]:
     shared = names.intersection(OWN_SPLITS) - {"train"}
     if table.stem == "validated" and shared:
-        logger.warning("%s holds the clips of %s too: score on nothing of them.", table, " and ".join(sorted(shared)))
+        logger.warning("%s also holds the clips of %s: do not score on these.", table, " and ".join(sorted(shared)))
     columns = read_table(str(table))
     paths = [path if Path(path).suffix else f"{path}.mp3" for path in columns.pop("path")]  # old releases: no suffix
     ids = [without_suffix(path) for path in paths]
@@ -95,7 +95,7 @@ def _recording(name: str, where: str, folder: Path) -> str:
     if where.endswith("|") or where.startswith("|"):
         raise ValueError(
             f"{folder}/wav.scp makes {name} with a command, which is not run: {where[:200]}. Write its output to a "
-            "file and name that; where the command only decodes a file that is read here, such as FLAC, name the file."
+            "file and name that; if the command only decodes a file that is read here, such as FLAC, name that file."
         )
     return resolve(where, str(folder.resolve()))
 

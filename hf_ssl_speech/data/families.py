@@ -1,4 +1,4 @@
-"""How the speech models of transformers hear, by family: what they are fed, and which frames they make of it.
+"""Inputs and frames of transformers' speech models, by family.
 
 `docs/families.md` says what works with which; `tests/test_families.py` proves it.
 """
@@ -31,10 +31,10 @@ MOONSHINE = (ConvLayer(127, 64), ConvLayer(7, 3), ConvLayer(3, 2))
 
 @dataclass(frozen=True)
 class Family:
-    """What the models of one type in transformers have in common.
+    """What all models of one type in transformers have in common.
 
     Attributes:
-        name: As people call it.
+        name: Its usual name.
         layers: Name of the list of transformer layers in the encoder.
         writes: Whether it writes text through a CTC head (`ctc`) or token after token (`tokens`).
     """
@@ -68,16 +68,16 @@ _MASKED_THROUGHOUT = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat
 
 @dataclass(frozen=True)
 class Hearing:
-    """What a model is fed, and the frames it makes of it.
+    """The input of a model, and its frames.
 
     Attributes:
-        family: What it has in common with its like.
+        family: The family of the model.
         frame_layers: From samples to the frames of the hidden layers.
         output_layers: From samples to the outputs of a CTC head. An adapter makes them fewer than the frames; SEW has
             half as many frames.
-        leaves_padding_out: Whether each row of a padded batch gets what it gets alone.
-        takes_spectra: Whether the feature extractor makes spectra, or hands on waveforms.
-        longest_samples: The most audio that it hears at a time, to which shorter audio is padded; None if any.
+        leaves_padding_out: Whether each row has the same outputs in a padded batch as alone.
+        takes_spectra: Whether the feature extractor returns spectra instead of waveforms.
+        longest_samples: The most audio that it takes at a time, to which shorter audio is padded; None if any length.
     """
 
     family: Family
@@ -100,7 +100,7 @@ class Hearing:
 
     @property
     def shortest_samples(self) -> int:
-        """The least audio of which there are both a frame and an output."""
+        """The shortest audio that has both a frame and an output."""
         return max(window_samples(self.frame_layers), window_samples(self.output_layers))
 
     def inputs(self, extractor: FeatureExtractionMixin, waveforms: Sequence[np.ndarray]) -> dict[str, Tensor]:
@@ -125,13 +125,13 @@ class Hearing:
 
 
 def hearing_of(config: PreTrainedConfig, use: str = "features") -> Hearing:
-    """How a model hears.
+    """The input and frames of a model.
 
     Args:
         config: The model's configuration.
         use: What for: `features` (of a hidden layer), `ctc` or `tokens` (speech to text).
     Raises:
-        ValueError: If models of its type are not known to do this.
+        ValueError: If models of its type do not support this use.
     """
     kind = config.model_type
     family = FAMILIES.get(kind)

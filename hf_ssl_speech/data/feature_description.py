@@ -18,13 +18,13 @@ class FeatureDescription:
         width: Values in a frame.
         hop_samples: Samples from one frame to the next; 320 are 20 ms.
         window_samples: Samples that a frame is made from; in an encoder, what its conv stack sees.
-        layer: Which `hidden_states` of the encoder; 0 is the transformer's input.
+        layer: Index into the encoder's `hidden_states`; 0 is the transformer's input.
         normalize: Whether the encoder gets waveforms of zero mean and unit variance.
         weights_hash: `weights_hash` of the encoder.
         encoder: Folder or Hub id of the encoder. The same weights may lie in several places, so this makes no
             difference.
-        center: Whether each utterance's mean is taken off its frames (cepstral mean normalisation): what is left tells
-            less of speaker, channel and loudness.
+        center: Whether each utterance's mean is subtracted from its frames (cepstral mean normalisation), so that they
+            depend less on speaker, channel and loudness.
     """
 
     kind: Literal["mfcc", "mel", "hidden"]
@@ -47,7 +47,7 @@ class FeatureDescription:
         return num_frames(num_samples, [ConvLayer(self.window_samples, self.hop_samples)])
 
     def differences(self, other: FeatureDescription) -> list[str]:
-        """In words, what `other` has that is not as here; nothing if both are equal."""
+        """The differences of `other` from this description, in words; empty if both are equal."""
         names = [each.name for each in fields(self) if each.compare]
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
         unlike = [f"{name} {theirs} instead of {ours}" for name, (ours, theirs) in pairs.items() if ours != theirs]

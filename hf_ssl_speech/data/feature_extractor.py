@@ -12,7 +12,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 def feature_extractor_for(config: PreTrainedConfig, start: str | None = None) -> Wav2Vec2FeatureExtractor:
     """The feature extractor a model is trained and saved with: that of the checkpoint it starts from, if it has one.
 
-    Of the others, as of new models, those with layer norm get normalised waveforms.
+    Other models, and new ones, get normalised waveforms if they have layer norm.
 
     Raises:
         ValueError: If the checkpoint was trained at another sampling rate than 16 kHz.
@@ -26,7 +26,7 @@ def feature_extractor_for(config: PreTrainedConfig, start: str | None = None) ->
 
 
 def check_rate(feature_extractor: FeatureExtractionMixin, source: str):
-    """Raises a ValueError if what prepares audio for a model says that the model hears another rate than 16 kHz.
+    """Raises a ValueError if a model's feature extractor has another sampling rate than 16 kHz.
 
     Args:
         source: Where it comes from, for the message.
@@ -35,6 +35,6 @@ def check_rate(feature_extractor: FeatureExtractionMixin, source: str):
     if rate != SAMPLE_RATE:
         shown = f"{rate:,}" if isinstance(rate, int | float) else repr(rate)  # a damaged file may hold anything
         raise ValueError(
-            f"{source} was trained at {shown} Hz, but audio is read at {SAMPLE_RATE:,} Hz here: take a model of that "
-            "rate."
+            f"{source} was trained at {shown} Hz, but audio is read at {SAMPLE_RATE:,} Hz here: use a model with that "
+            "sampling rate."
         )

@@ -1,4 +1,4 @@
-"""What units are made from: frames of MFCC, or of a layer of an encoder, one for each frame that a model makes."""
+"""Features for units: frames of MFCC, or of a layer of an encoder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ChangeOfAudio = Callable[[np.ndarray, int], np.ndarray]
 
 
 class FeatureSource(ABC):
-    """Gives the features of rows that a description tells of.
+    """Computes the features that a description describes.
 
     Attributes:
         description: Of the frames.
@@ -76,7 +76,7 @@ class SpeechFeatures(FeatureSource):
 
     @abstractmethod
     def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
-        """Waveforms `(samples,)` to features `(frames, width)` on the source's device, each as if it came alone."""
+        """Waveforms `(samples,)` to features `(frames, width)` on the source's device, each as if alone."""
 
     def with_changed_audio(self, change: ChangeOfAudio) -> SpeechFeatures:
         """The same source, but for audio that is changed before features are computed, as noise does.
@@ -135,9 +135,9 @@ class MfccFeatures(SpeechFeatures):
     """The 39 MFCC values, as in HuBERT's first iteration ("Unsupervised Unit Discovery").
 
     Args:
-        every: One of so many 10 ms frames is taken, from the first on. 2 gives one every 20 ms, which are as many as
-            the encoder's for every length: 49 of the first second's 98.
-        center: Take each utterance's mean off its frames.
+        every: Take every n-th 10 ms frame, beginning with the first. 2 gives one frame every 20 ms, always the same
+            number as the encoder's: 49 of the first second's 98.
+        center: Subtract each utterance's mean from its frames.
         device: Where to compute.
     """
 
@@ -161,15 +161,15 @@ class HiddenFeatures(SpeechFeatures):
             `docs/families.md`. It is run in eval mode.
         layer: `hidden_states[layer]` are the features; 0 is the transformer's input.
         normalize: Whether waveforms get zero mean and unit variance, the feature extractor's `do_normalize`. Models
-            that are fed spectra take no notice of it.
-        center: Take each utterance's mean off its frames.
-        encoder: Where others find the encoder; by default where it was loaded from.
+            that take spectra ignore it.
+        center: Subtract each utterance's mean from its frames.
+        encoder: Folder or Hub id of the encoder; by default where it was loaded from.
         batch_seconds: The most seconds in a batch, padding included (rows x longest row); a longer row goes alone.
-            By default 120, and 12 on a CPU, whose cache holds no more: three times as fast.
+            By default 120, and on a CPU 12, which fits into its cache and is three times as fast.
         autocast_dtype: Run in this precision, such as torch.bfloat16; features are float32 all the same.
         extractor: The model's feature extractor; by default the one that its family has.
     Raises:
-        ValueError: If there is no such layer, or the model is of no family that gives features.
+        ValueError: If there is no such layer, or features are not supported for the model's family.
     """
 
     def __init__(
@@ -222,11 +222,10 @@ class HiddenFeatures(SpeechFeatures):
         Args:
             encoder: Folder or Hub id with a model that AutoModel knows and the feature extractor's file.
             layer: As for the class.
-            device: Where to compute, if not there.
+            device: Where to compute, if not on the GPU.
             settings: More arguments of the class.
         Raises:
-            ValueError: If nothing that can be loaded is there, there is no such layer, or it is a model of another
-                sampling rate.
+            ValueError: If nothing can be loaded, there is no such layer, or the model has another sampling rate.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -295,8 +294,8 @@ def open_features(description: FeatureDescription, **settings) -> SpeechFeatures
     differences = description.differences(source.description)
     if differences:
         raise ValueError(
-            f"{source.description} is not what is needed: {'; '.join(differences)}. Put that encoder there again, or "
-            "build HiddenFeatures from a copy of it."
+            f"{source.description} is not the encoder of the units: {'; '.join(differences)}. Put the right one "
+            "there, or build HiddenFeatures from a copy of it."
         )
     return source
 
@@ -342,7 +341,7 @@ def rows_of(batch: Mapping[str, Sequence]) -> list[dict[str, Any]]:
 
 
 def weights_hash(model: PreTrainedModel) -> str:
-    """A hash of an encoder's weights, the same in whatever class, file or (wide enough) number format they are held.
+    """A hash of an encoder's weights, independent of their class, file and (wide enough) number format.
 
     Args:
         model: The encoder, or a model with it inside, whose head does not count.

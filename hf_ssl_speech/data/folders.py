@@ -36,7 +36,7 @@ FOLDER_SPLITS = ("train", "validation", "valid", "dev", "eval", "test")
 SPLIT_NAME = re.compile(rf"({'|'.join(FOLDER_SPLITS)})(?:[-_.].*)?", re.IGNORECASE)
 METADATA = {"metadata.csv", "metadata.tsv", "metadata.jsonl"}
 TRANSCRIPTS = ".trans.txt"
-# What lies beside the audio of published corpora, and tells of them: not worth a word.
+# Documentation that comes with published corpora; it is skipped without a message.
 COMPANIONS = re.compile(
     r"\..*|metadata\..*|.*\.trans\.txt|readme.*|licen[cs]e.*|copying.*|changelog.*|citation.*|(speakers|books|chapters)\."
     r"txt|dataset_infos\.json|thumbs\.db|desktop\.ini",
@@ -45,7 +45,7 @@ COMPANIONS = re.compile(
 
 
 def audio_splits(folder: Path) -> Splits:
-    """The splits of a folder of audio: its folders that are called like one, else `train`, which is all of it.
+    """The splits of a folder of audio: subfolders with the name of a split, else `train`, which is all of it.
 
     Several folders of a split, such as `train-clean-100` and `train-other-500`, are one, and each is a split as well.
     """
@@ -60,7 +60,7 @@ def audio_splits(folder: Path) -> Splits:
 
 
 def table_splits(folder: Path) -> Splits:
-    """The tables in a folder that name audio, by the split that their names tell; none if there are none.
+    """The tables in a folder that name audio, by split, as their names say; empty if there are none.
 
     `train_manifest.jsonl` is of the split `train`. A table whose name tells no split is one of that name, or `train` if
     it is alone.
@@ -84,7 +84,7 @@ def table_splits(folder: Path) -> Splits:
 
 def load_tables(tables: Sequence[str | Path]) -> list[tuple[Dataset, str]]:
     """The rows of tables, each with the folder that its relative paths are meant in."""
-    logger.info("Rows are those of %s; other audio beside is not read.", ", ".join(map(str, tables)))
+    logger.info("The rows come from %s; other audio in the folder is not read.", ", ".join(map(str, tables)))
     return [(load_table(str(table)), os.path.dirname(os.path.abspath(table))) for table in tables]
 
 
@@ -105,7 +105,7 @@ def list_audio(files: Sequence[str], facts: Mapping[str, Mapping[str, Any]] | No
 
 
 def _load_audio(folder: Path, roots: Sequence[Path]) -> list[Dataset]:
-    """The audio below some folders, each file once, with what tables and transcripts beside it say."""
+    """The audio in some folders and their subfolders, each file once, with the facts from tables and transcripts."""
     files, companions, passed_over = [], [], Counter()
     for root in roots:
         for file in _walk(root):
@@ -118,7 +118,7 @@ def _load_audio(folder: Path, roots: Sequence[Path]) -> list[Dataset]:
                 passed_over[Path(file).suffix.lower() or "without a suffix"] += 1
     if passed_over:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in passed_over.most_common())
-        logger.warning("Passed over in %s, since they are not known as audio: %s files.", folder, kinds)
+        logger.warning("Skipped in %s, since these types are not known as audio: %s files.", folder, kinds)
     if roots != [folder]:
         companions += [str(folder / name) for name in METADATA if (folder / name).is_file()]
     facts = _facts(sorted(companions), folder, [os.path.abspath(str(each)) for each in roots])

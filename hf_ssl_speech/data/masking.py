@@ -13,15 +13,14 @@ def draw_spans(
     `probability * num_frames / length` spans start at different random frames and may overlap, so that .65 masks about
     49% of the frames. The fraction of a span that is left over is rounded up or down at random, row by row.
 
-    At least one frame always stays visible, or there would be nothing to tell the hidden ones from: of a short
-    utterance that the spans would hide altogether, those drawn last are left out, and an utterance no longer than one
-    span stays whole.
+    At least one frame always stays visible as context: if the spans would hide all of a short utterance, the last ones
+    drawn are left out, and an utterance no longer than one span is not masked.
 
     Args:
         num_frames: Frames of the utterance, padding not counted.
         probability: Share of the frames that the spans would cover if none overlapped.
         length: Frames of a span.
-        min_spans: At least so many spans, as far as there is room.
+        min_spans: The least number of spans, as far as there is room.
     Returns:
         `(frames,)` bool, True where masked, never everywhere.
     """
@@ -45,7 +44,7 @@ def cover(num_frames: int, starts: np.ndarray, length: int) -> np.ndarray:
 
 
 def sample_negatives(num_masked: int, num_negatives: int, generator: np.random.Generator) -> np.ndarray:
-    """Negatives of each masked frame: other masked frames of the same utterance, alike likely (section 3.2).
+    """Negatives of each masked frame, drawn uniformly from the utterance's other masked frames (section 3.2).
 
     Returns:
         `(masked, negatives)` int64, indices into the utterance's masked frames, never a frame's own.

@@ -1,4 +1,4 @@
-"""Long recordings in pieces, cut where nobody speaks."""
+"""Cuts long recordings into pieces, at pauses."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ PIECES_AT_ONCE = 64
 
 
 def is_recording(num_samples: int | np.ndarray, longest: int) -> bool | np.ndarray:
-    """Whether an audio of so many samples is cut into pieces of at most `longest`; of an array, element by element."""
+    """Whether an audio of this many samples is cut into pieces of at most `longest`; elementwise for arrays."""
     return num_samples > max(UTTERANCE_SECONDS * SAMPLE_RATE, LONG * longest)
 
 
 def cut_at_pauses(blocks: Iterable[np.ndarray], longest: int) -> Iterator[np.ndarray]:
-    """Cuts a waveform where it is quietest; nothing is lost or doubled.
+    """Cuts a waveform where it is quietest; no sample is lost or repeated.
 
     A piece is as long as the search allows, but what is left at the end is cut in halves: no piece of a waveform that
     is cut is shorter than 5/12 of `longest`. Where there is no pause, the quietest place is taken all the same.

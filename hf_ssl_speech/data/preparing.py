@@ -1,4 +1,4 @@
-"""From rows of encoded audio to rows that can be trained on, and a report of those that can't."""
+"""From rows of encoded audio to rows for training, and a report of rows that can't be used."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class SkipReport:
         self.skipped.setdefault(reason, []).append(name)
 
     def joined(self, later: SkipReport) -> SkipReport:
-        """This report with what was left out later of the rows that it left."""
+        """This report, extended by the rows that were left out in a later step."""
         reasons = dict.fromkeys([*self.skipped, *later.skipped])
         both = {reason: self.skipped.get(reason, []) + later.skipped.get(reason, []) for reason in reasons}
         return SkipReport(self.total, both, self.cut)
@@ -167,7 +167,7 @@ def prepare_speech(
 
 
 def keeping_format(dataset: Dataset, change: Callable[[Dataset], Dataset]) -> Dataset:
-    """Changes rows or columns of a dataset without its format having a say in what is written.
+    """Changes rows or columns of a dataset independently of its format.
 
     Whatever adds, removes, joins or maps columns goes through here: `datasets` writes what the format gives, so that
     numbers would be written in the type of the format of the audio.
@@ -298,7 +298,7 @@ def prepare_stream(
     mark_unusable: bool = False,
     max_skipped_share: float | None = None,
 ) -> IterableDataset:
-    """Decodes the rows of a streamed dataset as they come by, leaving out those that can't be used.
+    """Decodes the rows of a streamed dataset when they are read, leaving out those that can't be used.
 
     A row left out is named in a logged warning, once in each process.
 
@@ -374,7 +374,7 @@ def _check_columns(there: Sequence[str], wanted: Sequence[str]):
 
 
 def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipReport | None = None) -> dict[str, Any]:
-    """What the record says of one split: where from, how much, what was cut and left out. Passwords are not told.
+    """The record's facts about one split: source, size, what was cut and left out. Passwords are hidden.
 
     Without a report, as of rows that were prepared elsewhere, nothing is said of what was left out.
     """
@@ -392,7 +392,7 @@ def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipRepor
 
 
 def stream_facts(source: Sequence[str]) -> dict[str, Any]:
-    """What the record says of a stream, whose rows are not known beforehand."""
+    """The record's facts about a stream, whose rows are not known beforehand."""
     named = " ".join(map(without_secrets, source))
     return {"source": _shown(source), "fingerprint": f"{STREAM}{named}", "streaming": True}
 

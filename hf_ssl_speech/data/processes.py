@@ -1,4 +1,4 @@
-"""Several processes on the same task: which part of the data is whose, and what one of them meets, all do."""
+"""Several processes on the same task: each has its part of the data, and an error in one is raised in all."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def in_several_processes() -> bool:
 
 @contextmanager
 def failing_together() -> Iterator[None]:
-    """Every process enters, and at the end waits for the others; what one raised inside is raised in all of them.
+    """Every process enters this block and waits for the others at its end; an error in one is raised in all of them.
 
-    Without it, the others would wait for ever in their next exchange with the one that failed. Nothing is exchanged
+    Without it, the others would wait forever in their next exchange with the one that failed. Nothing is exchanged
     inside.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What rows of encoded audio tell of themselves: their names, their parts, and when their files changed."""
+"""Facts about rows of encoded audio: their names, the parts of audio that they are, and changes of their files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
 
 
 def most_unusable(total: int, max_share: float) -> float:
-    """How many of `total` rows may be unusable: the share, of 100 rows where there are fewer, but not most of them."""
+    """How many of `total` rows may be unusable: the share of `total` or of 100 rows, if more, but at most half."""
     return max(max_share * total, min(max_share * FEWEST_ROWS, total / 2))
 
 
@@ -46,10 +46,10 @@ def share_with_short(max_share: float) -> float:
 
 
 class StreamedRows:
-    """Counts the rows of a stream as they come by, names those that can't be used, and ends it once these are too many.
+    """Counts the rows of a stream, names those that can't be used, and ends it once there are too many of these.
 
-    How many there will be is not known, so that the share that is lost must be larger than chance makes it: by three
-    standard deviations, once 100 rows have come by. Each process counts what it reads.
+    The length of the stream is unknown, so the lost share must exceed the limit by three standard deviations, after at
+    least 100 rows. Each process counts the rows that it reads.
 
     Args:
         max_share: The setting `max_skipped_share`; None for no limit.
@@ -83,7 +83,7 @@ class StreamedRows:
             lost = self.reasons.total() / self.total
             raise ValueError(
                 f"{lost:.1%} of the first {self.total:,} rows of the stream can't be used, more than "
-                f"max_skipped_share={self.max_share:.1%} allows: {causes}. Mend the data or the settings, or raise "
+                f"max_skipped_share={self.max_share:.1%} allows: {causes}. Correct the data or the settings, or raise "
                 "max_skipped_share."
             )
 
@@ -136,7 +136,7 @@ def last_changes(dataset: Dataset) -> str:
 
 
 def with_distinct_names(measured: Dataset) -> Dataset:
-    """Names that several rows have get the row's number, so that whoever counts or looks up names meets one row."""
+    """Adds the row's number to names that several rows have, so that each name means one row."""
     names, met = measured["name"][:], Counter(measured["name"])
     if len(met) == len(names):
         return measured
@@ -152,7 +152,7 @@ def part_of(row: dict[str, Any]) -> tuple[int, int | None]:
 
 
 def check_part(num_samples: int, start: int, stop: int | None):
-    """Refuses a part of which an audio of so many samples has nothing, or half a second less than is told."""
+    """Refuses a part that lies outside an audio of this many samples, or ends half a second or more after it."""
     if num_samples <= start or (stop is not None and num_samples < stop - SAMPLE_RATE // 2):
         raise BadAudio("cut short: its segment ends after the audio")
 

@@ -1,4 +1,4 @@
-"""Parquet files at addresses, and WebDataset shards (tar files), here or at addresses."""
+"""Parquet files at URLs, and WebDataset shards (tar files), local or at URLs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY, FACTS = "__key__", "json"  # columns of WebDataset: the name of a row, and 
 
 
 def is_address(source: str) -> bool:
-    """Whether a source is an address, such as https://host/shard.tar, and no path."""
+    """Whether a source is a URL, such as https://host/shard.tar, and not a path."""
     return "://" in source
 
 
@@ -25,7 +25,7 @@ def load_shards(files: Sequence[str], streaming: bool) -> Dataset | IterableData
 
     Args:
         files: Paths or addresses.
-        streaming: Whether to read the rows as they are needed, instead of fetching the files first.
+        streaming: Whether to read the rows when they are needed, instead of downloading the files first.
     Raises:
         ValueError: If they are neither, or Parquet files are to be streamed from a server that gives no parts of them.
         OSError: If one can't be read.
@@ -60,7 +60,7 @@ def load_shards(files: Sequence[str], streaming: bool) -> Dataset | IterableData
 def with_usual_names(rows: AnyDataset, audio: list[str]) -> AnyDataset:
     """Rows of shards, whose columns are called by the suffixes of their files, with `id`, `audio` and `text`.
 
-    The transcript is that of a text file, or stands in a JSON file, under any of its usual names.
+    The transcript comes from a text file or a field of a JSON file, under any of its usual names.
 
     Args:
         audio: The columns with audio; several keep their names.

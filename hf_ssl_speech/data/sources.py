@@ -55,7 +55,7 @@ def load_speech(
     audio_column: str = "audio",
     text_column: str = "text",
 ) -> Dataset | IterableDataset:
-    """Loads speech from wherever it lies, with its audio left encoded in a column `audio`, its transcripts in `text`.
+    """Loads speech from any source, with encoded audio in a column `audio` and transcripts in `text`.
 
     Args:
         source: Audio files, Parquet files, WebDataset shards (.tar) or tables that name audio files (.csv, .tsv,
@@ -65,10 +65,10 @@ def load_speech(
             whitespace between. `~` and environment variables are expanded. `docs/data.md` shows each form.
         split: The split to take. Files named one by one are a single split, `train`.
         name: The configuration of a Hub dataset or of a folder with a dataset card.
-        streaming: Whether to read the rows as they are needed instead of indexing them first.
+        streaming: Whether to read the rows when they are needed instead of indexing them first.
         audio_column: Where the audio is: an `Audio` column, a struct of bytes and path, paths, or encoded bytes. Where
             nothing is called `audio`, the usual names are tried, and the log says which was taken.
-        text_column: Where the transcripts are, found alike; rows without any are loaded as well.
+        text_column: Where the transcripts are, found in the same way; rows without any are loaded as well.
     Returns:
         The rows of all sources in order, with the columns that all sources share. `audio` gives rows with `bytes` and
         `path`: an `Audio(decode=False)` column, or, streamed, a plain struct. Where a row is a part of its audio,
@@ -86,7 +86,7 @@ def load_speech(
     if left_out:
         logger.warning("Left out the columns that the parts of %s do not share in name and type: %s", source, left_out)
     if any("segment_start" in part.column_names for part in parts) and "segment_start" not in shared:
-        raise ValueError(f"Only some of the sources {source} name parts of their audio: load those apart.")
+        raise ValueError(f"Only some of the sources {source} name parts of their audio: load those separately.")
     return concatenate_datasets([part.select_columns(shared) for part in parts]) if len(parts) > 1 else parts[0]
 
 
@@ -170,7 +170,7 @@ def _load_addresses(source: str, streaming: bool) -> list[Any]:
         with naming_the_file(source, "Parquet files or WebDataset shards"):
             return [load_shards([source], streaming)]
     except OSError as error:
-        raise ValueError(f"Nothing can be had from {source} ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"Nothing can be loaded from {source} ({type(error).__name__}: {error}).") from error
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def _hub_errors(source: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, ConnectionError, HFValidationError) as error:
         raise ValueError(
-            f"Nothing found at {source!r}: neither a file, glob or folder here, nor a dataset to be had from the Hub. "
+            f"Nothing found at {source!r}: neither a local file, glob or folder, nor a dataset on the Hub. "
             f"Check the spelling ({error})."
         ) from error
 
@@ -217,7 +217,7 @@ def parquet_splits(folder: Path, name: str | None, streaming: bool) -> Splits:
     if PLAIN_PATH.fullmatch(path):
         files = load_dataset_builder(path, name).config.data_files
     elif name:
-        raise ValueError(f"No configuration is found in {path!r}, because of the characters in its name: rename it.")
+        raise ValueError(f"No configuration can be found in {path!r} because of the characters in its name: rename it.")
     else:
         files = by_split(folder, ".parquet")
     return {str(split): partial(_load_parquet, list(found), streaming) for split, found in files.items() if found}

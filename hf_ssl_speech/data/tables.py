@@ -25,9 +25,9 @@ csv.field_size_limit(2**31 - 1)
 def load_table(path: str) -> Dataset:
     """The rows of a table, with the columns it has.
 
-    Columns of a CSV or TSV are text, as written: `0012` stays what it is. A row of a manifest that has an `offset`
-    and a `duration`, in seconds, is that part of its audio. Rows without an `id` are called by the path that is written
-    there of their audio.
+    Columns of a CSV or TSV are text, as written: `0012` stays `0012`. A row of a manifest that has an `offset` and a
+    `duration`, in seconds, is that part of its audio. Rows without an `id` are named by the path of their audio, as
+    written.
 
     Args:
         path: A .csv, .tsv or .jsonl file (.json and .manifest hold JSON lines, too, or one list).
@@ -144,7 +144,7 @@ def _json_rows(text: str, path: str) -> Iterator[dict[str, Any]]:
             rows = json.loads(text, parse_constant=_missing)
             _check_characters(rows, path)
             if not all(isinstance(row, dict) for row in rows):
-                raise ValueError(f"{path} holds a list of something else than rows (JSON objects).")
+                raise ValueError(f"{path} holds a list whose entries are not rows (JSON objects).")
             yield from rows
             return
         for number, line in enumerate(text.split("\n"), 1):

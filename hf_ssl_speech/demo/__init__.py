@@ -1,1 +1,1 @@
-"""Speech made on the spot, for a first run without data."""
+"""Synthetic speech, for a first run without data."""

@@ -26,7 +26,7 @@ class Espeak:
         try:
             import espeakng_loader
         except ImportError as error:
-            raise ImportError("Speech made on the spot needs espeakng-loader: pip install espeakng-loader") from error
+            raise ImportError("Synthetic speech needs espeakng-loader: pip install espeakng-loader") from error
         # Isolated (-I): this file's folder stays off the module path, where its neighbours could hide a library.
         paths = [espeakng_loader.get_library_path(), espeakng_loader.get_data_path()]
         command = [sys.executable, "-I", __file__, *paths]

@@ -1,4 +1,4 @@
-"""Speech made on the spot, for a first run with no download: many voices, exact phones, a real corpus' columns."""
+"""Synthetic speech for a first run without a download: many voices, exact phones, the columns of a real corpus."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def synthesize_speech(
     noise of the speaker's room.
 
     Args:
-        minutes: Speech to make, reached to within the last utterance.
+        minutes: Minutes of speech, exceeded by less than the last utterance.
         languages: Codes from `LANGUAGES` of `hf_ssl_speech.demo.sentences`.
-        speakers: Voices over all languages; a language with more than about 60 hears its voices again, at another
+        speakers: Voices over all languages; a language with more than about 60 speakers reuses its voices, at another
             pitch and pace.
         seed: Of voices, texts, pauses and noise.
         vocabulary: `sentences`, or `digits` for ten words in each language, in utterances of about 1 to 4 seconds.
@@ -127,7 +127,7 @@ def _check_request(minutes: float, languages: Sequence[str], speakers: int) -> N
     if minutes <= 0:
         raise ValueError(f"minutes={minutes} makes no speech: give a number above 0.")
     if speakers < len(languages):
-        raise ValueError(f"{speakers} speakers cannot speak {len(languages)} languages: give one for each at least.")
+        raise ValueError(f"{speakers} speakers cannot speak {len(languages)} languages: give at least one for each.")
 
 
 def _draw_speakers(languages: Sequence[str], speakers: int, generator: np.random.Generator) -> list[_Speaker]:

@@ -36,7 +36,7 @@ from hf_ssl_speech.records import Score, command_line, complete, device_name, no
 logger = logging.getLogger(__name__)
 
 SCORES_FILE = "scores.json"
-# What makes a score another one rather than a newer one of the same. (A model's own folder names no model.)
+# Scores that agree in these fields replace each other. (In a model's own folder, entries do not name the model.)
 SCORE_KEYS = ("model", "data", "normalization", "decoder")
 
 
@@ -78,13 +78,13 @@ def load_evaluation_set(
         split: The split to take.
         text_column: The column with the transcripts; see `load_speech`.
         by: Columns to break scores down by.
-        limit: Only so many rows, see `choose_rows`.
+        limit: The largest number of rows, see `choose_rows`.
         num_proc: Processes that decode the audio.
     Raises:
         ValueError: If a column is missing, or no row has both audio and text.
     """
     dataset = choose_rows(load_speech(source, split=split, text_column=text_column, **settings), limit)
-    # Decoded beforehand: damage shows before any model is scored, and decoding counts in nobody's speed.
+    # Decoded beforehand: damage shows before any model is scored, and decoding does not count in the speed.
     kept = list(dict.fromkeys(["text", *by]))
     rows, report = prepare_speech(dataset, min_seconds=0, cache=True, num_proc=num_proc, keep=kept)
     raw = read_texts(rows, "text")
@@ -109,19 +109,19 @@ def load_evaluation_set(
 
 
 def choose_rows(dataset: Dataset, limit: int | None) -> Dataset:
-    """At most `limit` rows, at random since data often lies sorted; the same ones every time, in their order."""
+    """At most `limit` rows, at random since data is often sorted; the same ones every time, in their order."""
     if not limit:
         return dataset
     return dataset.select(np.sort(np.random.default_rng(0).permutation(len(dataset))[:limit]))
 
 
-# How much worse a model is than another one, and the bounds of that; None where there is no interval.
+# How much worse a model is than another one, and the bounds of that; None if there is no interval.
 Difference = tuple[float, float | None, float | None]
 
 
 @dataclass(frozen=True)
 class ModelScores:
-    """What a recogniser wrote, and what that is worth.
+    """What a recogniser wrote, and its scores.
 
     Attributes:
         predictions: What it wrote for each row, normalised.
@@ -185,10 +185,10 @@ def describe_device(device: torch.device) -> str:
 
 
 def differences(scores: Sequence[ModelScores], *, confidence: float, **draws: int) -> list[Difference]:
-    """How much each model's word error rate lies above the first one's, with the interval of the difference.
+    """How much each model's word error rate is above the first one's, with the interval of the difference.
 
-    The draws are the same for both, so what is hard in the data is hard for both: the interval is narrower than those
-    of the two rates would make believe. It holds no zero where the models really differ.
+    The draws are the same for both, so the interval is narrower than the intervals of the two rates suggest. If it does
+    not contain zero, the models differ.
 
     Args:
         draws: `bootstrap` and `seed`, see `resample_rates`.
@@ -205,8 +205,8 @@ def differences(scores: Sequence[ModelScores], *, confidence: float, **draws: in
 
 
 def score_entry(scores: ModelScores, evaluation_set: EvaluationSet, *, confidence: float, **draws: int) -> Score:
-    """A model's scores for `scores.json`: with data, normalisation, decoder, machine and versions, all that they need
-    to be repeated.
+    """A model's scores for `scores.json`, with all facts needed to repeat them: data, normalisation, decoder, machine
+    and versions.
 
     Args:
         confidence: Share of the draws that the intervals hold.

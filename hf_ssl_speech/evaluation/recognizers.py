@@ -1,4 +1,4 @@
-"""Any speech recogniser of transformers as one that turns rows into texts: CTC models, and Whisper and its like."""
+"""One interface for the speech recognisers of transformers: CTC models, and Whisper and similar models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
 logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 30
-# From so many outputs on, a Whisper knows more than English.
+# A Whisper with at least this many outputs is multilingual.
 MULTILINGUAL_TOKENS = 51_865
 # More than anybody says, in scripts too whose letters are three tokens each; and for the shortest audio.
 TOKENS_A_SECOND, MORE_TOKENS = 50, 20
@@ -46,7 +46,7 @@ PROMPT_TOKENS = 4
 
 
 class Recognizer(ABC):
-    """A model that writes down speech.
+    """A model that transcribes speech.
 
     Attributes:
         name: Folder or Hub id that it came from.
@@ -61,7 +61,7 @@ class Recognizer(ABC):
 
     @abstractmethod
     def texts(self, rows: Dataset) -> list[str]:
-        """What is said in each prepared row, in the order of the rows."""
+        """The transcript of each prepared row, in the order of the rows."""
 
 
 class CTCRecognizer(Recognizer):
@@ -83,12 +83,12 @@ class CTCRecognizer(Recognizer):
 
 
 class Seq2SeqRecognizer(Recognizer):
-    """An encoder with a decoder that writes token after token, such as Whisper: the likeliest each time, in windows.
+    """An encoder with a decoder that writes token after token (greedily), such as Whisper, in windows.
 
     A row that is longer than a window, 30 s in Whisper, is cut at pauses and its texts are joined.
 
     Args:
-        language: What multilingual Whisper listens for; None has it find out by itself.
+        language: The spoken language, for multilingual Whisper; with None it detects the language.
         batch_seconds: Audio that the model gets at a time, in whole windows.
     Raises:
         ValueError: If the model does not know the language, or takes none.
@@ -136,14 +136,14 @@ class Seq2SeqRecognizer(Recognizer):
         )
         if limit.ended:
             logger.warning(
-                "%s went on writing in %d of %d windows and was stopped: more tokens than anybody says in that time.",
+                "%s did not stop writing in %d of %d windows; it was cut off after more tokens than anybody says.",
                 self.name, len(limit.ended), len(waveforms),
             )  # fmt: skip
         return self.processor.batch_decode(tokens, skip_special_tokens=True)
 
 
 class LimitedLength(LogitsProcessor):
-    """Ends each text where it has more tokens than anybody says in its time, and refuses logits that are NaN.
+    """Ends each text once it has more tokens than can be said in its time, and refuses logits that are NaN.
 
     Args:
         seconds: Length of each audio of the batch.
@@ -175,7 +175,7 @@ class LimitedLength(LogitsProcessor):
 def language_settings(
     name: str, model: PreTrainedModel, processor: ProcessorMixin, language: str | None
 ) -> dict[str, Any]:
-    """What `generate` is told of task and language: nothing, unless the model is a multilingual Whisper.
+    """The arguments of `generate` for task and language: none, unless the model is a multilingual Whisper.
 
     Where its generation config is of the time before it told of languages, they are read off the tokenizer.
 
@@ -196,7 +196,7 @@ def language_settings(
             code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
             if f"<|{code}|>" not in settings.lang_to_id:
                 known = ", ".join(token.strip("<|>") for token in settings.lang_to_id)
-                raise ValueError(f"{name} knows no {language!r}: <|{code}|> is not supported. It knows {known}.")
+                raise ValueError(f"{name} does not know {language!r}: <|{code}|> is not supported. It knows {known}.")
         return {"task": "transcribe", "language": language}
     if language is not None and not (is_whisper and language.lower() in ("en", "english")):
         kind = "writes English only" if is_whisper else f"is a {type(model).__name__}, which takes no language"
@@ -231,7 +231,7 @@ def load_ctc(
 
     Args:
         beam: How to search for the text; None takes the likeliest token of each frame.
-        language: Which of its languages a model with adapters for many hears.
+        language: The spoken language, for a model with adapters for many.
     Raises:
         ValueError: If there is no such model, it has no CTC head, or the language model is of another alphabet.
     """

@@ -20,10 +20,10 @@ REPORT_FILE, PICTURE_FILE = "report.md", "scores.png"
 WORST_SHOWN, GROUPS_DRAWN = 5, 20
 GLOSSARY = """\
 WER, CER: substitutions, deletions and insertions over the words, or characters, of the references, all rows together. \
-In brackets the {confidence:.0%} interval over {bootstrap:,} draws of the rows; a single row has none. To the first: \
-by how much the WER of a model lies above that of the first, over the same draws; where the interval holds no zero, \
+In brackets: the {confidence:.0%} interval over {bootstrap:,} draws of the rows; a single row has none. To the first: \
+by how much the WER of a model is above that of the first, over the same draws; if the interval does not contain zero, \
 they differ. Real-time factor: seconds of computing for a second of audio, from waveform to text (features, network, \
-decoder), on {device}; loading the model and decoding audio files are not in it."""
+decoder), on {device}; loading the model and decoding audio files are not included."""
 
 
 def comparison_report(
@@ -69,7 +69,7 @@ def _describe_data(evaluation_set: EvaluationSet) -> str:
 
 
 def model_labels(entries: Sequence[Score]) -> list[str]:
-    """Short names of the models: a folder's last part where that tells them apart, and Hub ids as they are."""
+    """Short names of the models: a folder's last part if it distinguishes them, and Hub ids unchanged."""
     names = [entry["model"] for entry in entries]
     short = [Path(name).resolve().name if Path(name).is_dir() else name for name in names]
     return short if len(set(short)) == len(set(names)) else names

@@ -1,4 +1,4 @@
-"""The tables and sentences of model cards: a record in, Markdown out. What a record does not tell was not measured."""
+"""The tables and sentences of model cards, made from records. Missing facts appear as not measured."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
 PICTURES = {
     PICTURE_FILE: "Curves of the training",
     UNITS_PICTURE: "An utterance, its units and its phones",
-    "phones.png": "How surely each unit tells the phone",
-    LAYERS_PICTURE: "What the units of each layer are worth",
+    "phones.png": "How well each unit determines the phone",
+    LAYERS_PICTURE: "Quality of the units of each layer",
 }
 # Figures of a training's log: what it calls them, what the card does, and how they are printed.
 MEASURES = (
@@ -157,7 +157,7 @@ def scores_table(scores: Sequence[Score]) -> str:
 
 
 def evaluations(scores: Sequence[Score]) -> list[str]:
-    """How exactly each row of `scores_table` was measured."""
+    """The conditions under which each row of `scores_table` was measured."""
     return [
         f"Row {number}: text normalised with {_settings(score['normalization'])}; intervals of "
         f"{shown(score['wer']['confidence'], '.0%')} by bootstrap over utterances; data fingerprint "
@@ -241,7 +241,7 @@ def unit_departures(facts: UnitFacts) -> list[tuple[str, str, str]]:
 
 
 def quality_table(record: Record) -> str:
-    """How well units follow phones, and how they are used."""
+    """How well units match phones, and how they are used."""
     quality = record["quality"]
     rows = [[label, format(quality[name], form)] for name, label, form in QUALITY if name in quality]
     phones = record["data"].get("validation", {}).get("phones")
@@ -272,22 +272,22 @@ def pictures(folder: Path) -> list[tuple[str, str]]:
 
 
 def limits(kind: str, record: Record, languages: Sequence[str], scores: Sequence[Score]) -> list[str]:
-    """What the model is not to be trusted with, as far as the records tell."""
+    """Limits of the model, as far as they follow from the records."""
     spoken = f"{', '.join(languages)} only" if languages else "languages that are not stated"
     groups = "see the breakdown of the evaluation" if any(score["groups"] for score in scores) else NOT_MEASURED
     found = [
         f"Trained on {spoken}; other languages, accents, rooms and microphones: {NOT_MEASURED}.",
-        f"Whether it serves all groups of speakers alike: {groups}.",
+        f"Whether it works equally well for all groups of speakers: {groups}.",
         "One run with one seed: how much another seed would change is not measured.",
     ]
     amount = record["data"]["train"]["hours"]
     if amount is not None and amount < 100:
         taught = "transcribed speech" if kind == "ctc" else "audio"
-        found.insert(0, f"Only {amount:.2f} hours of {taught} taught it: it is a demonstration, not a general model.")
+        found.insert(0, f"Trained on only {amount:.2f} hours of {taught}: it is a demonstration, not a general model.")
     if kind == "ctc":
-        found.append("It writes what it hears without a language model, and always something its alphabet can spell.")
+        found.append("It transcribes without a language model, and can write only the characters of its alphabet.")
     if kind != "units":
-        found.append("Audio of another rate than 16 kHz must be resampled first; below 25 ms there is no frame.")
+        found.append("Audio must be resampled to 16 kHz first; audio shorter than 25 ms has no frame.")
     return found
 
 

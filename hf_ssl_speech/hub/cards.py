@@ -1,4 +1,4 @@
-"""Model cards, made from the records that runs and evaluations left and from nothing else."""
+"""Model cards, made only from the records of runs and evaluations."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def create_model_card(
 ) -> ModelCard:
     """The model card of an encoder, a CTC model, a classifier or a unit set, ours or exported to transformers' form.
 
-    Every figure is read from `run.json` and `scores.json` in the folder; what they do not tell is said to be not
-    measured. Where the recipe departs from the paper is computed.
+    Every figure is read from `run.json` and `scores.json` in the folder; missing figures appear as not measured. The
+    departures from the paper are computed.
 
     Args:
         folder: What a run, an evaluation or `save_pretrained` wrote.
@@ -162,7 +162,7 @@ def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
     if is_known and architecture.endswith(("ForPreTraining", "Model")):
         return "pretraining", config
     raise ValueError(
-        f"{folder} holds {architecture or 'a model that does not tell its class'}: cards are made of pretrained "
+        f"{folder} holds {architecture or 'a model without a class in its config'}: cards are made of pretrained "
         "wav2vec 2.0 and HuBERT encoders, their CTC models and classifiers, and unit sets."
     )
 

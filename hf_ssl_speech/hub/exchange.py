@@ -1,4 +1,4 @@
-"""Our models to transformers' stock classes and back, and from torchaudio, to a difference of zero."""
+"""Converts our models to transformers' stock classes and back, and from torchaudio, with equal outputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PRETRAINING_NAMES = {
 
 
 def to_transformers(model: SSLSpeechPreTrainedModel) -> PreTrainedModel:
-    """Our model as the stock class of the same kind, which anyone loads without this package.
+    """Our model as the stock class of the same kind, which loads without this package.
 
     The outputs differ by zero wherever nothing is padded; with padding the group-norm models do better here (stock lets
     padding into the statistics of the first norm). Stock has no class for HuBERT pretraining: its encoder is given.
@@ -51,7 +51,7 @@ def to_transformers(model: SSLSpeechPreTrainedModel) -> PreTrainedModel:
     if type(model) not in STOCK_CLASSES:
         raise ValueError(f"{type(model).__name__} has no stock counterpart: expected one of {_names(STOCK_CLASSES)}.")
     stock = _convert(model, STOCK_CLASSES[type(model)])
-    stock.config.ctc_loss_reduction = "mean"  # a sum, stock's default, would make the rate depend on the batch
+    stock.config.ctc_loss_reduction = "mean"  # a sum, stock's default, would scale with the batch
     if not isinstance(model, SSLSpeechForCTC):
         # Stock masks inside `forward` whenever it trains, and half of the frames, as in pretraining, is too much there.
         stock.config.mask_time_prob = min(stock.config.mask_time_prob, FINE_TUNING_MASKS)
@@ -73,7 +73,7 @@ def from_transformers(model: PreTrainedModel | str | os.PathLike) -> SSLSpeechPr
         return _convert(model, _our_class(type(model).__name__))
     config = load_config(model)
     if isinstance(config, SSLSpeechConfig):
-        raise ValueError(f"{model} is a checkpoint of this package already: load it with its class or an Auto class.")
+        raise ValueError(f"{model} is already a checkpoint of this package: load it with its class or an Auto class.")
     encoder = type(config).__name__.removesuffix("Config") + "Model"
     return _our_class((config.architectures or [encoder])[0]).from_pretrained(model)
 

@@ -1,4 +1,4 @@
-"""Checkpoints in fairseq's format, wav2vec 2.0 and HuBERT, read without fairseq and without running what they hold.
+"""Reads fairseq's checkpoints of wav2vec 2.0 and HuBERT, without fairseq and without running code from the file.
 
 Such files are pickles that also hold objects of fairseq, omegaconf and argparse. torch reads them with `weights_only`,
 and each class that a file names is replaced by one that stands still: it keeps what the file says of an object, and
@@ -97,7 +97,7 @@ def from_fairseq(path: str | os.PathLike) -> SSLSpeechPreTrainedModel:
     checkpoint = read_checkpoint(path)
     settings, weights = plain(checkpoint.get("cfg")) or plain(checkpoint.get("args")), checkpoint["model"]
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} has weights but no settings (`cfg` or `args`), so nobody knows its attention heads.")
+        raise ValueError(f"{path} has weights but no settings (`cfg` or `args`): the number of heads is unknown.")
     model_settings = settings.get("model") if isinstance(settings.get("model"), dict) else settings
     name = str(model_settings.get("_name") or model_settings.get("arch") or "")
     objective = "hubert" if name.startswith("hubert") or "label_embs_concat" in weights else "wav2vec2"

@@ -37,7 +37,7 @@ def export_onnx(model: PreTrainedModel | str | os.PathLike, path: str | os.PathL
     """Writes an encoder, a CTC model or a classifier as an ONNX file that takes batches of any size and length.
 
     The graph takes `input_values` (float32) and `attention_mask` (int64, 1 on real samples), both `(batch, samples)`,
-    and gives `logits` or `last_hidden_state`. A padded row gives what it gives alone. The file's metadata hold
+    and returns `logits` or `last_hidden_state`. A padded row has the same outputs as alone. The file's metadata hold
     `sampling_rate`, `normalize` (whether each waveform is brought to mean 0 and variance 1) and, of a CTC model in a
     folder, `tokens` (a JSON list), `blank` and `word_delimiter`.
 
@@ -54,7 +54,7 @@ def export_onnx(model: PreTrainedModel | str | os.PathLike, path: str | os.PathL
     if missing:
         raise ImportError(f"ONNX files need {' and '.join(missing)}: pip install {' '.join(NEEDED)}")
     if Path(path).suffix != ".onnx":
-        raise ValueError(f"The file is to be {path}: give it a name that ends in .onnx.")
+        raise ValueError(f"The file is {path}: give it a name that ends in .onnx.")
     source = None if isinstance(model, PreTrainedModel) else model
     model = model if source is None else load_model(source)
     if not isinstance(model, SSLSpeechPreTrainedModel):

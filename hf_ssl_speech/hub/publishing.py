@@ -1,4 +1,4 @@
-"""From a folder to a repository on the Hub: checks, the card, and what goes up."""
+"""From a folder to a repository on the Hub: checks, the card, and the files to push."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ def push_to_hub(
     benchmarks: Mapping[str, str] | None = None,
     **card: Any,
 ) -> Pushed:
-    """Puts an encoder, a CTC model, a classifier or a unit set, with its card, into a repository.
+    """Pushes an encoder, a CTC model, a classifier or a unit set, with its card, to a repository.
 
-    It is made if it is not there. What goes up, and what stays here, is told in the log before. Files that an earlier
-    push left and this one does not write are removed in the same commit; other files there stay.
+    It is created if missing. The log first names the files that are pushed and those that are not. Files of an earlier
+    push that this one does not write are removed in the same commit; other files there stay.
 
     The card is written to `README.md` in the folder (with `stock` and `encoder`, to what is pushed only); the words of
     one that somebody wrote by hand, here or on the Hub, are left and pushed as they are. The metadata of a card on the
@@ -156,7 +156,7 @@ def push_to_hub(
 
 
 def tell(folder: Path, kind: str, files: Iterable[str], repo_id: str):
-    """Says what goes up and what stays here, before anything is sent."""
+    """Logs which files are pushed and which are not, before anything is sent."""
     beside = ", and the unit set that lies beside it" if kind != "units" and FACTS_FILE in files else ""
     logger.info(f"{folder} is {CALLED[kind]}{beside}. To {repo_id} go: {', '.join(sorted(files))}.")
     kept = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in files)
@@ -225,7 +225,7 @@ def export_stock(folder: str | os.PathLike, target: str | os.PathLike, **card: A
     """
     target = Path(target)
     if target.exists() and any(target.iterdir()):
-        raise ValueError(f"{target} holds something already: give a new folder.")
+        raise ValueError(f"{target} is not empty: give a new folder.")
     with prepared(Path(folder), stock=True, encoder=None) as source:
         if not (source / CARD_FILE).exists():  # only one in somebody's own words is there
             create_model_card(source, **{"repo_id": target.name, **card}).save(source / CARD_FILE)
@@ -292,7 +292,7 @@ def check_folder(folder: Path, kind: str):
         raise ValueError(
             f"The run in {folder} is {record['status']}, at update {record['updates'] or 0:,}"
             + (f" ({record['cause']})" if record["cause"] else "")
-            + ". Start it again and let it come to its end before it is published."
+            + ". Start it again and let it finish before you publish it."
         )
 
 
@@ -312,4 +312,4 @@ def check_tokens(folder: Path, token: str | None):
         if path.suffix not in (".safetensors", ".png"):
             text = path.read_text(errors="replace")
             if ACCESS_TOKEN.search(text) or (secret and secret in text):
-                raise ValueError(f"{path} holds an access token: take it out, everybody would read it on the Hub.")
+                raise ValueError(f"{path} holds an access token: remove it, since everybody could read it on the Hub.")

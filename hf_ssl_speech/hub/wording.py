@@ -1,4 +1,4 @@
-"""How records are told to others: without this machine's folders and secrets."""
+"""Makes records fit to be published: without this machine's folders and secrets."""
 
 from __future__ import annotations
 

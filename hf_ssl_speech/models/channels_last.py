@@ -1,4 +1,4 @@
-"""Convolutions over frames whose channels lie side by side, `(batch, frames, channels)`: what CPUs are fastest at.
+"""Convolutions over frames with contiguous channels, `(batch, frames, channels)`: the fastest layout on CPUs.
 
 oneDNN's kernels for channels-last images need no copies between layers, norms and activations read memory in order, and
 the gradient of the weight is a matrix product of overlapping views.
@@ -14,7 +14,7 @@ from hf_ssl_speech.models.precision import at_least_float32
 
 
 def is_fast(frames: Tensor) -> bool:
-    """Whether `conv_frames` is the faster way: measured on CPUs alone; compilers choose layouts themselves.
+    """Whether `conv_frames` is faster: measured on CPUs only; compilers choose layouts themselves.
 
     Models take it in training, where a rounding of the last bit does not matter; out of training they compute what
     stock models compute, bit by bit.

@@ -21,5 +21,5 @@ class CheckpointedLayer(GradientCheckpointingLayer):
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled() and not frames.requires_grad:
             reentrant = self._gradient_checkpointing_func.keywords.get("use_reentrant", True)
             if reentrant and any(weight.requires_grad for weight in self.parameters()):
-                frames = frames.detach().requires_grad_()  # the caller's tensor stays as it is
+                frames = frames.detach().requires_grad_()  # the caller's tensor is not changed
         return super().__call__(frames, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Which class serves which objective and task, here and in transformers: the one home of these tables."""
+"""Tables of the class for each objective and task, here and in transformers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def model_class(config_class: type[SSLSpeechConfig], auto: str) -> type[SSLSpeec
 
 
 def _register():
-    """Makes transformers' Auto classes give ours, and with them what stock models of speech are given."""
+    """Registers our classes with transformers' Auto classes, and wherever it lists its stock speech models."""
     for config in CONFIGS.values():
         for auto in config.auto_classes().keys() - {"AutoConfig"}:
             getattr(transformers, auto).register(config, model_class(config, auto))

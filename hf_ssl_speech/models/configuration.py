@@ -59,8 +59,8 @@ _LARGE = dict(
 
 
 _SHARE = (0.0, 1.0)
-# Lowest and highest value that can be meant; published models lie far inside. What is beyond is a slip or damage, and
-# would take all memory before anything else complains.
+# Lowest and highest sensible values; published models lie far inside. Values beyond them are mistakes or damage, and
+# could take all memory before any other check fails.
 _LIMITS = {
     "hidden_size": (1, 16_384),
     "num_hidden_layers": (0, 200),
@@ -117,10 +117,10 @@ class SSLSpeechConfig(PreTrainedConfig):
 
     `preset(size)` makes the configuration of a size, other fields given by name:
 
-    - `tiny`: 4 layers of 192, norms before the layers: learns on a CPU in minutes.
-    - `small`: 6 layers of 384: for one GPU.
-    - `base`: 12 layers of 768, the BASE models of both papers.
-    - `large`: 24 layers of 1024, layer norms in the conv encoder and before the layers: LARGE of both papers.
+    - `tiny`: 4 layers of width 192, norms before the layers: learns on a CPU in minutes.
+    - `small`: 6 layers of width 384: for one GPU.
+    - `base`: 12 layers of width 768, the BASE models of both papers.
+    - `large`: 24 layers of width 1024, layer norms in the conv encoder and before the layers: LARGE of both papers.
     """
 
     stock_model_type: ClassVar[str]
@@ -215,7 +215,7 @@ class SSLSpeechConfig(PreTrainedConfig):
 
     @property
     def window_samples(self) -> int:
-        """Audio samples one frame sees, and so the shortest audio the encoder takes."""
+        """Audio samples in the window of one frame, and so the shortest audio the encoder takes."""
         return window_samples(self.conv_layers)
 
     @classmethod
@@ -244,7 +244,7 @@ class SSLSpeechConfig(PreTrainedConfig):
         return fields, kwargs
 
     def validate_limits(self):
-        """Part of the strict validation that runs on every construction: values that nobody can mean are refused."""
+        """Part of the strict validation that runs on every construction: senseless values are refused."""
         for name, (lowest, highest) in _LIMITS.items():
             found = getattr(self, name, None)
             for value in found if isinstance(found, list | tuple) else [found]:
@@ -279,7 +279,7 @@ class SSLSpeechConfig(PreTrainedConfig):
             raise ValueError(f"mask_time_length is {self.mask_time_length}; a span needs at least one frame.")
 
     def __post_init__(self, **kwargs):
-        """Whoever has a configuration of ours may ask an Auto class for its model next."""
+        """Registers the Auto classes, which a user of this configuration may need next."""
         importlib.import_module("hf_ssl_speech.models.classes")
         super().__post_init__(**kwargs)
 
@@ -312,7 +312,7 @@ class SSLWav2Vec2Config(SSLSpeechConfig):
     Gumbel temperature at update `n` is `max(start * decay ** n, end)`. Presets, as `SSLWav2Vec2Config.preset("tiny")`:
     `base` and `large` have two groups of 320 codebook entries (`large` ends at temperature 0.1 instead of 0.5, without
     a feature penalty), `small` the same objective with a smaller encoder; `tiny` has 64 entries, spans of 5 frames and
-    a feature penalty of 0.1, so that it learns in some hundred updates.
+    a feature penalty of 0.1, so that it learns in a few hundred updates.
     """
 
     model_type = "ssl-wav2vec2"
@@ -342,7 +342,7 @@ class SSLWav2Vec2Config(SSLSpeechConfig):
             feature_penalty_weight=0.0,
             gumbel_temperature_end=0.1,
         )
-        # Shorter spans, fewer entries and less feature penalty leave the plateau of chance in some hundred updates.
+        # With shorter spans, fewer entries and less feature penalty it beats chance after a few hundred updates.
         tiny = dict(
             mask_time_length=5,
             num_codevectors_per_group=64,

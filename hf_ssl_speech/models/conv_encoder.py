@@ -16,7 +16,7 @@ from hf_ssl_speech.models.precision import at_least_float32
 
 
 class ValidGroupNorm(nn.GroupNorm):
-    """Norm of each channel over time that sees valid frames only.
+    """Norm of each channel over time, over valid frames only.
 
     Group norm averages over time, so padding would change real frames: a padded row gets its statistics from its own
     frames, and so the values it gets alone.
@@ -118,7 +118,7 @@ class ConvEncoder(nn.Module):
 
 
 class ScaleGradient(torch.autograd.Function):
-    """Identity whose gradient is multiplied by a constant (the conv encoder learns at a tenth of the speed)."""
+    """Identity whose gradient is multiplied by a constant (0.1 for the conv encoder)."""
 
     @staticmethod
     def forward(ctx, frames: Tensor, scale: float) -> Tensor:

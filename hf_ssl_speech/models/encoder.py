@@ -31,7 +31,7 @@ LOUDEST = 1_000
 
 @dataclass
 class SSLSpeechModelOutput(ModelOutput):
-    """What the encoder gives.
+    """The outputs of the encoder.
 
     Attributes:
         last_hidden_state: `(batch, frames, hidden)`.
@@ -61,7 +61,7 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _no_split_modules = ["TransformerLayer", "PositionalConv"]
-    # The heads of other tasks: most people take the encoder alone from a checkpoint, and nothing is amiss then.
+    # The heads of other tasks: most users load only the encoder of a checkpoint, which is no reason for a warning.
     _keys_to_ignore_on_load_unexpected = [
         r"^(quantizer|project_q|project_hid|to_unit_space|unit_embeddings|lm_head)\b",
         r"^(layer_weights|projector|pooling_attention|classifier)\b",
@@ -80,8 +80,8 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: If the weights are damaged.
-            OtherSizes: If they are of another shape than the configuration says; it is a ValueError and, as in
-                transformers, a RuntimeError.
+            OtherSizes: If their shapes differ from the configuration; it is a ValueError and, as in transformers, a
+                RuntimeError.
         """
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -100,7 +100,7 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _load_pretrained_model(cls, model: PreTrainedModel, state_dict: dict | None, files: list[str] | None, *rest):
-        """Looks at the sizes first: transformers would take memory for all that the config asks for."""
+        """Checks the sizes first: transformers would allocate all memory that the config asks for."""
         readable = bool(files) and all(str(file).endswith(".safetensors") for file in files)
         if readable and state_dict is None and not rest[0].ignore_mismatched_sizes:
             check_sizes(model, cls.base_model_prefix, files)
@@ -140,7 +140,7 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
     def num_frames(self, num_samples: Tensor) -> Tensor: ...
 
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
-        """Frames the conv encoder makes of so many samples."""
+        """Number of frames that the conv encoder makes from this many samples."""
         return num_frames(num_samples, self.config.conv_layers)
 
     def _get_feat_extract_output_lengths(self, input_lengths: int | Tensor) -> int | Tensor:
@@ -168,18 +168,18 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
     def set_update(self, update: int):
         """Tells the model which optimizer update comes next: schedules inside the model are functions of it.
 
-        Layer drop then drops the same layers in all ranks and micro-batches of an update; never told, it draws anew in
-        every forward pass.
+        Layer drop then drops the same layers in all ranks and micro-batches of an update; without this call it draws
+        new layers in every forward pass.
         """
         self.base_model.encoder.set_update(update)
         self.is_told = True
 
     def lost_schedules(self) -> list[str]:
-        """What does not happen if `set_update` is never called, in words."""
+        """What goes wrong if `set_update` is never called, in words."""
         return ["layer drop takes other layers in each process and micro-batch"] if self.config.layerdrop else []
 
     def warn_if_never_told(self):
-        """Says once that a model is trained without `set_update`, and what does not happen then."""
+        """Warns once that a model is trained without `set_update`, and of the consequences."""
         if torch.compiler.is_compiling() or self.is_told or not self.training:
             return
         self.is_told = True
@@ -191,12 +191,12 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
 
 
 def check_scale(waveforms: Tensor):
-    """Refuses samples that were integers and not scaled, as some microphones' libraries and pipelines hand them on.
+    """Refuses samples that were integers and not scaled, as some libraries and pipelines return them.
 
     Args:
         waveforms: `(batch, samples)`, in [-1, 1], or of zero mean and unit variance.
     Raises:
-        ValueError: If they are no floats, or far beyond the scale of either.
+        ValueError: If they are not floats, or far beyond both of these scales.
     """
     if waveforms.is_cuda and torch.cuda.is_current_stream_capturing():
         return  # a look at the values would end the capture

@@ -1,4 +1,4 @@
-"""Numbers that are none: refused before they become symbols, which would look like any other."""
+"""Refuses NaN and infinity before they are turned into symbols, which would look valid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def check_finite(numbers: Tensor, what: str, *, logarithms: bool = False):
 
     Args:
         numbers: `(frames, values)`.
-        what: Whose numbers they are; begins the message.
+        what: Name of the numbers, at the beginning of the message.
         logarithms: Whether minus infinity is allowed, as the logarithm of zero.
     Raises:
         ValueError: If there are some.

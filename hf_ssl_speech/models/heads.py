@@ -21,7 +21,7 @@ from hf_ssl_speech.models.precision import at_least_float32
 
 @dataclass
 class SSLSpeechCTCOutput(CausalLMOutput):
-    """What a CTC model gives.
+    """The outputs of a CTC model.
 
     Attributes:
         loss: Sum over rows, divided by `num_items_in_batch` or by the tokens here.
@@ -34,7 +34,7 @@ class SSLSpeechCTCOutput(CausalLMOutput):
 
 
 class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
-    """An encoder with a linear layer that spells: frames to characters by CTC (wav2vec 2.0, section 3.3).
+    """An encoder with a linear layer that maps frames to characters by CTC (wav2vec 2.0, section 3.3).
 
     In training, batches that bring no masks get some as the config says (see `SSLSpeechModel.draw_masks`). Set
     `thaw_update` to let the head learn alone, without a gradient in the encoder, until `set_update` gets there.
@@ -90,7 +90,7 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
             )
         logits = self.lm_head(self.dropout(outputs.last_hidden_state))  # (batch, frames, vocabulary)
         if outputs.frame_mask is not None:
-            # Whoever decodes all frames of a padded batch, as the ASR pipeline does, reads nothing into the padding.
+            # Code that decodes all frames of a padded batch, as the ASR pipeline does, finds no text in the padding.
             nothing = torch.full_like(logits[0, 0], torch.finfo(logits.dtype).min)
             nothing[self.config.pad_token_id] = 0
             logits = torch.where(outputs.frame_mask[..., None], logits, nothing)
@@ -118,11 +118,11 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
 
     def lost_schedules(self) -> list[str]:
         """The encoder's rest too."""
-        resting = [f"the encoder does not rest until update {self.thaw_update:,}"] if self.thaw_update else []
+        resting = [f"the encoder is not frozen until update {self.thaw_update:,}"] if self.thaw_update else []
         return super().lost_schedules() + resting
 
     def set_update(self, update: int):
-        """Seeds layer drop, and lets the encoder learn from `thaw_update` on."""
+        """Seeds layer drop, and unfreezes the encoder at `thaw_update`."""
         super().set_update(update)
         self.encoder_learns = update >= self.thaw_update
 
@@ -151,7 +151,7 @@ def check_labels(largest: int, config: SSLSpeechConfig):
         )
 
 
-# Of the frames, where spans begin that are hidden in fine-tuning on classes: the default of stock configurations.
+# Mask budget in the fine-tuning of classifiers, as a share of the frames: the default of stock configurations.
 CLASSIFICATION_MASK_PROB = 0.05
 
 
@@ -211,10 +211,10 @@ class SSLSpeechForSequenceClassification(SSLSpeechPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
-        """Loads ours or a stock checkpoint; after pretraining, the masks of that give way to those of fine-tuning.
+        """Loads ours or a stock checkpoint; masks of pretraining are replaced by those of fine-tuning.
 
-        Half of the frames hidden, as pretraining has them, would leave too little to tell classes from: such a
-        checkpoint gets `mask_time_prob=0.05`, unless you say otherwise.
+        With half of the frames masked, as in pretraining, too little would be left to classify: such a checkpoint gets
+        `mask_time_prob=0.05`, unless you set it.
         """
         if pretrained_model_name_or_path and not {"config", "mask_time_prob"} & set(kwargs) and not args:
             fields, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **kwargs)

@@ -1,4 +1,4 @@
-"""How others install this package: what cards say, and the file beside our checkpoints."""
+"""How users install this package: the command in cards, and the module beside our checkpoints."""
 
 # Address of the Git repository (https://...) that people install from. It is the one place to fill in when the package
 # is published; until then the command takes a checkout.

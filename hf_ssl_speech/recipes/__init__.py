@@ -1,1 +1,1 @@
-"""Whole runs from their parts: what the scripts in examples/ call."""
+"""Complete runs, as the scripts in examples/ call them."""

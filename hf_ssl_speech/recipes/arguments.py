@@ -42,14 +42,14 @@ class HubertIterationsArguments:
     layers: list[int] | None = field(
         default=None,
         metadata={
-            "help": "Layer of each iteration's model to make units of, one value for each iteration. By default the "
-            "best layer is looked for."
+            "help": "Layer of each iteration's model to make units from, one value for each iteration. By default the "
+            "best layer is searched for."
         },
     )
     choose_by: str | None = field(
         default=None,
         metadata={
-            "help": "How the best layer is chosen: by how much its units tell of the phones, or by how well they agree "
+            "help": "How the best layer is chosen: by the PNMI of its units with the phones, or by how well they agree "
             "with the units of the same audio with noise. By default phones, if the validation data has them.",
             "choices": list(CRITERIA),
         },
@@ -59,9 +59,9 @@ class HubertIterationsArguments:
         default=False,
         metadata={
             "help": "Subtract each utterance's mean from its features before they are clustered (cepstral mean "
-            "normalisation). Without it, units also tell of loudness and channel. The norm in the encoder's first "
-            "layer hides these from the model, so that it can only memorise such units. The published models, which "
-            "learnt from much more speech, did without."
+            "normalisation). Without it, units also depend on loudness and channel. The norm in the encoder's first "
+            "layer hides these from the model, so that it can only memorise such units. The published models, trained "
+            "on much more speech, do not use it."
         },
     )
     choice_hours: float = field(
@@ -79,27 +79,27 @@ class HubertIterationsArguments:
     )
     teacher_layer: int | None = field(
         default=None,
-        metadata={"help": "Layer of the teacher, counted from 1. By default the best layer is looked for."},
+        metadata={"help": "Layer of the teacher, counted from 1. By default the best layer is searched for."},
     )
 
     def __post_init__(self):
         if self.iterations < 1 or not self.num_units:
             raise ValueError(
-                f"iterations is {self.iterations} and num_units {self.num_units}: there must be at least one of each."
+                f"iterations is {self.iterations} and num_units {self.num_units}: give at least one of each."
             )
         if min(self.num_units) < 2:
-            raise ValueError(f"num_units is {self.num_units}: with one unit there is nothing to choose among.")
+            raise ValueError(f"num_units is {self.num_units}: with one unit there is nothing to predict; give more.")
         if self.layers and len(self.layers) != self.iterations:
             raise ValueError(f"layers names {len(self.layers)} layers: name one for each of {self.iterations} models.")
         if self.teacher_layer is not None and self.teacher is None:
             raise ValueError(f"teacher_layer is {self.teacher_layer}, but no teacher is named: give `teacher` too.")
 
     def num_units_of(self, iteration: int) -> int:
-        """Units in the set that an iteration leaves; 0 for the first set."""
+        """Number of units in an iteration's set; iteration 0 is the first set."""
         return self.num_units[min(iteration, len(self.num_units) - 1)]
 
     def layer_of(self, iteration: int) -> int | None:
-        """The layer that the units of an iteration are made of, 0 for the teacher; None if it is to be chosen."""
+        """The layer for the units of an iteration (0: of the teacher); None if it is to be chosen."""
         if iteration == 0:
             return self.teacher_layer
         return self.layers[iteration - 1] if self.layers else None
@@ -116,7 +116,7 @@ class UnitArguments:
     center: bool = field(
         default=False,
         metadata={
-            "help": "Subtract each utterance's mean from its features, which tell less of speaker and channel then."
+            "help": "Subtract each utterance's mean from its features: units depend less on speaker and channel."
         },
     )
     num_units: int = field(
@@ -133,7 +133,7 @@ class UnitArguments:
     max_seconds: float = field(
         default=SpeechPreTrainingArguments.max_seconds,
         metadata={
-            "help": "Recordings, which last more than 40 s and twice this, are cut at pauses into pieces of at most "
+            "help": "Audio of more than 40 s and more than twice this length is cut at pauses into pieces of at most "
             "this length."
         },
     )

@@ -45,7 +45,7 @@ from hf_ssl_speech.training.resume import run_identity
 
 logger = logging.getLogger(__name__)
 
-# Characters of a new vocabulary that are named in the log, being seen less often: too little to learn them well.
+# Characters of a new vocabulary that occur less often than this, too rarely to be learnt well, are named in the log.
 SELDOM = 10
 
 
@@ -55,7 +55,7 @@ class Transcripts:
     Attributes:
         processor: Tokenizer, and the feature extractor of the model to start from.
         normalization: How transcripts are written.
-        facts: For the run's record; of the training rows, and under `validation` of those.
+        facts: For the run's record: facts of the training rows, and under `validation` those of the validation rows.
     """
 
     def __init__(self, processor: Wav2Vec2Processor, normalization: TextNormalization, facts: dict[str, Any]):
@@ -70,9 +70,9 @@ class Transcripts:
         """Those of `text_args.processor`, else of the CTC model to start from; None if there is no vocabulary yet.
 
         Args:
-            start: What the model starts from; its own vocabulary is passed over if `new_vocabulary` is asked for.
+            start: The model's starting point; its vocabulary is ignored if `new_vocabulary` is set.
         Raises:
-            ValueError: If the processor can't be loaded, or goes with transcripts that are written otherwise.
+            ValueError: If the processor can't be loaded, or expects transcripts in another form.
         """
         has_vocabulary = start and not text_args.new_vocabulary and is_recognizer(start)
         source = text_args.processor or (start if has_vocabulary else None)
@@ -87,7 +87,7 @@ class Transcripts:
     def of_rows(
         cls, train: Split, text_args: SpeechTextArguments, feature_extractor: Wav2Vec2FeatureExtractor
     ) -> Transcripts:
-        """Makes a vocabulary of the training transcripts.
+        """Makes a vocabulary from the training transcripts.
 
         Args:
             train: Rows with their transcripts as `text`.
@@ -119,7 +119,7 @@ class Transcripts:
         A tokenizer may have special tokens that no output belongs to.
 
         Raises:
-            ValueError: If the tokenizer is another head's.
+            ValueError: If the tokenizer does not fit the head.
         """
         Alphabet(self.processor.tokenizer, head)
         return {"vocab_size": head.vocab_size}
@@ -132,7 +132,7 @@ class Transcripts:
         args: SpeechCTCTrainingArguments,
         data_args: SpeechDataArguments,
     ) -> Split:
-        """The rows of `train` or `validation` that can be learnt from, with labels; the others named and counted.
+        """The usable rows of `train` or `validation`, with labels; the others are named and counted.
 
         Raises:
             ValueError: If too many of all rows can't be used (`check_skipped`).
@@ -181,27 +181,27 @@ def load_transcribed(
         ValueError: If there is no text column, or the data is to be streamed.
     """
     if data_args.streaming:
-        raise ValueError("Transcripts are checked before training, all of them: leave out `streaming`.")
+        raise ValueError("All transcripts are checked before training, so they can't be streamed: leave it out.")
     return load_split(split, data_args, args, keep, ["text"], beside=beside, text_column=text_args.text_column)
 
 
 def find_normalization(source: str, text_args: SpeechTextArguments, processor: Wav2Vec2Processor) -> TextNormalization:
-    """That of a processor's folder if it has one, else that which fits its vocabulary and the arguments."""
+    """The normalisation in a processor's folder, else the one that fits its vocabulary and the arguments."""
     asked = asked_of_normalization(text_args)
     normalization = load_normalization(source, processor, **asked)
-    # How labels end can be changed at any time: it is no part of the text.
+    # How labels end can be changed at any time, since it does not change the text.
     normalization = replace(normalization, final_delimiter=asked.pop("final_delimiter", normalization.final_delimiter))
     if replace(normalization, **asked) != normalization:
         raise ValueError(
-            f"The processor of {source} goes with transcripts written as {normalization.to_dict()}, but the arguments "
-            f"ask for {asked}: leave them out, or make a new vocabulary."
+            f"The processor of {source} expects transcripts normalised with {normalization.to_dict()}, but the "
+            f"arguments ask for {asked}: leave them out, or make a new vocabulary."
         )
-    logger.info(f"Transcripts are written as {normalization.to_dict()}")
+    logger.info(f"Transcripts are normalised with {normalization.to_dict()}")
     return normalization
 
 
 def asked_of_normalization(text_args: SpeechTextArguments) -> dict[str, Any]:
-    """The fields of `TextNormalization` that the arguments set: those that differ from the arguments' own defaults."""
+    """The fields of `TextNormalization` that the arguments set to other values than their defaults."""
     values = {each.name: getattr(text_args, each.name) for each in dataclasses.fields(TextNormalization)}
     return {name: value for name, value in values.items() if value != getattr(SpeechTextArguments, name)}
 
@@ -222,11 +222,11 @@ def make_recognizer(
 
     Args:
         model_args: With `lora`, the model comes in PEFT's wrapper.
-        transcripts: Give the vocabulary. Without them the model is made for a try: whatever else is wrong with it shows
-            before the data is prepared.
+        transcripts: They give the vocabulary. Without them the model is only a test, which shows other problems before
+            the data is prepared.
         new_vocabulary: Whether the encoder of a CTC model gets a fresh head.
     Raises:
-        ValueError: If the head that is there has another vocabulary than the transcripts'.
+        ValueError: If the vocabulary of the checkpoint's head is not that of the transcripts.
     """
     fields = dict(model_args.config)
     attention = {"attn_implementation": model_args.attn_implementation}
@@ -239,7 +239,7 @@ def make_recognizer(
                 fields = transcripts.config_fields_beside(head) | fields
             except ValueError as error:
                 raise ValueError(
-                    f"The head of {start} goes with another vocabulary. {error} Leave out `processor` to keep its "
+                    f"The head of {start} has another vocabulary. {error} Leave out `processor` to keep the head's "
                     "vocabulary, or set `new_vocabulary` to start a fresh head on its encoder."
                 ) from error
         elif transcripts:
@@ -251,13 +251,13 @@ def make_recognizer(
         if head and new_vocabulary:
             model.renew_head(size or head.vocab_size)
     else:
-        # What slows the conv encoder down in pretraining has no use here.
+        # The gradient scale that slows down the conv encoder in pretraining has no use here.
         fields = {"feature_gradient_scale": 1.0} | (transcripts.config_fields if transcripts else {}) | fields
         model = recognizer_class._from_config(config_class.preset(model_args.preset, **fields), **attention)
     refuse_config(model.config, predicts_hidden=False)
     if isinstance(model_args.lora, dict):
         if not start:
-            raise ValueError("Adapters learn in a trained encoder: give `model_name_or_path` beside `lora`.")
+            raise ValueError("LoRA adapters need a pretrained encoder: give `model_name_or_path` with `lora`.")
         model = add_lora(model, **model_args.lora)
     return model
 
@@ -303,18 +303,18 @@ def finetune(
     transcripts: Transcripts,
     start: str | None = None,
 ) -> SpeechCTCTrainer:
-    """Checks, trains, going on where an earlier start of this run stopped, and saves the best model and the record.
+    """Checks, trains (continuing an interrupted run), and saves the best model and the record.
 
     Args:
-        train, validation: Rows and facts, as `Transcripts.label` leaves them. Without validation rows the last model is
-            the one that is saved.
-        start: What the model starts from; None for fresh weights, of which nothing is frozen.
+        train, validation: Rows and facts, as `Transcripts.label` returns them. Without validation rows the last model
+            is saved.
+        start: The model's starting point; None for fresh weights, none of which are frozen.
     Returns:
-        The trainer, its work done; with `preflight_only` after the checks.
+        The trainer after the training; with `preflight_only`, after the checks.
     Raises:
         ValueError: If the head doesn't fit, a check before the run finds what forbids it, or the output folder holds
             another run.
-        UnhealthyRun: If going on would only spoil the run (see `training/health.py`).
+        UnhealthyRun: If the run has gone wrong (see `training/health.py`).
     """
     learning = model.num_parameters(only_trainable=True)
     logger.info(

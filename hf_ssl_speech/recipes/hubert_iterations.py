@@ -46,16 +46,16 @@ logger = logging.getLogger(__name__)
 
 
 class HubertIterations:
-    """Goes from raw audio to the last iteration's model and units, stage by stage.
+    """Trains from raw audio to the last iteration's model and units, stage by stage.
 
     Each stage has a folder under `args.output_dir`: `0-units`, then for each iteration `1-model`, `1-layers`,
-    `1-units`, ... Its `run.json` is the last file written: without it, the stage is done again. A model goes on from
-    its last checkpoint. A run that is interrupted at any moment and started again ends with the same models and units.
+    `1-units`, ... Its `run.json` is the last file written: without it, the stage is done again. Training continues from
+    the last checkpoint. A run that is interrupted at any moment and started again ends with the same models and units.
 
     Args:
         model_args: The model of every iteration. It starts from fresh weights, or those of `model_name_or_path`, with
             a new head.
-        data_args: The audio, of which the validation part also measures units.
+        data_args: The audio; units are measured on its validation part.
         args: Settings of every iteration's training.
         iterations_args: Settings of the iterations.
     Raises:
@@ -71,8 +71,8 @@ class HubertIterations:
     ):
         if not (data_args.validation_data or data_args.validation_share):
             raise ValueError(
-                "Units are measured on validation_data, but there is none: give some, with `phones` if you can, or let "
-                "a part of the training recordings serve with validation_share, such as 0.05."
+                "Units are measured on validation_data, but there is none: give some, with `phones` if you can, or "
+                "hold out a part of the training recordings with validation_share, such as 0.05."
             )
         if data_args.streaming or data_args.units or data_args.unit_columns:
             raise ValueError(
@@ -81,8 +81,8 @@ class HubertIterations:
             )
         if iterations_args.updates and args.num_train_epochs:
             raise ValueError(
-                f"updates is {iterations_args.updates} and num_train_epochs {args.num_train_epochs:g}: two lengths of "
-                "one training. Leave one of them out."
+                f"updates is {iterations_args.updates} and num_train_epochs {args.num_train_epochs:g}: both set the "
+                "length of a training. Leave one of them out."
             )
         self.model_args = model_args
         self.args = args
@@ -97,9 +97,9 @@ class HubertIterations:
         self.criterion = self.find_criterion()
 
     def run(self):
-        """Does the stages that are not complete, and writes the report after each iteration.
+        """Runs the stages that are not complete, and writes the report after each iteration.
 
-        With `preflight_only` the checks are all that is done.
+        With `preflight_only`, only the checks are run.
         """
         self.preflight()
         if self.args.preflight_only:
@@ -114,19 +114,19 @@ class HubertIterations:
         logger.info(f"All {self.iterations_args.iterations} iterations in {self.folder} are complete")
 
     def find_criterion(self) -> str:
-        """The measure that the best layer has most of."""
+        """The measure by which the best layer is chosen."""
         has_phones = "phones" in self.measured.column_names and any(self.measured["phones"])
         chosen = self.iterations_args.choose_by or ("phones" if has_phones else "agreement")
         if chosen == "phones" and not has_phones:
-            raise ValueError("choose_by is phones, but the validation data has none: take agreement.")
+            raise ValueError("choose_by is phones, but the validation data has none: use agreement.")
         return CRITERIA[chosen]
 
     def check_models(self):
-        """Makes model and teacher for a try: what is wrong with them shows before the data is prepared.
+        """Makes model and teacher once as a test: problems with them show before the data is prepared.
 
         Raises:
-            ValueError: If the layers to make units of are not there, a model can't be made or loaded, or the teacher's
-                frames are of another rate than the models'.
+            ValueError: If the layers for the units do not exist, a model can't be made or loaded, or the teacher's
+                frame rate differs from the models'.
         """
         settings, model = self.iterations_args, self.new_model({})
         config = model.config
@@ -140,7 +140,7 @@ class HubertIterations:
             check_label_rate(teacher.description, config)
 
     def preflight(self):
-        """Checks before the first units are made: the first iteration's training, with as many units as any learns.
+        """Checks the first iteration's training, with the largest number of units, before the first units are made.
 
         Raises:
             ValueError: If something forbids it.
@@ -163,7 +163,7 @@ class HubertIterations:
         preflight(trainer, record, self.later_schedules())
 
     def later_schedules(self) -> list[Finding]:
-        """Whether the schedule fits the later iterations, too, which may be shorter or longer than the first."""
+        """Whether the schedule also fits the later iterations, which may be shorter or longer than the first."""
         found = []
         for iteration in range(2, self.iterations_args.iterations + 1):
             args = self.args_of(iteration)
@@ -222,7 +222,7 @@ class HubertIterations:
 
         record = self.stage(f"{iteration}-layers", identity, work)
         shown = "  ".join(f"{layer['layer']}: {layer[self.criterion]:.3f}" for layer in record["layers"])
-        logger.info(f"{self.criterion} of layer {shown}; taken: {record['layer']}")
+        logger.info(f"{self.criterion} of layer {shown}; chosen: {record['layer']}")
         return record["layer"]
 
     def fit_units(self, iteration: int, source: SpeechFeatures):
@@ -274,7 +274,7 @@ class HubertIterations:
             logger.info(f"{name} is complete")
             return
         train, validation = units.label(self.train, args), units.label(self.validation, args)
-        # Labelling ran other models: the training starts from the same random state, wherever it was interrupted.
+        # Labelling runs other models: this makes the random state the same, wherever the run was interrupted.
         set_seed(args.seed)
         feature_extractor = feature_extractor_for(model.config, self.model_args.model_name_or_path)
         pretrain(model, args, train, validation, processing_class=feature_extractor, units=units)
@@ -304,7 +304,7 @@ class HubertIterations:
     # What stages share ---------------------------------------------------------------------------------------------
 
     def stage(self, name: str, identity: dict[str, Any], work: Callable[[Path], dict[str, Any]]) -> Record:
-        """The record of a stage, whose work is done if it is not complete; all processes share the work."""
+        """The record of a stage, which is run first if it is not complete; all processes share the work."""
         folder = self.folder / name
         if is_complete(folder, identity):
             logger.info(f"{name} is complete")
@@ -329,7 +329,7 @@ class HubertIterations:
         return {"train": self.train.facts["fingerprint"], "validation": self.validation.facts["fingerprint"]}
 
     def label_example(self, units: KMeansUnits, source: SpeechFeatures) -> dict[str, Any]:
-        """The first usable validation utterance with its units and phones, for the report; its audio lies beside."""
+        """The first usable validation utterance with its units and phones, for the report; its audio is saved too."""
         labelled = ((row, units.predict_rows([row], source)[0]) for row in self.measured)
         row, found = next((row, found) for row, found in labelled if len(found))
         if PartialState().is_main_process:

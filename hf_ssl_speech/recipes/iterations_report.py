@@ -17,7 +17,7 @@ from hf_ssl_speech.units.pictures import draw_units
 
 REPORT_FILE, EXAMPLE_FILE = "report.md", "example.flac"
 LAYERS_PICTURE, TRAINING_PICTURE, UNITS_PICTURE = "layers.png", "training.png", "units.png"
-# Figures of unit quality: what the record calls them, what the table does, and how they are printed.
+# Figures of unit quality: their names in the record and in the table, and how they are printed.
 QUALITY = (
     ("pnmi", "PNMI", ".3f"),
     ("phone_purity", "phone purity", ".3f"),
@@ -29,13 +29,13 @@ QUALITY = (
 )
 WORK = {"model": "training", "layers": "units of every layer, measured", "units": "k-means, and its units measured"}
 UNITS_GLOSSARY = """\
-PNMI: share of the phones' entropy that the units take away. Phone purity: frames labelled rightly if every unit \
-stood for its most frequent phone; cluster purity: the other way round. Agreement: normalised mutual information of \
-the units of clean and of disturbed audio (noise, loudness). Perplexity: units in use, were they used evenly. Dead: \
-units never used. All on validation audio that no unit and no model was fitted on."""
+PNMI: share of the phones' entropy that knowing the units removes. Phone purity: share of frames whose phone is the \
+most frequent one of their unit; cluster purity: share of frames whose unit is the most frequent one of their phone. \
+Agreement: normalised mutual information of the units of clean and of disturbed audio (noise, loudness). Perplexity: \
+effective number of units in use. Dead: units never used. All are measured on validation audio, not used in training."""
 MODELS_GLOSSARY = """\
-Accuracy: share of the frames, hidden from the model (masked) or seen by it, whose unit it predicts; guessing gives \
-about one over the perplexity of the units. Hours seen: audio trained on, repetitions counted."""
+Accuracy: share of the masked or unmasked frames whose unit the model predicts; guessing gives about one over the \
+perplexity of the units. Hours seen: audio trained on, repetitions included."""
 TIMES_GLOSSARY = "By the clock, as the stages' records tell. Decoding and labelling the audio is not counted."
 
 
@@ -72,10 +72,10 @@ def write_report(folder: str | os.PathLike) -> Path:
 
 def introduction(models: dict[int, Record]) -> str:
     """How to read the tables, and how much audio there is."""
-    text = "Each row of the tables is a stage of the iterations, named as its folder."
+    text = "Each row of the tables is a stage of the iterations, named after its folder."
     if models:
         train, validation = (models[max(models)]["data"][split]["hours"] for split in ("train", "validation"))
-        text += f" {train:.2f} hours of audio are learnt from, {validation:.2f} others serve to measure."
+        text += f" {train:.2f} hours of audio are used for training, {validation:.2f} other hours for measuring."
     return text
 
 
@@ -93,7 +93,7 @@ def units_table(stages: dict[int, Record]) -> str:
     for number, stage in stages.items():
         facts, quality = stage["units"], stage["quality"]
         source = facts["features"]
-        if number:  # where the folder lay when the units were made says nothing
+        if number:  # the path of the folder when the units were made is of no interest
             source = f"layer {facts['layer']} of {number}-model ({source.rpartition(' (')[2]}"
         measured = [format(quality[name], form) if name in quality else "" for name, _, form in columns]
         rows.append([f"{number}-units", f"{facts['num_units']}", source, *measured, f"{facts['hours']:.2f}"])
@@ -128,7 +128,7 @@ def layers_table(iteration: int, stage: Record) -> str:
     ]
     criterion = next(name for key, name, _ in QUALITY if key == stage["criterion"])
     model = f"{iteration}-model" if iteration else "the teacher"
-    title = f"Units made of each layer of {model}: those of layer {stage['layer']} have most {criterion}."
+    title = f"Units made from each layer of {model}: those of layer {stage['layer']} have the best {criterion}."
     return f"{title}\n\n" + table(["layer", *(name for _, name, _ in columns)], rows)
 
 
@@ -169,7 +169,7 @@ def draw_example(stages: dict[int, Record], folder: Path):
 
 
 def draw_layers(layers: dict[int, Record], units: dict[int, Record], path: Path):
-    """Draws what each layer's units are worth, a line for each iteration, against the first unit set."""
+    """Draws the quality of each layer's units, one line for each iteration, compared with the first unit set."""
     shown = [figure for figure in QUALITY if figure[0] in ("pnmi", "agreement")]
     shown = [(key, name) for key, name, _ in shown if all(key in stage["layers"][0] for stage in layers.values())]
     figure, axes = plt.subplots(1, len(shown), figsize=(6 * len(shown), 4), squeeze=False, layout="constrained")

@@ -36,14 +36,14 @@ logger = logging.getLogger(__name__)
 def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForPreTraining:
     """The model to train: a preset, or the weights of a checkpoint, ours or stock.
 
-    What a stock checkpoint tells of masks, dropout and losses is meant for fine-tuning or is not told at all: there the
-    paper's settings hold.
+    Masks, dropout and losses in a stock checkpoint's config are meant for fine-tuning or missing, so the paper's
+    settings are used instead.
 
     Args:
-        fields: Fields of the configuration that the data decides; those of `model_args` win.
+        fields: Fields of the configuration that the data decides; those of `model_args` override them.
     Raises:
-        ValueError: If there is no such checkpoint, it is of another kind or objective, a field is unknown, or nothing
-            could be learnt with the configuration.
+        ValueError: If there is no such checkpoint, its kind or objective is another one, a field is unknown, or the
+            configuration makes learning impossible.
     """
     start, config_class = model_args.model_name_or_path, CONFIGS[find_objective(model_args)]
     pretraining_class = model_class(config_class, "AutoModelForPreTraining")
@@ -71,7 +71,7 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
 
 
 def start_temperature(model: SSLSpeechForPreTraining, fresh: Sequence[str]):
-    """Lets a codebook that is trained already begin at the Gumbel temperature that its training ended with.
+    """Makes a trained codebook begin at the Gumbel temperature that its training ended with.
 
     Args:
         fresh: Modules whose weights are new.
@@ -87,7 +87,7 @@ def identify(
     validation: Split = Split(),
     units: UnitLabels | None = None,
 ) -> dict[str, Any]:
-    """What makes a run this run: model, data, units and recipe."""
+    """What identifies a run: model, data, units and recipe."""
     fingerprints = {"train": train.facts["fingerprint"]}
     if validation.facts:
         fingerprints["validation"] = validation.facts["fingerprint"]
@@ -117,18 +117,18 @@ def pretrain(
     units: UnitLabels | None = None,
     start: str | None = None,
 ) -> SpeechPreTrainer:
-    """Checks, trains, going on where an earlier start of this run stopped, and saves model and record.
+    """Checks, trains (continuing an interrupted run), and saves model and record.
 
     Args:
         train, validation: Rows and facts, as `load_split` gives them; for HuBERT with their units, as
             `UnitLabels.label` leaves them.
         units: HuBERT: which units the rows have.
-        start: What the model starts from, for the record; None for fresh weights.
+        start: The model's starting point, for the record; None for fresh weights.
     Returns:
-        The trainer, its work done; with `preflight_only` after the checks.
+        The trainer after the training; with `preflight_only`, after the checks.
     Raises:
-        ValueError: If a check before the run finds what forbids it, or the output folder holds another run.
-        UnhealthyRun: If going on would only spoil the run (see `training/health.py`).
+        ValueError: If a check before the run fails, or the output folder holds another run.
+        UnhealthyRun: If the run has gone wrong (see `training/health.py`).
     """
     facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
     findings = check_units(model, units, train, validation)

@@ -1,4 +1,4 @@
-"""The run itself, whatever is trained: from a checkpoint or from the start to the saved model and its record."""
+"""The run itself, for every kind of model: from a checkpoint or from the start to the saved model and its record."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def take_folder(identity: dict[str, Any], args: SpeechTrainingArguments) -> tuple[str | None, Finding]:
-    """The checkpoint that this start goes on from, None for a new run, and that in words.
+    """The checkpoint from which this start continues (None for a new run), and a finding that says so.
 
     The output folder is this run's from now on; with `preflight_only` it is looked at, no more, and what
     `find_checkpoint` raises is told as a finding.
@@ -68,11 +68,11 @@ def preflight(trainer: SpeechTrainer, record: dict[str, Any], findings: Sequence
     """All checks before a run, on all processes; with `preflight_only` a table of them is printed.
 
     Args:
-        trainer: Whose run it is to be; nothing about it changes.
+        trainer: The trainer of the run; it is not changed.
         record: What is known of the run: `identity`, `data` (facts of each split) and `task`, as `run.json` has them.
         findings: What was found before.
     Raises:
-        ValueError: If something forbids the run; all of it is named.
+        ValueError: If a check fails; all failures are named.
     """
     args, rows, model = trainer.args, trainer.train_dataset, trainer.model
     sampler, lengths = None, None
@@ -105,7 +105,7 @@ def tell(findings: Sequence[Finding], args: SpeechTrainingArguments):
     """Prints all findings as a table if nothing else was asked for; else the warnings go to the log.
 
     Raises:
-        ValueError: If a finding is an error; all that are get named.
+        ValueError: If a finding is an error; all errors are named.
     """
     if args.preflight_only and args.process_index == 0:
         print(table(findings))
@@ -114,7 +114,7 @@ def tell(findings: Sequence[Finding], args: SpeechTrainingArguments):
             logger.warning(str(finding))
     errors = of_level(findings, "error")
     if errors:
-        raise ValueError("\n".join(["The checks before the run found what has to be mended:", *map(str, errors)]))
+        raise ValueError("\n".join(["The checks before the run found problems:", *map(str, errors)]))
 
 
 def train_and_record(
@@ -131,7 +131,7 @@ def train_and_record(
     Raises:
         Interrupted: If SIGTERM has stopped the run; a checkpoint is saved.
         LostProcess: If one of the run's processes died or does not answer.
-        UnhealthyRun: If going on would only spoil the run.
+        UnhealthyRun: If the run has gone wrong.
 
     Whatever ends the training, the record says so: `complete`, `stopped`, or `failed` with the cause.
     """
@@ -153,7 +153,7 @@ def train_and_record(
     if stop.stopping:
         raise Interrupted(
             f"Stopped by SIGTERM after update {trainer.state.global_step:,}. A checkpoint is saved in "
-            f"{trainer.args.output_dir}: started again with the same command, the run goes on."
+            f"{trainer.args.output_dir}: the same command continues the run."
         )
     logger.info(left_out(facts, trainer.skipped_rows))
     logger.info(f"The model, run.json and training.png are in {trainer.args.output_dir}")
@@ -167,7 +167,7 @@ def record_failure(keeper: RecordKeeper, error: Exception):
 
 
 def left_out(facts: dict[str, dict[str, Any]], skipped_rows: dict[str, str]) -> str:
-    """The closing line on audio that could not be used: beforehand by the record's facts, and while training."""
+    """The closing line about unusable audio: found before training (from the record), and while training."""
     reports = {split: fact["skipped"] for split, fact in facts.items() if "skipped" in fact}
     counts = [f"{report['num_skipped']:,} of {report['total']:,} {split} rows" for split, report in reports.items()]
     while_training = "; ".join(f"{name} ({reason})" for name, reason in sorted(skipped_rows.items()))

@@ -34,8 +34,8 @@ class Split(NamedTuple):
     """One part of a run's data.
 
     Attributes:
-        rows: Prepared rows; None for a validation part that nobody asked for.
-        facts: What the run's record says of them.
+        rows: Prepared rows; None if no validation data was asked for.
+        facts: What the run's record says about them.
     """
 
     rows: Dataset | IterableDataset | None = None
@@ -56,13 +56,13 @@ def load_split(
     Long recordings are cut into pieces, unless columns are kept.
 
     Args:
-        args: Whose `min_seconds`, `max_seconds` and `seed` hold: the settings of a training, or of a script.
+        args: Give `min_seconds`, `max_seconds` and `seed`: the settings of a training, or of a script.
         keep: Columns to keep if the data has them.
         need: Columns that must be there, as those of `data_args.unit_columns` must.
-        beside: The training rows that these validation rows are compared with: shared ones are counted and warned of.
-        text_column: What the data calls the column that is `text` among the rows; see `load_speech`.
+        beside: The training rows, for validation: shared rows are counted, and a warning is logged.
+        text_column: The data's name for the column `text`; see `load_speech`.
     Returns:
-        The rows and the facts; an empty `Split` for a validation part that nobody asked for.
+        The rows and the facts; an empty `Split` if no validation data was asked for.
     Raises:
         ValueError: If nothing can be loaded, too many of the rows can't be used (`data_args.max_skipped_share`; with
             `preflight_only` the facts tell of it), or it is not clear which split of the validation data is meant.
@@ -81,11 +81,11 @@ def load_split(
             text_column=text_column,
         )
         kept = [*need, *(data_args.unit_columns or ()), *(column for column in keep if column in dataset.column_names)]
-        # What is kept tells of whole rows: of a piece, nobody knows the transcript or the phones.
+        # Kept columns describe whole rows: the transcript and the phones of a piece are unknown.
         limits = {"min_seconds": args.min_seconds, "max_seconds": None if kept else args.max_seconds}
         limits |= {"channel": data_args.audio_channel}
         if streaming:
-            # Only the order of the shards: rows are shuffled after they are decoded, in the buffer that batches them.
+            # This shuffles only the shards: rows are shuffled after decoding, in the buffer that batches them.
             dataset = dataset.shuffle(seed=args.seed, buffer_size=1)
             limits |= {"mark_unusable": True, "max_skipped_share": data_args.max_skipped_share}
             return Split(prepare_stream(dataset, keep=kept, **limits), stream_facts(source))
@@ -106,13 +106,12 @@ def load_split(
 
 
 def hold_out(train: Split, validation: Split, data_args: SpeechDataArguments) -> tuple[Split, Split]:
-    """Training and validation part: without validation data, `validation_share` of the training recordings serves.
+    """Training and validation part: without validation data, `validation_share` of the recordings is held out.
 
-    A recording is held out whole, by a hash of its name: the choice stays the same when recordings are added, to the
-    few at the edge.
+    Whole recordings are held out, by a hash of their names: when recordings are added, the choice hardly changes.
 
     Raises:
-        ValueError: If the share is none, or leaves one of the parts without a recording.
+        ValueError: If the share is not from 0 to below 1, or leaves one of the parts without a recording.
     """
     share = data_args.validation_share
     if not 0 <= share < 1:
@@ -123,7 +122,7 @@ def hold_out(train: Split, validation: Split, data_args: SpeechDataArguments) ->
     order = sorted(set(recordings), key=lambda name: blake2b(name.encode()).digest())
     held_out = set(order[: max(1, round(share * len(order)))])
     if len(held_out) == len(order):
-        raise ValueError(f"validation_share={share:g} of {len(order)} training recording(s) leaves none to learn from.")
+        raise ValueError(f"validation_share={share:g} of {len(order)} training recording(s) leaves none for training.")
 
     is_held_out = np.array([name in held_out for name in recordings])
     rest, rows = (train.rows.select(np.flatnonzero(chosen)) for chosen in (~is_held_out, is_held_out))
@@ -143,15 +142,15 @@ def part_facts(facts: dict[str, Any], rows: Dataset) -> dict[str, Any]:
 def check_skipped(
     report: SkipReport, part: str, data_args: SpeechDataArguments, args: Any, hint: str = ""
 ) -> dict[str, str]:
-    """Ends a run over data of which too much can't be used, whatever the run is.
+    """Ends a run of any kind if too much of the data can't be used.
 
     Args:
         part: `train` or `validation`, for the message.
-        data_args: Whose `max_skipped_share` is the limit, as `most_unusable` understands it.
-        args: Whose `min_seconds` held.
-        hint: A sentence that tells more of the cause.
+        data_args: Give the limit, `max_skipped_share`; see `most_unusable`.
+        args: Give the `min_seconds` that was used.
+        hint: A sentence that says more about the cause.
     Returns:
-        Nothing; with `preflight_only`, which shows all that is wrong in one table, the fact `too_many_skipped`.
+        No facts; with `preflight_only`, which shows all problems in one table, the fact `too_many_skipped`.
     Raises:
         ValueError: If more rows are left out, unless `args.preflight_only`.
     """
@@ -160,7 +159,7 @@ def check_skipped(
     damaged, most = report.num_skipped - short, most_unusable(report.total, max_share)
     if damaged <= most and report.num_skipped <= max(most, share_with_short(max_share) * report.total):
         return {}
-    way_out = "mend the data or the settings"
+    way_out = "correct the data or the settings"
     if 2 * short > report.num_skipped:
         way_out = f"lower min_seconds={min_seconds:g}"
     problem = (
@@ -173,7 +172,7 @@ def check_skipped(
 
 
 def _tell_cropping(dataset: Dataset, part: str, max_seconds: float, facts: dict[str, Any]):
-    """Says, in the log and the facts, how much of the audio an epoch leaves out because long rows are cropped."""
+    """Reports, in the log and the facts, how much of the audio an epoch uses if long rows are cropped."""
     lengths = np.array(dataset["num_samples"])
     longest = round(max_seconds * SAMPLE_RATE)
     cropped = int((lengths > longest).sum())
@@ -187,7 +186,7 @@ def _tell_cropping(dataset: Dataset, part: str, max_seconds: float, facts: dict[
 
 
 def _split_of(part: str, data_args: SpeechDataArguments) -> str:
-    """The split to load for `train` or `validation`: the one that was asked for, else the one that must be meant."""
+    """The split to load for `train` or `validation`: the one that was asked for, else the only sensible one."""
     asked = getattr(data_args, f"{part}_split")
     if asked:
         return asked
@@ -240,7 +239,7 @@ def find_split(part: str, source: Sequence[str], splits: Sequence[str], usual: S
 
 
 def count_shared(train: Dataset, validation: Dataset) -> int:
-    """How many validation rows hold audio that is among the training rows too, and warns if there are any.
+    """The number of validation rows whose audio is also in the training rows; warns if there are any.
 
     At most `ROWS_COMPARED` validation rows, evenly chosen, are looked for: by length and, of a piece, its place in the
     recording; then, where these meet, by a hash of their samples or encoded audio. The same speech in another encoding
@@ -253,8 +252,8 @@ def count_shared(train: Dataset, validation: Dataset) -> int:
     shared = sum(content in known for content in _contents(validation, meeting))
     if shared:
         logger.warning(
-            f"{shared:,} of {len(validation):,} validation rows that were looked at are training rows too: scores on "
-            "them say nothing of new speech. Take other validation_data, or another validation_split."
+            f"{shared:,} of {len(validation):,} validation rows that were checked are training rows too: scores on "
+            "them say nothing about new speech. Use other validation_data, or another validation_split."
         )
     return shared
 

@@ -1,4 +1,4 @@
-"""What a run starts from: the kind of a checkpoint, ours or stock, and the recipe that its objective asks for."""
+"""What a run starts from: the kind of checkpoint, ours or stock, and the recipe for its objective."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import SpeechModelArguments
 
-# Fields of the pretraining recipe. What a stock file says of them is meant for fine-tuning (5% of the frames start a
-# mask) or is not said at all, so continued pretraining takes them from the paper.
+# Fields of the pretraining recipe. In a stock config they are meant for fine-tuning (masks over 5% of the frames) or
+# missing, so continued pretraining takes them from the paper.
 PRETRAINING_FIELDS = (
     "hidden_dropout",
     "activation_dropout",
@@ -39,12 +39,12 @@ def stock_config(start: str) -> PreTrainedConfig:
     """The configuration of a checkpoint, ours or stock.
 
     Raises:
-        ValueError: If there is none, or it is of another kind of model.
+        ValueError: If there is none, or it belongs to another kind of model.
     """
     try:
         config = load_config(start)
     except OSError as error:
-        raise ValueError(f"No model is found at {start}: {error}") from error
+        raise ValueError(f"There is no model at {start}: {error}") from error
     if config_class_of(config.model_type) is None:
         raise ValueError(f"{start} is of type {config.model_type!r}: expected a wav2vec 2.0 or HuBERT checkpoint.")
     return config
@@ -86,7 +86,7 @@ def published_recipe(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def start_facts(start: str | None) -> dict[str, Any]:
-    """What a run's record says of the checkpoint that it starts from, with that one's own record if it has one."""
-    # A folder by its whole path: "runs/mine" would pass for a repository on the Hub.
+    """What a run's record says about the checkpoint it starts from, including the checkpoint's own record, if any."""
+    # A folder is named by its full path: "runs/mine" could be mistaken for a repository on the Hub.
     source = str(Path(start).resolve()) if start and Path(start).exists() else start
     return {"source": source, "record": read_record(start) if start else None}

@@ -1,4 +1,4 @@
-"""Which units HuBERT predicts: columns that the data has already, or made with unit sets."""
+"""Which units HuBERT predicts: columns that the data already has, or labels made with unit sets."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ class UnitLabels:
         """The units that the arguments ask for; None for wav2vec 2.0, which needs none.
 
         Raises:
-            ValueError: If HuBERT gets neither unit sets nor columns, or both, if a unit set is not found, or if nothing
-                tells how many units the columns have.
+            ValueError: If HuBERT gets neither unit sets nor columns, or both, if a unit set is not found, or if the
+                number of units in the columns is unknown.
         """
         sets, columns = data_args.units, data_args.unit_columns
         if find_objective(model_args) != "hubert":
             if sets or columns:
-                raise ValueError("wav2vec 2.0 learns without units: leave them out, or set `objective: hubert`.")
+                raise ValueError("wav2vec 2.0 needs no units: leave them out, or set `objective: hubert`.")
             return None
         if bool(sets) == bool(columns):
             raise ValueError(
                 "HuBERT needs either `units` (unit sets to label the audio with, as `hf-ssl-speech units` makes them) "
-                f"or `unit_columns` (columns of units in the data), but {'both' if sets else 'neither'} came."
+                f"or `unit_columns` (columns of units in the data), but {'both' if sets else 'neither'} were given."
             )
         if sets:
             return cls.from_sets(sets)
         start = model_args.model_name_or_path
         if "num_units" not in model_args.config and (not start or is_stock(stock_config(start))):
             raise ValueError(
-                f"How many units have the columns {', '.join(columns)}? Say it in the model's config: "
+                f"The number of units in the columns {', '.join(columns)} is unknown. Give it in the model's config: "
                 "--config '{\"num_units\": [100]}', one number for each column."
             )
         return cls(tuple(columns))
@@ -77,7 +77,7 @@ class UnitLabels:
 
     @property
     def fingerprint(self) -> str:
-        """Of all centroids and what they are centres of; the columns' names where there are no sets."""
+        """A fingerprint of all centroids and their features; without sets, the names of the columns."""
         digest = hashlib.sha256(" ".join(self.columns).encode())
         for units in self.sets:
             digest.update(units.centroids.numpy().tobytes())
@@ -85,7 +85,7 @@ class UnitLabels:
         return digest.hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
-        """What the run's record says of the units."""
+        """What the run's record says about the units."""
         sets = [
             {"source": source, "num_units": units.num_units, "features": str(units.features), **units.facts}
             for source, units in zip(self.sources, self.sets)
@@ -99,7 +99,7 @@ class UnitLabels:
             return split
         before = dataset
         for column, units in zip(self.columns, self.sets):
-            # A stream is labelled where its rows are read: in worker processes, which have no GPU.
+            # A stream is labelled where its rows are read, in worker processes, which have no GPU.
             device = "cpu" if isinstance(dataset, IterableDataset) else args.device
             source = units.open_features(device=device)
             dataset = add_units(dataset, units, column=column, source=source, together=True)
@@ -110,20 +110,20 @@ class UnitLabels:
         return Split(dataset, facts)
 
     def check_rate(self, config: SSLHubertConfig):
-        """Checks that there is a unit for each frame of the model; no data is needed for it.
+        """Checks that there is a unit for each frame of the model; this needs no data.
 
         Raises:
-            ValueError: If a unit set is of another rate.
+            ValueError: If a unit set has another frame rate.
         """
         for units in self.sets:
             check_label_rate(units.features, config)
 
     def check(self, dataset: Dataset | IterableDataset | None, config: SSLHubertConfig):
-        """Checks that the model can learn these units; rows of a stream are checked as they come by.
+        """Checks that the model can learn these units; rows of a stream are checked when they are read.
 
         Raises:
-            ValueError: If the config names other numbers of units, or a row's units are of another frame rate than the
-                model or beyond the config's number.
+            ValueError: If the config has other numbers of units, or a row has units at another frame rate than the
+                model's or above the config's number.
         """
         self.check_rate(config)
         collator = HubertPretrainingCollator(config, unit_columns=self.columns, normalize=False)
@@ -135,7 +135,7 @@ class UnitLabels:
 
 
 def check_label_rate(features: FeatureDescription, config: SSLHubertConfig):
-    """Checks that labels made of these features are as many as a model's frames, for audio of any length.
+    """Checks that these features give one label for each frame of a model, for audio of any length.
 
     Raises:
         ValueError: If they are not.
@@ -144,6 +144,6 @@ def check_label_rate(features: FeatureDescription, config: SSLHubertConfig):
     if frame != (config.inputs_to_logits_ratio, config.window_samples):
         raise ValueError(
             f"{features} makes a unit every {frame[0]} samples from {frame[1]}, but the model makes a frame every "
-            f"{config.inputs_to_logits_ratio} from {config.window_samples}. Fit units at the model's rate: of MFCC "
-            "take every second frame."
+            f"{config.inputs_to_logits_ratio} from {config.window_samples}. Fit units at the model's frame rate: of "
+            "MFCC take every second frame."
         )

@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 
 def make_units(data_args: SpeechDataArguments, args: UnitArguments, state: PartialState):
-    """Fits, measures, draws and saves; units that are there already are left as they are.
+    """Fits, measures, draws and saves; existing units are not changed.
 
     Raises:
-        ValueError: If the folder holds other units, the data can't be used, or ABX is asked for without what it needs.
+        ValueError: If the folder holds other units, the data can't be used, or the data lacks columns that ABX needs.
     """
     # Data: rows that can't be used are named, counted and left out.
     train = load_split("train", data_args, args)
@@ -89,7 +89,7 @@ def make_units(data_args: SpeechDataArguments, args: UnitArguments, state: Parti
 
 
 def identify(source: FeatureSource, facts: dict[str, Any], args: UnitArguments) -> dict[str, Any]:
-    """All that decides the units and their figures: a folder that holds them is left as it is."""
+    """All settings that decide the units and their figures; a folder with the same settings is complete."""
     features = source.description
     return {
         "stage": "units",
@@ -101,7 +101,7 @@ def identify(source: FeatureSource, facts: dict[str, Any], args: UnitArguments) 
 
 
 def check_abx(dataset: Dataset | None):
-    """Says what ABX lacks before anything is fitted."""
+    """Raises a ValueError before anything is fitted if the data lacks columns that ABX needs."""
     import_fastabx()
     missing = {"phones", "speaker"}.difference(dataset.column_names if dataset else [])
     if missing:
@@ -114,7 +114,7 @@ def check_abx(dataset: Dataset | None):
 def measure(
     units: KMeansUnits, source: FeatureSource, dataset: Dataset, args: UnitArguments
 ) -> dict[str, float] | None:
-    """How well the units follow the phones of validation rows; the pictures beside. None if no phones are known."""
+    """How well the units match the phones of validation rows, with pictures; None if there are no phones."""
     folder = Path(args.output_dir)
     phones = dataset["phones"] if "phones" in dataset.column_names else []
     aligned = [row for row, row_phones in enumerate(phones) if row_phones]
@@ -141,7 +141,7 @@ def measure(
 
 
 def measure_abx(units: KMeansUnits, source: FeatureSource, labelled: Dataset, **settings: Any) -> dict[str, float]:
-    """How well the features tell phones apart, and how well what is left when each frame is its unit's centroid."""
+    """How well the features discriminate phones, and how well the centroids of each frame's unit do."""
     features = [frames for batch in labelled.iter(ROWS_AT_ONCE) for frames in source.features(rows_of(batch))]
     centroids = [units.centroids[row] for row in labelled["units"]]
     found = {}
@@ -153,7 +153,7 @@ def measure_abx(units: KMeansUnits, source: FeatureSource, labelled: Dataset, **
 
 
 def describe(units: KMeansUnits, quality: dict[str, float] | None):
-    """Prints what came out, as a table."""
+    """Prints the results as a table."""
     facts = units.facts
     lines = {
         "units": f"{units.num_units} of {units.features}",

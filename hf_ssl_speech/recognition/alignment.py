@@ -22,15 +22,15 @@ NUMBER = Value("float64")
 SPANS = List({"text": Value("string"), "start": NUMBER, "end": NUMBER, "score": NUMBER})
 TEXTGRID = ".TextGrid"
 ALIGNED = Features({"words": SPANS, "characters": SPANS, "score": NUMBER})
-# So many of the rows that fit their audio worst are named.
+# This many of the rows that fit their audio worst are named.
 LOWEST_ROWS = 5
 
 
 def align_text(text: str, logits: Tensor, alphabet: Alphabet) -> Transcript:
     """When each word and character of a text was said.
 
-    A word with characters that the model can't write is aligned as a whole, as one wild card: it gets the stretch that
-    its neighbours leave it, also as its only entry among the characters.
+    A word with characters that the model can't write is aligned as one wild card: it gets the time between its
+    neighbours, and is also its only entry among the characters.
 
     Args:
         text: What is said, normalised as the transcripts were for training.
@@ -99,7 +99,7 @@ def add_alignment(
     report = SkipReport(len(dataset))
     for place, name in enumerate(names):
         if place not in found:
-            report.add(name, problems.get(place, "Nothing is heard in it."))
+            report.add(name, problems.get(place, "There is no usable audio in it."))
     if not found:
         raise ValueError(f"No row can be aligned: {report}")
     places = sorted(found)
@@ -114,7 +114,7 @@ def _columns(transcript: Transcript) -> dict[str, Any]:
 
 
 def describe_scores(aligned: Dataset) -> str:
-    """The scores of aligned rows in a few lines: what is usual, and the rows whose transcripts fit worst."""
+    """The scores of aligned rows in a few lines: their range, and the rows whose transcripts fit worst."""
     aligned = aligned.with_format(None).select_columns(["name", "words", "score"])
     scores = np.array(aligned["score"])
     median, tenth = np.quantile(scores, [0.5, 0.1])

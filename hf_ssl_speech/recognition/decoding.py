@@ -42,7 +42,7 @@ class Decoder(ABC):
 
     Attributes:
         alphabet: What the model writes with.
-        settings: For records: `kind`, and what else decides the text.
+        settings: For records: `kind`, and all other settings that affect the text.
     Raises:
         ValueError: If tokenizer and model don't belong together.
     """
@@ -85,7 +85,7 @@ class GreedyDecoder(Decoder):
 
 @dataclass(frozen=True)
 class BeamSettings:
-    """How a beam search goes.
+    """The settings of a beam search.
 
     Attributes:
         language_model: ARPA file, or KenLM's binary, of words or of characters; None searches without.
@@ -94,9 +94,9 @@ class BeamSettings:
         lm_weight: Weight of the language model's log10 probabilities beside the model's natural logarithms.
         word_score: Added for each word.
         beam_size: Hypotheses kept from frame to frame.
-        beam_threshold: A hypothesis that is so much worse than the best is dropped.
+        beam_threshold: A hypothesis that is worse than the best by more than this is dropped.
     Raises:
-        ValueError: If no search can go like that.
+        ValueError: If a setting makes the search impossible.
     """
 
     language_model: str | None = None
@@ -108,7 +108,7 @@ class BeamSettings:
 
     def __post_init__(self):
         if self.beam_size < 1:
-            raise ValueError(f"beam_size is {self.beam_size}: a search keeps one hypothesis or more.")
+            raise ValueError(f"beam_size is {self.beam_size}: a search keeps at least one hypothesis.")
         if not self.beam_threshold > 0:
             raise ValueError(f"beam_threshold is {self.beam_threshold}; expected more than 0, such as 50.")
         for name in ("lm_weight", "word_score"):
@@ -155,7 +155,7 @@ class BeamDecoder(Decoder):
         settings: Of the search.
     Raises:
         ImportError: If flashlight-text is not installed.
-        ValueError: If a file is not there or of another alphabet than the model.
+        ValueError: If a file does not exist or has another alphabet than the model.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class BeamDecoder(Decoder):
         return other
 
     def _entries(self, settings: BeamSettings) -> list[str] | None:
-        """What the language model knows of: words, or characters."""
+        """The entries of the language model: words, or characters."""
         for name in (settings.language_model, settings.words):
             if name and not Path(name).exists():
                 raise ValueError(f"There is no file {name}.")
@@ -209,8 +209,8 @@ class BeamDecoder(Decoder):
             raise ImportError(
                 "Beam search needs flashlight-text: pip install flashlight-text"
                 if sys.version_info < (3, 13)
-                else "Beam search needs flashlight-text, which there is for Python 3.11 and 3.12 but not yet for "
-                f"{sys.version_info.major}.{sys.version_info.minor}: use one of them for it, or decode greedily."
+                else "Beam search needs flashlight-text, which exists for Python 3.11 and 3.12 but not yet for "
+                f"{sys.version_info.major}.{sys.version_info.minor}: use one of these, or decode greedily."
             ) from error
         tokens = [self._text(index) for index in self._ids]
         common = dict(
@@ -248,7 +248,7 @@ class BeamDecoder(Decoder):
         check_finite(log_probabilities, LOGITS, logarithms=True)
         emissions = log_probabilities[:, self._ids]
         if self._words is not None and self.alphabet.delimiter is not None:
-            # A word ends with a delimiter, which nobody says after the last one.
+            # A word ends with a delimiter, which does not belong after the last one.
             end = torch.full_like(emissions[:1], IMPOSSIBLE)
             end[:, -1] = 0.0
             emissions = torch.cat([emissions, end])

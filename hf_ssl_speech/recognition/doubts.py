@@ -1,4 +1,4 @@
-"""What no normalisation can know about transcripts, counted, so that somebody looks."""
+"""Counts what a normalisation can't decide in transcripts, so that the user can check it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Doubt(NamedTuple):
 
 
 DOUBTS = (
-    Doubt("tags", TAG, "they are taken out; set `tags: keep` if they are words"),
+    Doubt("tags", TAG, "they are removed; set `tags: keep` if they are words"),
     Doubt(
         "digits",
         regex.compile(r"\w*\p{N}[\p{N}.,:]*\w*"),
@@ -35,17 +35,17 @@ DOUBTS = (
     Doubt(
         "symbols that are read aloud",
         regex.compile(r"[\p{Sc}%‰&@#§№°+=×÷]|\p{L}[²³]"),
-        "they are taken out: write them as words, as they were said",
+        "they are removed: write them as words, as they were said",
     ),
     Doubt(
         "parentheses",
         regex.compile(r"[(\uff08][^()]*[)\uff09]"),
-        "their content counts as said: take it out if it tells of sounds or speakers",
+        "their content counts as said: remove it if it describes sounds or speakers",
     ),
     Doubt(
         "words of two alphabets",
         regex.compile(r"\b(?=\w*\p{Latin})(?=\w*[\p{Cyrillic}\p{Greek}])[\p{L}\p{M}]+\b"),
-        "letters that look alike are different characters: mend the ones from the wrong alphabet",
+        "letters that look alike are different characters: correct the ones from the wrong alphabet",
     ),
     Doubt(
         "characters that a wrong encoding left",
@@ -55,7 +55,7 @@ DOUBTS = (
     Doubt(
         "zero-width spaces in a script without spaces",
         regex.compile(r"(?<=[\p{Khmer}\p{Thai}\p{Lao}\p{Myanmar}])\u200b"),
-        "they are taken out: if they part words, make them spaces beforehand",
+        "they are removed: if they separate words, replace them by spaces beforehand",
     ),
 )
 DOTTED_I = Doubt(
@@ -69,7 +69,7 @@ POINTS = Doubt(
 
 
 def find_doubts(texts: Sequence[str], normalization: TextNormalization) -> dict[str, dict[str, Any]]:
-    """What in these texts a normalisation can't know how to write.
+    """The parts of these texts that a normalisation can't decide.
 
     Args:
         texts: Transcripts as they came.

@@ -24,7 +24,7 @@ from hf_ssl_speech.recognition.transcript import Alphabet
 logger = logging.getLogger(__name__)
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
-# Discounts where a corpus is too small to tell: the ones KenLM falls back to.
+# Discounts for a corpus that is too small to estimate them: KenLM's fallback values.
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 MOST_UNSPELLABLE = 0.05
 # KenLM reads no longer n-grams, unless it was built for them.
@@ -48,7 +48,7 @@ NGram = tuple[str, ...]
 def write_ngram(sentences: Iterable[str], path: str | os.PathLike, *, order: int = 3) -> dict[str, int]:
     """Estimates an n-gram model by interpolated modified Kneser-Ney smoothing (Chen and Goodman, 1998, section 3).
 
-    Every n-gram of the text is kept, in memory: right for some million words. KenLM's `lmplz` makes the same kind of
+    Every n-gram of the text is kept in memory, which suits a few million words. KenLM's `lmplz` makes the same kind of
     file from any amount of text.
 
     Args:
@@ -66,7 +66,7 @@ def write_ngram(sentences: Iterable[str], path: str | os.PathLike, *, order: int
         raise ValueError("There is no text to count: give files or transcripts with words in them.")
     marks = {START, END, UNKNOWN}.intersection(itertools.chain.from_iterable(texts))
     if marks:
-        raise ValueError(f"The text holds {', '.join(sorted(marks))}, which ARPA files keep for themselves.")
+        raise ValueError(f"The text holds {', '.join(sorted(marks))}, which are reserved in ARPA files.")
 
     counts = _adjusted_counts(texts, order)
     probabilities: list[dict[NGram, float]] = []
@@ -90,7 +90,7 @@ def check_order(order: int):
 
 
 def as_characters(sentence: str) -> str:
-    """A sentence for a model of characters: they stand apart, with the word delimiter `|` between words."""
+    """A sentence for a character model: characters with spaces between them, and `|` between words."""
     return " ".join("|".join(sentence.split()))
 
 
@@ -158,7 +158,7 @@ def _log_weight(weights: dict[NGram, float], gram: NGram) -> float:
 
 
 def open_text(path: str | os.PathLike) -> TextIO:
-    """Opens a text, packed with gzip, bzip2 or xz or not, in the encoding that its byte-order mark tells, else UTF-8.
+    """Opens a text, compressed (gzip, bzip2, xz) or not, in the encoding of its byte-order mark, else in UTF-8.
 
     Raises:
         ValueError: If it is packed in another way, or is no text.
@@ -172,7 +172,7 @@ def open_text(path: str | os.PathLike) -> TextIO:
         )
     packed_otherwise = next((name for mark, name in OTHER_PACKERS.items() if start.startswith(mark)), None)
     if packed_otherwise:
-        raise ValueError(f"{path} is packed with {packed_otherwise}: unpack it first.")
+        raise ValueError(f"{path} is compressed with {packed_otherwise}: decompress it first.")
     unpack = next((opener for mark, opener in PACKERS.items() if start.startswith(mark)), open)
     with unpack(path, "rb") as file:
         start = file.read(64)
@@ -219,7 +219,7 @@ def naming_the_encoding(path: str | os.PathLike) -> Iterator[None]:
             "another encoding, such as Latin-1, save it in UTF-8: iconv -f LATIN1 -t UTF-8 FILE."
         ) from error
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is a damaged packed file ({error}): fetch it again.") from error
+        raise ValueError(f"{path} is a damaged compressed file ({error}): download it again.") from error
 
 
 def read_words(path: str | os.PathLike) -> list[str]:
@@ -280,7 +280,7 @@ def spellable_words(words: Sequence[str], alphabet: Alphabet) -> list[str]:
     missing = len(words) - len(spellable)
     if not spellable or missing > MOST_UNSPELLABLE * len(words):
         raise ValueError(
-            f"The language model is of another alphabet: {missing:,} of its {len(words):,} words hold "
+            f"The language model has another alphabet: {missing:,} of its {len(words):,} words hold "
             f"{alphabet.describe(unknown)}. Normalise its text as the transcripts were for training."
         )
     if missing:

@@ -77,7 +77,7 @@ def _spaced(text: str) -> str:
 
 
 def show_edits(reference: str, heard: str) -> str:
-    """A transcript above what was heard, edits marked below."""
+    """A transcript, the prediction below it, and the edits marked below both."""
     edits = jiwer.process_words([_spaced(reference)], [_spaced(heard)])
     lines = jiwer.visualize_alignment(edits, show_measures=False, skip_correct=False, line_width=100).splitlines()
     return "\n".join(line.rstrip() for line in lines[1:] if line.strip())
@@ -98,7 +98,7 @@ def resample_rates(
         `(draws, systems)`: one row for each draw, but for those without a single word or character of reference.
     """
     if bootstrap < 1:
-        raise ValueError(f"An interval needs draws, but bootstrap is {bootstrap}; 1000 will do for most data.")
+        raise ValueError(f"An interval needs draws, but bootstrap is {bootstrap}; 1000 is enough for most data.")
     rng = np.random.default_rng(seed)
     num_utterances = len(reference_length)
     at_once = max(1, DRAWS_AT_ONCE // num_utterances)
@@ -114,7 +114,7 @@ def resample_rates(
 def percentile_interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """The bounds between which the middle `confidence` of the draws lies, along their first dimension."""
     if not 0 < confidence < 1:
-        raise ValueError(f"The confidence of an interval lies between 0 and 1, but {confidence} came; 0.95 is usual.")
+        raise ValueError(f"confidence is {confidence}; expected a number between 0 and 1, usually 0.95.")
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return low, high
 
@@ -126,7 +126,7 @@ def summarize_edits(
 
     Args:
         counts: Edits of each utterance.
-        name: What the rate is called: `wer` or `cer`.
+        name: Name of the rate: `wer` or `cer`.
         bootstrap, seed: See `resample_rates`. Utterances count as independent: where few speakers say many of them,
             the interval is too narrow for other speakers.
         confidence: Share of the draws that the interval holds.
@@ -159,7 +159,7 @@ def group_edits(counts: EditCounts, groups: Sequence[Hashable]) -> dict[Hashable
 
 
 class ErrorRate(evaluate.Metric):
-    """What word and character error rate share: errors over reference length, of all utterances together.
+    """Base of word and character error rate: errors over reference length, of all utterances together.
 
     So long utterances weigh more than short ones, and an empty reference adds its insertions to the errors and
     nothing to the length. `compute` takes
@@ -210,7 +210,7 @@ class ErrorRate(evaluate.Metric):
 
 
 class WordErrorRate(ErrorRate):
-    """Word error rate, `wer`: words are what stands between spaces. See `ErrorRate` for the rest."""
+    """Word error rate, `wer`: words are separated by spaces. See `ErrorRate` for the rest."""
 
     measure = "wer"
     unit = "words"

@@ -1,4 +1,4 @@
-"""How transcripts are written: one form for what is said alike, by Unicode property, script and language."""
+"""Normalisation of transcripts, by Unicode properties, script and language."""
 
 from __future__ import annotations
 
@@ -39,16 +39,15 @@ class TextNormalization:
         case: `lower`, `upper` or `keep`.
         punctuation: `remove` turns punctuation and symbols into spaces, and takes single quotation marks off words;
             `keep` leaves them.
-        keep_characters: Punctuation to keep nevertheless. If an apostrophe of any kind is among them, whatever else is
-            typed for an apostrophe inside words becomes the first one that is named.
-        tags: `remove` takes out what stands in <>, [] or {}, such as <COMMA> and [laughter], and reads &amp; as &;
-            `keep` treats the brackets as punctuation.
-        language: Code of the transcripts' language, such as `tr`, where its writers' rules differ from those of others:
-            the dotted i of Turkish and Azeri, Irish prefixes, Greek capitals, Persian and Romanian letters. None
-            follows no language's own rules.
+        keep_characters: Punctuation to keep. If it includes an apostrophe of any kind, all other characters used as
+            apostrophes inside words become the first one named here.
+        tags: `remove` removes text in <>, [] or {}, such as <COMMA> and [laughter], and reads &amp; as &; `keep`
+            treats the brackets as punctuation.
+        language: Code of the transcripts' language, such as `tr`, for its special rules: the dotted i of Turkish and
+            Azeri, Irish prefixes, Greek capitals, Persian and Romanian letters. With None, no special rules are used.
         final_delimiter: Whether the labels for CTC end with the word delimiter, as in fairseq, or not, as in Hugging
             Face's recipes. Says nothing about the text.
-        numbers: `keep`, or `digits`: English number words become digits, as Whisper's own scoring has it, and digits
+        numbers: `keep`, or `digits`: English number words become digits, as in Whisper's own scoring, and digits
             lose the commas between thousands. Not for `case="keep"`.
     """
 

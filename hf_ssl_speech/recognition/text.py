@@ -30,7 +30,7 @@ PAD, UNKNOWN, WORD_DELIMITER = "<pad>", "<unk>", "|"
 
 
 def read_texts(dataset: Dataset, column: str) -> list[str]:
-    """The transcripts of a dataset as they came; an empty text where a row has none.
+    """The transcripts of a dataset, unchanged; an empty text for a row without one.
 
     Raises:
         ValueError: If there is no such column, or it holds something else than text; the first such row is named.
@@ -86,7 +86,7 @@ def make_processor(
 
     Args:
         texts: Normalised transcripts, of any language and script.
-        min_count: Characters seen less often are left out: what holds them can't be learnt from.
+        min_count: Characters that occur less often are left out; rows with them can't be used for training.
         feature_extractor: That of the model; by default one for models that take normalised waveforms.
     Raises:
         ValueError: If no character is left.
@@ -170,7 +170,7 @@ def add_labels(
         else:
             usable.append(len(texts) - 1)
     if not usable:
-        raise ValueError(f"No row can be learnt from: {report}.{_about(unknown, spellable_characters(tokenizer))}")
+        raise ValueError(f"No row can be trained on: {report}.{_about(unknown, spellable_characters(tokenizer))}")
     replaced = [column for column in {text_column, "text"} if column in dataset.column_names]
     written = Dataset.from_dict({"text": texts, "labels": labels})
 
@@ -199,7 +199,7 @@ def _about(unknown: Counter, spellable: set[str]) -> str:
 
 
 def fitting_normalization(tokenizer: PreTrainedTokenizerBase) -> TextNormalization:
-    """How transcripts are written for a vocabulary that came without a word about it: in its case, with its marks."""
+    """The normalisation for a vocabulary that comes without one: with its case and its punctuation."""
     if writes_tokens_apart(tokenizer):  # phones: each character counts
         return TextNormalization("NFC", "keep", "keep", keep_characters="", tags="keep")
     tokens = [token for token in written_tokens(tokenizer).values() if len(token) == 1]

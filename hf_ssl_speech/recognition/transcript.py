@@ -20,7 +20,7 @@ LOWEST = -1e3
 
 
 class Span(NamedTuple):
-    """A word or character and the stretch of audio it was heard in.
+    """A word or character and the part of the audio where it was recognised.
 
     Attributes:
         text: The word or character.
@@ -37,7 +37,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was heard in one audio; empty if nothing was.
+    """What was recognised in one audio; empty if nothing was.
 
     Attributes:
         text: The words, one space between.
@@ -46,7 +46,7 @@ class Transcript:
         characters: With their times, without the spaces between words.
         score: Natural logarithm of the path's probability; in a beam search with the share of the language model.
         confidence: The lowest mean probability (geometric) over any 0.6 s of the path, 0 to 1, as in ctc-segmentation:
-            low where something else was said, or something was said that is not written.
+            low where other words were said, or words that are not in the transcript.
     """
 
     text: str = ""
@@ -136,7 +136,7 @@ class Spelling:
 
 
 class Alphabet(Spelling):
-    """What a CTC head writes with.
+    """The tokens and times of a CTC head.
 
     Args:
         tokenizer: The tokenizer the model was trained with; its pad token is the blank.

@@ -40,8 +40,8 @@ from hf_ssl_speech.recognition.transcript import Alphabet, Transcript
 logger = logging.getLogger(__name__)
 
 NEEDED = ("name", "num_samples", "start", "channel", "problem", "audio", "samples")
-# Audio longer than `LONGEST_SECONDS` is heard in windows, of which so much at both ends is not used unless it is an end
-# of the audio: enough for a frame in the middle to hear what matters to it.
+# Audio longer than `LONGEST_SECONDS` is processed in windows. This much at both ends of a window is not used, except at
+# the ends of the audio, so that every frame that is used has enough context.
 LONGEST_SECONDS, WINDOW_SECONDS, OVERLAP_SECONDS = 40, 30, 5
 
 
@@ -52,14 +52,14 @@ def load_recognizer(
 
     Args:
         name_or_path: Folder or Hub id of a fine-tuned model, ours or stock.
-        device: Where to put it, if not there.
-        language: Which of its languages a model with adapters for many hears, as its vocabulary names them, such as
-            `fra` or `azj-script_latin` of MMS; None takes the one it was saved with.
+        device: Where to put it, if not on the GPU.
+        language: The spoken language, for a model with adapters for many, as its vocabulary names it, such as `fra` or
+            `azj-script_latin` of MMS; None takes the one it was saved with.
     Returns:
         The model in eval mode and float32, and what prepares its input and names its output.
     Raises:
-        ValueError: If nothing that can be loaded is there, it has no trained CTC head, no processor, the processor is
-            another model's, or the model has no such language.
+        ValueError: If nothing can be loaded, it has no trained CTC head or no processor, the processor belongs to
+            another model, or the model has no such language.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -94,9 +94,9 @@ def load_processor(name_or_path: str | os.PathLike, language: str | None = None)
 
     Args:
         name_or_path: Folder or Hub id.
-        language: Which vocabulary its tokenizer takes, of a model with adapters for many languages.
+        language: The language of the tokenizer's vocabulary, for a model with adapters for many languages.
     Raises:
-        ValueError: If there is none, or it knows no languages, or not this one; close names are told.
+        ValueError: If there is none, or it has no languages, or not this one; close names are shown.
     """
     try:
         with naming_the_file(name_or_path, "a processor"):
@@ -124,7 +124,7 @@ def load_processor(name_or_path: str | os.PathLike, language: str | None = None)
 def load_normalization(
     name_or_path: str | os.PathLike, processor: Wav2Vec2Processor, **otherwise: Any
 ) -> TextNormalization:
-    """How a model's transcripts are written: as its file says, else as its vocabulary tells but for `otherwise`."""
+    """A model's normalisation: that of its file, else the one derived from its vocabulary, changed by `otherwise`."""
     try:
         return TextNormalization.from_pretrained(name_or_path)
     except OSError:
@@ -140,7 +140,7 @@ def transcribe(
     batch_seconds: float = 60.0,
     progress: bool = False,
 ) -> list[Transcript]:
-    """What is said in each row.
+    """Transcribes each row.
 
     Args:
         model: With a CTC head, on the device to compute on; it is put in eval mode.
@@ -150,8 +150,8 @@ def transcribe(
         batch_seconds: The most seconds in a batch, padding included; a longer row goes alone.
         progress: Whether to show a bar.
     Returns:
-        Transcripts in the order of the rows; empty where the audio is shorter than a frame, silent or unreadable, which
-        a warning tells.
+        Transcripts in the order of the rows; empty, with a warning, if the audio is shorter than a frame, silent or
+        unreadable.
     """
     decoder = decoder or GreedyDecoder(processor.tokenizer, model.config)
     lengths = _lengths(rows)
@@ -170,15 +170,15 @@ def compute_logits(
     batch_seconds: float = 60.0,
     progress: bool = False,
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Runs the model over rows, the longest first, each as if it came alone.
+    """Runs the model over rows, the longest first, with the same outputs as for each row alone.
 
-    Rows of more than `LONGEST_SECONDS` are heard in windows that overlap, and the middles of these are joined: what
-    the model needs of memory does not grow with the length of a row.
+    Rows of more than `LONGEST_SECONDS` are processed in windows that overlap, and the middles of these are joined: the
+    model's memory does not grow with the length of a row.
 
     Args: as for `transcribe`.
     Yields:
         For each batch the places of its rows, logits `(batch, frames, vocabulary)` on the model's device and the real
-        frames of each row, `(batch,)`. Rows that nothing can be heard in are in no batch; a warning names them.
+        frames of each row, `(batch,)`. Rows without usable audio are in no batch; a warning names them.
     """
     if isinstance(rows, Dataset):
         rows = rows.select_columns([name for name in NEEDED if name in rows.column_names])
@@ -205,7 +205,7 @@ def _lengths(rows: Dataset | Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 class Window(NamedTuple):
-    """A part of a waveform that a model hears, and which of its outputs are used.
+    """A part of a waveform that a model gets, and which of its outputs are used.
 
     Attributes:
         start, stop: Its samples.
@@ -233,20 +233,20 @@ def cut_windows(num_samples: int, hearing: Hearing) -> list[Window]:
 
 @dataclass(frozen=True)
 class _Listener:
-    """A model that hears waveforms, with all that this takes."""
+    """A model that takes waveforms, with everything it needs for this."""
 
     model: PreTrainedModel
     hearing: Hearing
     extractor: FeatureExtractionMixin
 
     def waveform(self, row: Mapping[str, Any]) -> np.ndarray | None:
-        """The waveform of a row, None if nothing can be heard in it."""
+        """The waveform of a row, or None if it has no usable audio."""
         try:
             waveform = row_waveform(row)
             if len(waveform) < self.hearing.shortest_samples:
                 raise BadAudio(f"{len(waveform)} samples are shorter than a frame")
         except BadAudio as reason:
-            logger.warning("Nothing is heard in %s: %s", row["name"], reason)
+            logger.warning("There is no usable audio in %s: %s", row["name"], reason)
             return None
         return waveform
 

@@ -31,12 +31,12 @@ class SpeechTrainingArguments(TrainingArguments):
     """transformers' TrainingArguments with batches counted in seconds.
 
     A device holds at most `batch_seconds` of (padded) audio at a time. Give `hours_per_update` to keep an update the
-    same on any number of devices: accumulation follows from it. Settings of transformers that would not do what they
-    say are refused by name (see `training/trainer_settings.py`).
+    same on any number of devices: gradient accumulation follows from it. Settings of transformers that would have no
+    effect are refused by name (see `training/trainer_settings.py`).
     """
 
     batch_seconds: float = field(
-        default=87.5, metadata={"help": "Most audio, padding included, that one device holds at a time, in seconds."}
+        default=87.5, metadata={"help": "Largest batch of one device in seconds of audio, padding included."}
     )
     hours_per_update: float | None = field(
         default=None,
@@ -49,29 +49,29 @@ class SpeechTrainingArguments(TrainingArguments):
     max_seconds: float = field(
         default=15.6,
         metadata={
-            "help": "Longer audio is cropped at a random place; recordings of more than 40 s and twice this are cut "
-            "into pieces; with transcripts it is skipped instead."
+            "help": "Longer audio is cropped at a random place; recordings of more than 40 s and more than twice this "
+            "are cut into pieces. Transcribed audio that is longer is skipped."
         },
     )
     buffer_seconds: float = field(
-        default=3600.0, metadata={"help": "Streaming: audio that is held back to be sorted by length and shuffled."}
+        default=3600.0, metadata={"help": "Streaming: seconds of audio in the buffer that is sorted and shuffled."}
     )
 
     preflight_only: bool = field(
         default=False,
         metadata={
-            "help": "Only check data, masks, recipe, disk, memory and, in fine-tuning, that a few rows can be learnt; "
-            "print what was found, and end. Nothing is written but caches; the exit code is 0 if the run can begin."
+            "help": "Only check data, masks, recipe, disk, memory and, in fine-tuning, that a few rows can be "
+            "overfitted; print the results, and end. Only caches are written; the exit code is 0 if the run can begin."
         },
     )
     bf16: bool | str = field(
         default=False,
-        metadata={"help": "Compute in bfloat16, with float32 weights: true, false, or auto: where that is faster."},
+        metadata={"help": "Compute in bfloat16, with float32 weights: true, false, or auto (if it is faster)."},
     )
 
     num_train_epochs: float = field(
         default=0.0,
-        metadata={"help": "Length of the run in epochs, instead of max_steps; 0 where max_steps says it."},
+        metadata={"help": "Length of the run in epochs, instead of max_steps; 0 to use max_steps."},
     )
     adam_beta2: float = 0.98
     max_grad_norm: float = 0.0
@@ -133,7 +133,7 @@ class SpeechTrainingArguments(TrainingArguments):
         return self.world_size * self.gradient_accumulation_steps
 
     def updates_until_learning(self, max_steps: int) -> int:
-        """Updates of a run of `max_steps` before all weights learn at the full rate: those of the warm-up."""
+        """Updates of a run of `max_steps` before all weights learn at the peak learning rate: the warm-up."""
         return self.get_warmup_steps(max_steps)
 
     @property
@@ -157,35 +157,35 @@ class SpeechPreTrainingArguments(SpeechTrainingArguments):
 class SpeechCTCTrainingArguments(SpeechTrainingArguments):
     """Settings of fine-tuning with CTC; the defaults are those of BASE with 100 hours of transcripts (section 4.3).
 
-    With `lr_scheduler_type` `warmup_stable_decay` the learning rate has the paper's three stages: it rises, stays, and
-    falls exponentially, as `tri_stage` says.
+    With `lr_scheduler_type` `warmup_stable_decay` the learning rate has the paper's three stages, whose lengths are
+    `tri_stage`: it rises, stays, and falls exponentially.
     """
 
     tri_stage: list[float] = field(
         default_factory=lambda: [0.1, 0.4, 0.5],
         metadata={
-            "help": "Warm-up, hold and decay, as shares of max_steps that add up to 1 at most; numbers of updates if "
-            "one of them is above 1."
+            "help": "Warm-up, hold and decay, as shares of max_steps that add up to at most 1, or as numbers of "
+            "updates if one of them is above 1."
         },
     )
-    initial_share: float = field(default=0.01, metadata={"help": "Learning rate of the first update, of the peak's."})
-    final_share: float = field(default=0.05, metadata={"help": "Learning rate of the last update, of the peak's."})
+    initial_share: float = field(default=0.01, metadata={"help": "First learning rate, as a share of the peak."})
+    final_share: float = field(default=0.05, metadata={"help": "Last learning rate, as a share of the peak."})
     head_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Peak learning rate of the CTC head, which has the same stages; by default learning_rate."},
+        metadata={"help": "Peak learning rate of the CTC head, with the same schedule; by default learning_rate."},
     )
-    freeze_conv_encoder: bool = field(default=True, metadata={"help": "Whether the conv encoder stays as pretrained."})
+    freeze_conv_encoder: bool = field(default=True, metadata={"help": "Keep the conv encoder frozen."})
     freeze_transformer_updates: float = field(
         default=0,
         metadata={
-            "help": "Updates in which only the new head learns, the whole encoder frozen; below 1 a share of all "
-            "updates."
+            "help": "Number of updates in which only the new head is trained and the encoder is frozen, or, below 1, "
+            "their share of all updates."
         },
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop when so many evaluations in a row were no better than the best."}
+        default=None, metadata={"help": "Stop after this many evaluations in a row without an improvement."}
     )
-    examples_shown: int = field(default=3, metadata={"help": "Transcripts in the log after each evaluation."})
+    examples_shown: int = field(default=3, metadata={"help": "Number of transcripts in the log after each evaluation."})
 
     batch_seconds: float = 200.0
     min_seconds: float = 0.1
@@ -219,7 +219,7 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
         return warmup, hold, decay
 
     def frozen_updates(self, max_steps: int) -> int:
-        """Updates of a run of `max_steps` in which the head learns alone."""
+        """Updates of a run of `max_steps` in which only the head is trained."""
         return updates_of_share(self.freeze_transformer_updates, max_steps)
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
@@ -229,7 +229,7 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
         return super().get_warmup_steps(num_training_steps)
 
     def updates_until_learning(self, max_steps: int) -> int:
-        """Updates before all weights learn at the full rate: those of the warm-up, or of the frozen transformer."""
+        """Updates before all weights learn at the peak learning rate: the warm-up, or those with a frozen encoder."""
         return max(super().updates_until_learning(max_steps), self.frozen_updates(max_steps))
 
 
@@ -240,7 +240,7 @@ class SpeechModelArguments:
     objective: str | None = field(
         default=None,
         metadata={
-            "help": "What is learnt; by default what the checkpoint to start from learnt, of a new model wav2vec2.",
+            "help": "Pretraining objective; by default that of the checkpoint, and wav2vec2 for a new model.",
             "choices": ["wav2vec2", "hubert"],
         },
     )
@@ -250,17 +250,17 @@ class SpeechModelArguments:
     )
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Start from these weights, ours or stock, instead of new ones; '' for new ones after all."},
+        metadata={"help": "Checkpoint to start from, ours or stock; '' starts from fresh weights."},
     )
     lora: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Fine-tuning: train LoRA adapters and the head alone. Arguments of peft.LoraConfig as JSON; '{}' "
+            "help": "Fine-tuning: train only LoRA adapters and the head. Arguments of peft.LoraConfig as JSON; '{}' "
             "for rank 8 on queries and values."
         },
     )
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; by default the best there is."}
+        default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; by default the best available."}
     )
 
     def __post_init__(self):
@@ -288,7 +288,7 @@ def fields_of(text: str, setting: str = "config") -> dict[str, Any]:
 
 @dataclass
 class SpeechDataArguments:
-    """Which audio is learnt from."""
+    """Which audio is used."""
 
     train_data: list[str] = field(
         metadata={
@@ -301,37 +301,37 @@ class SpeechDataArguments:
     validation_split: str | None = field(
         default=None,
         metadata={
-            "help": "Split of validation_data. By default its `validation`, `valid`, `dev` or `eval` split, whichever "
-            "is there, or its only split if it has just one; never its `train` or `test` split beside others."
+            "help": "Split of validation_data. By default its `validation`, `valid`, `dev` or `eval` split, or its "
+            "only split if it has just one; never `train` or `test` if there are others."
         },
     )
     validation_share: float = field(
         default=0.0,
         metadata={
-            "help": "Share of the training recordings that is held out for evaluation where there is no "
-            "validation_data; which ones is decided by their names."
+            "help": "Without validation_data: share of the training recordings that is held out for evaluation, chosen "
+            "by their names."
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
     audio_column: str = field(
         default="audio",
-        metadata={"help": "Column with the audio; where there is no `audio`, the usual names are tried."},
+        metadata={"help": "Column with the audio; if there is no `audio`, the usual names are tried."},
     )
     audio_channel: int | None = field(
         default=None,
-        metadata={"help": "Channel to take of audio that has several, counted from 1; by default their mean."},
+        metadata={"help": "Channel of multi-channel audio, counted from 1; by default the mean of all."},
     )
     max_skipped_share: float = field(
         default=0.05,
         metadata={
-            "help": "The run stops if a larger share of the rows can't be used. Of fewer than 100 rows as many may be "
-            "lost as of 100, but no more than half; and up to half may be shorter than min_seconds."
+            "help": "The run stops if a larger share of the rows can't be used. With fewer than 100 rows, as many may "
+            "be lost as with 100, but no more than half. Up to half may be shorter than min_seconds."
         },
     )
-    streaming: bool = field(default=False, metadata={"help": "Read train_data as a stream, never stored as a whole."})
+    streaming: bool = field(default=False, metadata={"help": "Read train_data as a stream, without storing it."})
     cache_audio: bool = field(
         default=False,
-        metadata={"help": "Decode everything once into a memory-mapped int16 cache instead of anew in every epoch."},
+        metadata={"help": "Decode everything once, into a memory-mapped int16 cache, instead of in every epoch."},
     )
     prepare_workers: int | None = field(default=None, metadata={"help": "Processes that prepare the dataset."})
     units: list[str] | None = field(
@@ -340,45 +340,45 @@ class SpeechDataArguments:
     )
     unit_columns: list[str] | None = field(
         default=None,
-        metadata={"help": "HuBERT: columns of the data that hold the units already; say how many with num_units."},
+        metadata={"help": "HuBERT: columns of the data that already hold the units; their number is num_units."},
     )
 
 
 @dataclass
 class SpeechTextArguments:
-    """How transcripts are written and spelt."""
+    """How transcripts are normalised and spelt."""
 
     text_column: str = field(
         default="text",
-        metadata={"help": "Column with the transcripts; where there is no `text`, the usual names are tried."},
+        metadata={"help": "Column with the transcripts; if there is no `text`, the usual names are tried."},
     )
     processor: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id whose vocabulary is taken; by default that of the CTC model to start from, else "
-            "one is made of the characters of the training transcripts."
+            "help": "Folder or Hub id whose vocabulary is used; by default that of the CTC model to start from, else "
+            "a new one with the characters of the training transcripts."
         },
     )
     new_vocabulary: bool = field(
         default=False,
         metadata={
-            "help": "Start a fresh CTC head, with the vocabulary of `processor` or one made of the training "
-            "transcripts, on the encoder of a CTC model: for another language, or another way of writing."
+            "help": "Start with a fresh CTC head on the encoder of a CTC model, with the vocabulary of `processor` or "
+            "one made from the training transcripts: for another language or spelling."
         },
     )
     min_character_count: int = field(
-        default=1, metadata={"help": "New vocabulary: rarer characters are left out, and the rows that hold them."}
+        default=1, metadata={"help": "New vocabulary: rarer characters, and the rows with them, are left out."}
     )
     unicode_form: str = field(default="NFKC", metadata={"help": "NFC, NFD, NFKC or NFKD."})
     case: str | None = field(
-        default=None, metadata={"help": "lower, upper or keep; by default as the processor spells, lower if new."}
+        default=None, metadata={"help": "lower, upper or keep; by default the processor's case, or lower if it is new."}
     )
     punctuation: str = field(default="remove", metadata={"help": "remove or keep."})
-    keep_characters: str = field(default="'", metadata={"help": "Punctuation that is kept nevertheless."})
-    tags: str = field(default="remove", metadata={"help": "<COMMA>, [laughter] and their like: remove or keep."})
+    keep_characters: str = field(default="'", metadata={"help": "Punctuation to keep."})
+    tags: str = field(default="remove", metadata={"help": "<COMMA>, [laughter] and similar tags: remove or keep."})
     numbers: str = field(default="keep", metadata={"help": "English number words: keep them, or write digits."})
     language: str | None = field(
-        default=None, metadata={"help": "Code of the transcripts' language, where its writers have rules of their own."}
+        default=None, metadata={"help": "Code of the transcripts' language, for its rules of normalisation."}
     )
     final_delimiter: bool | None = field(
         default=None, metadata={"help": "Whether labels end with the word delimiter; by default as the processor says."}

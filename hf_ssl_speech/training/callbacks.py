@@ -23,9 +23,9 @@ INTERVALS = ("logging_steps", "eval_steps", "save_steps")
 
 
 def other_recipe(checkpoint: str | None) -> str:
-    """How to go on from a checkpoint's weights with another recipe, in a sentence; of None, how to start again."""
+    """A sentence on how to start a run with another recipe from a checkpoint's weights, or from none."""
     if checkpoint is None:
-        return "There is no checkpoint to start from: begin anew in another output_dir."
+        return "There is no checkpoint to start from: start again in another output_dir."
     return (
         f"To go on from its weights with another recipe, start a new run: --model_name_or_path {checkpoint} "
         "--output_dir ANOTHER_FOLDER, with the settings that change."
@@ -33,9 +33,9 @@ def other_recipe(checkpoint: str | None) -> str:
 
 
 def only_weights(checkpoint: str) -> str:
-    """Why a checkpoint without optimizer and schedule can't be resumed, and the way out."""
+    """Why a checkpoint without optimizer and schedule can't be resumed, and what to do instead."""
     return (
-        f"{checkpoint} holds the weights without optimizer and schedule, as save_only_model leaves it: no run can be "
+        f"{checkpoint} holds the weights without optimizer and schedule (save_only_model): no run can be "
         f"continued from it. {other_recipe(checkpoint)}"
     )
 
@@ -68,10 +68,10 @@ class Schedules(TrainerCallback):
 class Tally(TrainerCallback, ExportableState):
     """What has been counted so far, kept in every checkpoint: audio, rows left out, losses, and all since the last log.
 
-    So a run that goes on logs what it would have logged without the interruption.
+    So a resumed run logs the same values as an uninterrupted one.
 
     Args:
-        trainer: Who counts; it has collected from all ranks when it saves.
+        trainer: The trainer, which has collected the counts of all ranks when it saves.
     """
 
     def __init__(self, trainer: SpeechTrainer):
@@ -111,7 +111,7 @@ class Tally(TrainerCallback, ExportableState):
 
 
 class Patience(EarlyStoppingCallback):
-    """Early stopping that remembers, across a resume, how many evaluations brought nothing better."""
+    """Early stopping that remembers, across a resume, how many evaluations brought no improvement."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
@@ -130,13 +130,13 @@ def as_sums(values: Any) -> torch.Tensor:
 
 
 def saved_attributes(callback: TrainerCallback, state: TrainerState) -> dict:
-    """What the checkpoint that a run goes on from kept of a callback."""
+    """A callback's state in the checkpoint from which a run is resumed."""
     saved = state.stateful_callbacks.get(type(callback).__name__)
     return saved["attributes"] if isinstance(saved, dict) else {}
 
 
 class ProgressLine(ProgressCallback):
-    """The usual progress bar, with one short line per log: what tells how it goes. The record has the rest."""
+    """The usual progress bar, with one short line per log of the most important values; the record has all."""
 
     SHOWN = ("loss", "accuracy", "chance", "wer", "cer", "infinite_losses")
     PARTS = ("contrastive_loss", "diversity_loss", "masked_loss", "unmasked_accuracy")  # of the loss, which is shown

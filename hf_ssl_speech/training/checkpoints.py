@@ -19,7 +19,7 @@ BYTES_AT_ONCE = 2**24
 
 
 def checksum(path: str | os.PathLike) -> str:
-    """CRC-32 of a file, in hexadecimal: it tells damage, not forgery, at about the speed of the disk."""
+    """CRC-32 of a file, in hexadecimal: it detects damage, not forgery, at about the speed of the disk."""
     found = 0
     with open(path, "rb") as file:
         while block := file.read(BYTES_AT_ONCE):
@@ -35,9 +35,9 @@ def files_of(checkpoint: str | os.PathLike) -> dict[str, Path]:
 
 
 def write_manifest(checkpoint: str | os.PathLike):
-    """Says that a checkpoint is whole; to be called once all ranks have written all of it.
+    """Marks a checkpoint as whole, by writing its manifest; call this when all ranks have written their files.
 
-    The files reach the disk first: after a power cut, too, a manifest that is there holds.
+    The files are flushed to the disk first, so that a manifest can be trusted even after a power cut.
     """
     entries = {}
     for name, path in files_of(checkpoint).items():
@@ -48,7 +48,7 @@ def write_manifest(checkpoint: str | os.PathLike):
 
 
 def damage(checkpoint: str | os.PathLike) -> str | None:
-    """What keeps a checkpoint from being whole, in words; None if nothing does."""
+    """Why a checkpoint is not whole, in words; None if it is."""
     path = Path(checkpoint, MANIFEST_FILE)
     if not path.exists():
         return f"it has no {MANIFEST_FILE}: it was not written to its end"
@@ -63,24 +63,24 @@ def damage(checkpoint: str | os.PathLike) -> str | None:
         if name not in files:
             return f"{name} is missing"
         if not isinstance(expected, dict) or files[name].stat().st_size != expected.get("bytes"):
-            return f"{name} is of another size than it was written with"
+            return f"{name} has another size than when it was written"
         if checksum(files[name]) != expected.get("crc32"):
             return f"{name} has changed since it was written"
     return None
 
 
 def holds_weights_alone(checkpoint: str | os.PathLike) -> bool:
-    """Whether a checkpoint lacks what a run needs beside the weights to go on: optimizer and schedule."""
+    """Whether a checkpoint lacks the optimizer and schedule, without which a run can't be resumed."""
     folder = Path(checkpoint)
     # Sharded optimizers are folders of their own, such as `optimizer_0`.
     return not (folder / SCHEDULER_NAME).exists() or not any(folder.glob("optimizer*"))
 
 
 def newest_whole(folder: str | os.PathLike, *, to_resume: bool = False) -> str | None:
-    """The newest whole checkpoint in a run's folder, None if there is none; those passed over are named in the log.
+    """The newest whole checkpoint in a run's folder, or None; checkpoints that are not whole are named in the log.
 
     Args:
-        to_resume: Whether optimizer and schedule must be there too.
+        to_resume: Whether it must have optimizer and schedule too.
     """
     for checkpoint in reversed(sort_checkpoints(str(folder))):
         problem = damage(checkpoint)

@@ -2,12 +2,12 @@
 
 Thresholds, in one place:
 
-- `MOST_UNFITTING`: share of the rows whose transcript needs more frames than its audio makes from which on that is a
-  warning. How many rows may be unusable is a setting, `max_skipped_share`.
-- `MASK_MARGIN`: how far the share of frames that the masks hide may be from what the config means, before a warning.
-- `ALMOST_ALL`: share of the peak that the learning rate must get to, else a warning.
-- `MOST_HIDDEN`: share of hidden frames above which too little is left to tell them from: an error.
-- `BATCH_FACTOR`: how many times more or less audio than the recipe means an update may hold, before a warning.
+- `MOST_UNFITTING`: a warning if a larger share of the transcripts need more frames than their audio has. How many rows
+  may be unusable is a setting, `max_skipped_share`.
+- `MASK_MARGIN`: a warning if the share of masked frames is further from the one that the config implies.
+- `ALMOST_ALL`: a warning if the learning rate does not reach this share of the peak.
+- `MOST_HIDDEN`: an error if a larger share of the frames is masked, which leaves too little context.
+- `BATCH_FACTOR`: a warning if an update holds more or less audio than the recipe by a larger factor.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ TEXT_ROWS = 500
 
 
 def refuse_config(config: SSLSpeechConfig, predicts_hidden: bool):
-    """Raises a ValueError, with all causes, if a model of this configuration could learn nothing, whatever the data.
+    """Raises a ValueError, with all causes, if a model with this configuration can't learn anything from any data.
 
     Args:
         predicts_hidden: Pretraining predicts what is hidden, so that something must be; fine-tuning need not hide.
     """
-    found = [f"{name} is 1: nothing gets through" for name in DROPOUTS if getattr(config, name, 0) == 1]
+    found = [f"{name} is 1: nothing passes through" for name in DROPOUTS if getattr(config, name, 0) == 1]
     if predicts_hidden:
         if not config.apply_spec_augment or not config.mask_time_prob:
             name = "mask_time_prob" if config.apply_spec_augment else "apply_spec_augment"
@@ -81,7 +81,7 @@ def refuse_config(config: SSLSpeechConfig, predicts_hidden: bool):
 
 
 def share_hidden(budget: float) -> float:
-    """The share of long audio that spans of `budget` times its frames hide, which fall where they like and overlap."""
+    """The share of long audio that is masked by random, overlapping spans whose lengths add up to `budget` times it."""
     return 1 - math.exp(-budget)
 
 
@@ -89,13 +89,13 @@ def share_hidden(budget: float) -> float:
 
 
 def check_rows(part: str, facts: Mapping[str, Any]) -> Finding:
-    """How much of a part of the data, `train` or `validation`, is used, and why the rest is not.
+    """How much of a split, `train` or `validation`, is used, and why the rest is not.
 
     Args:
         facts: As a run's record has them (`split_facts` or `stream_facts`).
     """
     if facts.get("streaming"):
-        return Finding(part, "a stream: rows are checked as they come")
+        return Finding(part, "a stream: rows are checked when they are read")
     skipped = facts["skipped"]
     reasons = ", ".join(f"{len(names):,} {reason}" for reason, names in skipped["skipped"].items())
     found = [f"{facts['rows']:,} rows, {facts['hours']:.2f} hours; {skipped['num_skipped']:,} skipped"]
@@ -104,17 +104,17 @@ def check_rows(part: str, facts: Mapping[str, Any]) -> Finding:
     if "too_many_skipped" in facts:
         return Finding(part, facts["too_many_skipped"], "error")
     if shared:
-        found.append(f"{shared:,} of the rows are training rows too: scores on them say nothing of new speech")
+        found.append(f"{shared:,} of the rows are training rows too: scores on them say nothing about new speech")
     if cropped:
         found.append(f"long rows are cropped: an epoch uses {cropped['share_used_each_epoch']:.1%} of the audio")
     return Finding(part, "; ".join(found), "warning" if shared else "ok")
 
 
 def check_transcripts(facts: Mapping[str, Any], rows: Dataset, config: SSLSpeechConfig) -> Finding:
-    """Whether the transcripts fit the frames of their audio, and with how much room.
+    """Whether the transcripts fit into the frames of their audio, and how many frames are to spare.
 
     Args:
-        facts: What `add_labels` tells of the training transcripts: `rows` kept, and how many are `skipped` by reason.
+        facts: The facts from `add_labels` about the training transcripts: `rows` kept, and counts `skipped` by reason.
         rows: The rows that are kept.
     """
     unfitting = facts["skipped"].get(MORE_TEXT_THAN_FRAMES, 0)
@@ -129,7 +129,7 @@ def check_transcripts(facts: Mapping[str, Any], rows: Dataset, config: SSLSpeech
         return Finding("transcripts", found)
     return Finding(
         "transcripts",
-        f"{found}. Where {share:.1%} do not fit, transcripts often belong to other audio, or audio is cut short: "
+        f"{found}. If {share:.1%} do not fit, transcripts often belong to other audio, or audio is cut short: "
         "listen to some of the rows that are named above.",
         "warning",
     )
@@ -138,7 +138,7 @@ def check_transcripts(facts: Mapping[str, Any], rows: Dataset, config: SSLSpeech
 def check_masks(
     config: SSLSpeechConfig, args: SpeechTrainingArguments, num_samples: np.ndarray | None, predicts_hidden: bool
 ) -> Finding:
-    """The share of frames that the masks really hide, for audio of these lengths, beside what the config means.
+    """The share of frames that are really masked in audio of these lengths, compared with what the config implies.
 
     The spans hide `share_hidden(mask_time_prob)` of long audio; short audio can be hidden far more or far less.
 
@@ -147,7 +147,7 @@ def check_masks(
         predicts_hidden: Pretraining predicts what is hidden, so that something must be; fine-tuning need not hide.
     """
     if not predicts_hidden and not (config.apply_spec_augment and config.mask_time_prob):
-        return Finding("masks", "nothing is hidden, as the config says")
+        return Finding("masks", "no frames are masked, as the config says")
     shortest = num_frames(int(args.min_seconds * SAMPLE_RATE), config.conv_layers)
     if predicts_hidden and shortest <= config.mask_time_length:
         return Finding(
@@ -170,7 +170,7 @@ def check_masks(
 
 
 def hidden_share(config: SSLSpeechConfig, args: SpeechTrainingArguments, num_samples: np.ndarray | None) -> float:
-    """The share of all frames that masks drawn for audio of these lengths, as it is cropped, hide."""
+    """The share of all frames that are masked in audio of these lengths, after cropping."""
     longest = round(args.max_seconds * SAMPLE_RATE)
     lengths = (
         [round(args.min_seconds * SAMPLE_RATE), longest] if num_samples is None else np.minimum(num_samples, longest)
@@ -190,7 +190,7 @@ def hidden_share(config: SSLSpeechConfig, args: SpeechTrainingArguments, num_sam
 
 
 class RunSize(NamedTuple):
-    """How much a run trains: optimizer updates, seconds of audio in each, epochs (None for a stream)."""
+    """The size of a run: optimizer updates, seconds of audio in each, epochs (None for a stream)."""
 
     updates: int
     seconds_per_update: float
@@ -208,7 +208,7 @@ def run_size(args: SpeechTrainingArguments, sampler: DurationBatchSampler | None
 
 
 def check_schedule(args: SpeechTrainingArguments, updates: int) -> Finding:
-    """Whether learning rate and frozen weights do what they are meant to in a run of so many updates."""
+    """Whether the schedules of the learning rate and the frozen weights fit a run of this many updates."""
     warmup = args.get_warmup_steps(updates)
     frozen = args.frozen_updates(updates) if hasattr(args, "frozen_updates") else 0
     has_stages = hasattr(args, "tri_stage") and args.lr_scheduler_type == "warmup_stable_decay"
@@ -216,11 +216,11 @@ def check_schedule(args: SpeechTrainingArguments, updates: int) -> Finding:
     problems = []
     highest, last = shares_of_peak(args, updates)
     if highest < ALMOST_ALL:
-        way_out = "Mend lr_scheduler_kwargs"
+        way_out = "Correct lr_scheduler_kwargs"
         if warmup >= updates:
             way_out = f"Lower {'tri_stage' if has_stages else 'warmup_steps'}, give it as a share of the run"
         problems.append(
-            f"The learning rate never gets to its peak of {args.learning_rate:g}: it gets to "
+            f"The learning rate never reaches its peak of {args.learning_rate:g}: it reaches "
             f"{highest * args.learning_rate:.2g} and ends at {last * args.learning_rate:.2g}. {way_out}, or raise "
             "max_steps"
         )
@@ -243,7 +243,7 @@ def check_schedule(args: SpeechTrainingArguments, updates: int) -> Finding:
 
 
 def check_evaluations(args: SpeechTrainingArguments, updates: int) -> Finding:
-    """Whether a run of so many updates comes to its first evaluation, which tells the best model."""
+    """Whether a run of this many updates reaches its first evaluation, which decides the best model."""
     if args.eval_strategy != "steps":
         return Finding(
             "evaluations", "none" if args.eval_strategy == "no" else f"after every {args.eval_strategy.value}"
@@ -260,13 +260,13 @@ def check_evaluations(args: SpeechTrainingArguments, updates: int) -> Finding:
 
 
 def check_batches(args: SpeechTrainingArguments, size: RunSize, published: tuple[str, float] | None = None) -> Finding:
-    """How much audio an update holds, beside what the recipe means, and how often the run sees the data.
+    """How much audio an update holds, compared with the recipe, and how often the run sees the data.
 
     Args:
-        published: Name and seconds per update of the published run whose model is this one's, if there is one; else
-            `hours_per_update` is what the recipe means.
+        published: Name and seconds per update of the published run with the same model, if there is one; otherwise
+            `hours_per_update` is the reference.
     """
-    found = f"{size.seconds_per_update:,.1f} s of audio an update ({size.seconds_per_update / 3600:.3g} hours)"
+    found = f"{size.seconds_per_update:,.1f} s of audio per update ({size.seconds_per_update / 3600:.3g} hours)"
     if size.epochs is not None:
         found += f", {size.epochs:,.1f} epochs in all"
     name, meant = published or ("hours_per_update", 3600 * (args.hours_per_update or 0))
@@ -288,7 +288,7 @@ def check_batches(args: SpeechTrainingArguments, size: RunSize, published: tuple
 
 
 def check_precision(args: SpeechTrainingArguments) -> Finding:
-    """Whether the machine computes in the precision that is asked for."""
+    """Whether the machine supports the requested precision."""
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
     if args.bf16 and args.device.type == "cpu" and not cpu_computes_bf16():
         return Finding(
@@ -301,7 +301,7 @@ def check_precision(args: SpeechTrainingArguments) -> Finding:
 
 
 def check_disk(model: PreTrainedModel, args: SpeechTrainingArguments, updates: int) -> Finding:
-    """Whether the checkpoints that are kept at one time, and the final model, fit the disk."""
+    """Whether the kept checkpoints and the final model fit on the disk."""
     folder = Path(args.output_dir).resolve()
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -317,7 +317,7 @@ def check_disk(model: PreTrainedModel, args: SpeechTrainingArguments, updates: i
 
 
 def checkpoints_kept(args: SpeechTrainingArguments, updates: int) -> int:
-    """Most checkpoints that lie on the disk at one time: a new one is written before the oldest goes."""
+    """The most checkpoints on the disk at one time: a new one is written before the oldest is deleted."""
     if args.save_strategy == "no":
         return 0
     if args.save_total_limit:

@@ -38,16 +38,16 @@ class SpeechCTCTrainer(SpeechTrainer):
     """The trainer of CTC models.
 
     Args:
-        model: `SSLWav2Vec2ForCTC` or `SSLHubertForCTC`, also with adapters (`add_lora`); the arguments tell what of it
-            is frozen.
+        model: `SSLWav2Vec2ForCTC` or `SSLHubertForCTC`, also with adapters (`add_lora`); the arguments say which parts
+            are frozen.
         args: Settings of the run.
         train_dataset: A `datasets` dataset with audio of any kind and transcripts, in a column `text` or with another
-            usual name. It is prepared and labelled on the way, as `prepare_speech` and `add_labels` do: rows that
-            can't be used are left out, named and counted. Rows that these functions gave are taken as they are.
-        eval_dataset: The same, or several by name; the greedy transcripts of these are scored, and some shown.
+            usual name. It is prepared and labelled automatically, as by `prepare_speech` and `add_labels`: rows that
+            can't be used are left out, named and counted. Rows that come from these functions are not changed.
+        eval_dataset: The same, or several by name; their greedy transcripts are scored, and some are logged.
         processing_class: Feature extractor and tokenizer; saved with every checkpoint.
-        normalization: How the transcripts are written; saved beside the processor. By default in the case that the
-            tokenizer spells in, without punctuation.
+        normalization: How the transcripts are normalised; saved with the processor. By default the tokenizer's case,
+            without punctuation.
 
     Raises:
         ValueError: If tokenizer and model don't belong together, see `Alphabet`.
@@ -80,8 +80,8 @@ class SpeechCTCTrainer(SpeechTrainer):
         if args.freeze_conv_encoder:
             model.freeze_feature_encoder()
         bare_model(model).thaw_update = args.frozen_updates(max(args.max_steps, 0))
-        args = copy.copy(args)  # the caller's stay as they are
-        # Layers are dropped, the encoder rests, the mask embedding waits for a mask: not every update uses all weights.
+        args = copy.copy(args)  # the caller's object is not changed
+        # With layer drop, a frozen encoder or an update without masks, not every update uses all weights.
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = True
         decoder = GreedyDecoder(tokenizer, model.config)  # the same one that evaluation scores with
@@ -124,21 +124,21 @@ class SpeechCTCTrainer(SpeechTrainer):
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """As `SpeechTrainer`; a share of the updates in which the encoder rests is known from here on."""
+        """As in `SpeechTrainer`; from here on the number of updates with a frozen encoder is known."""
         bare_model(self.model).thaw_update = self.args.frozen_updates(num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the head's learning rate, where it has its own, to what `SpeechTrainer` logs."""
+        """Adds the head's learning rate, if it has its own, to what `SpeechTrainer` logs."""
         if "learning_rate" in logs and self.args.head_learning_rate is not None:  # all groups have one schedule
             share = logs["learning_rate"] / self.args.learning_rate
             logs["head_learning_rate"] = share * self.args.head_learning_rate
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
-        """Saves the model; one with adapters merged, so that it loads without PEFT, and its adapters beside it.
+        """Saves the model; adapters are merged, so that it loads without PEFT, and also saved separately.
 
-        Checkpoints (`_internal_call`) hold the adapters and the head alone.
+        Checkpoints (`_internal_call`) contain only the adapters and the head.
         """
         if _internal_call or not has_adapters(self.model):
             return super().save_model(output_dir, _internal_call)
@@ -158,7 +158,7 @@ class SpeechCTCTrainer(SpeechTrainer):
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         """Loss, word and character error rate of a dataset; a few transcripts with their edits go to the log.
 
-        Also how much the greedy transcripts differ, among each other (`variety`, see there) and from those of the last
+        Also how much the greedy transcripts differ from each other (see `variety`) and from those of the last
         evaluation (`changed`, the share of rows).
         """
         self.rows = []
@@ -177,7 +177,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         return output
 
     def evaluation_step(self, model, inputs: dict[str, Any]) -> dict[str, Tensor]:
-        """Statistics of one batch, with the edits that make the greedy transcripts the true ones."""
+        """Statistics of one batch, with the edits from the greedy to the true transcripts."""
         texts, usable = inputs.pop("texts"), (inputs["labels"] != -100).any(-1).tolist()  # unusable audio has no labels
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
@@ -197,10 +197,10 @@ class SpeechCTCTrainer(SpeechTrainer):
 
 
 def give_own_rate(optimizer: torch.optim.Optimizer, chosen: set[int], learning_rate: float):
-    """Moves weights to parameter groups of their own, which differ from their old ones in the learning rate alone.
+    """Moves weights to separate parameter groups, which differ from the old ones only in the learning rate.
 
     Args:
-        optimizer: Which has made no step yet.
+        optimizer: The optimizer, before its first step.
         chosen: `id` of each weight that is moved.
     """
     for group in list(optimizer.param_groups):
@@ -211,7 +211,7 @@ def give_own_rate(optimizer: torch.optim.Optimizer, chosen: set[int], learning_r
 
 
 def variety(rows: list[tuple[str, str]]) -> float:
-    """How varied what was heard is beside the transcripts: 0 if it is the same in all rows, 1 if as often another one.
+    """How varied the predictions are, compared with the transcripts: 0 if all are the same, 1 if as varied as these.
 
     Args:
         rows: Transcript and what was heard, of each row.
@@ -221,7 +221,7 @@ def variety(rows: list[tuple[str, str]]) -> float:
 
 
 def edit_statistics(rows: list[tuple[str, str]], device: torch.device) -> dict[str, Tensor]:
-    """Edits and lengths of transcripts and what was heard, by words and by characters, to be added up."""
+    """Edits and lengths of transcripts and predictions, by words and by characters, to be added up."""
     references, heard = map(list, zip(*rows)) if rows else ([], [])
     counts = {unit: count_edits(heard, references, f"{unit}s") for unit in ("word", "character")}
     edits = {f"{unit}_edits": count.errors.sum() for unit, count in counts.items()}

@@ -1,4 +1,4 @@
-"""What memory a step takes, found out before the run on its own model, which is left as it was."""
+"""Measures, before the run, how much memory a step takes, with the run's own model, which is left unchanged."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def leaving_no_trace(model: nn.Module) -> Iterator[None]:
 
 
 def check_memory(trainer: SpeechTrainer) -> Finding:
-    """Whether a step on the largest batch fits the memory of the device, and how much of it that takes."""
+    """Whether a step on the largest batch fits into the device's memory, and how much it takes."""
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return Finding("memory", "not measured: the weights are split among the processes once training begins")
     rows = largest_rows(trainer)
@@ -80,7 +80,7 @@ WAY_OUT_OF_MEMORY = (
 
 
 def largest_rows(trainer: SpeechTrainer) -> list[dict[str, Any]]:
-    """Rows of the largest batch that the sampler will make; of a stream, as many of the longest as a batch holds.
+    """Rows of the largest batch that the sampler will make; for a stream, as many of the longest as a batch holds.
 
     Where the units are still to be made, all frames have unit 0.
     """
@@ -105,7 +105,7 @@ def largest_rows(trainer: SpeechTrainer) -> list[dict[str, Any]]:
 
 
 def dry_step(trainer: SpeechTrainer, rows: list[dict[str, Any]]) -> int | None:
-    """Loss and gradients of a batch, with as much beside them as the optimizer will keep; no weight changes.
+    """Computes loss and gradients of a batch, with as much extra memory as the optimizer will use; no weight changes.
 
     Returns:
         The most memory in use, in bytes; None where the system does not tell.
@@ -133,12 +133,12 @@ def dry_step(trainer: SpeechTrainer, rows: list[dict[str, Any]]) -> int | None:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether memory, of a GPU or the machine, is what was missing."""
+    """Whether an error means that memory, of the GPU or the machine, ran out."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
 
 
 def reset_peak(device: torch.device):
-    """From now on the peak is counted, where that can be had: on GPUs and under Linux."""
+    """Resets the peak of the memory in use, where it can be measured: on GPUs and under Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:

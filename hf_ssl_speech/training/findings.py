@@ -1,4 +1,4 @@
-"""What the checks before a run found, each in a sentence: a table of them, and what follows from it."""
+"""What the checks before a run found, one sentence for each check, and their table."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Finding:
     """What one check found.
 
     Attributes:
-        check: What was looked at, in a word or two.
-        finding: What was found; where it is not well, also the cause and the way out.
+        check: What was checked, in a word or two.
+        finding: What was found; for a problem, also the cause and what to do.
         level: `ok`, `warning` (the run can go on) or `error` (it can't).
     """
 
@@ -44,7 +44,7 @@ def of_level(findings: Sequence[Finding], level: str) -> list[Finding]:
 
 
 def of_all_ranks(findings: Sequence[Finding]) -> list[Finding]:
-    """For each check the worst that any process found; all processes call this with the same checks in one order."""
+    """For each check, the worst finding of all processes; all call this with the same checks in the same order."""
     ranks = gather_object([list(findings)])
     return [max(same, key=lambda finding: LEVELS.index(finding.level)) for same in zip(*ranks)]
 

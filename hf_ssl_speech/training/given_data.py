@@ -1,4 +1,4 @@
-"""Datasets as people have them, given to a trainer in Python: measured, labelled and counted on the way."""
+"""Datasets that users give to a trainer in Python: they are measured, labelled and counted."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class GivenData(NamedTuple):
     """A dataset that a trainer was given.
 
     Attributes:
-        rows: Ready to be trained on.
-        report: Which rows were left out on the way; None where nothing had to be done.
+        rows: Rows that are ready for training.
+        report: Which rows were left out; None if nothing had to be done.
     """
 
     rows: Dataset | IterableDataset
@@ -47,7 +47,7 @@ def ready_for_pretraining(
     Args:
         dataset: A `datasets` dataset, streamed or not: rows of `prepare_speech`, or rows with audio of any kind.
         part: Its name in the log and the record, such as `train`.
-        args: Whose `min_seconds` and `max_seconds` hold.
+        args: Give `min_seconds` and `max_seconds`.
         unit_columns: HuBERT: the columns with the units, which must be there.
     Raises:
         TypeError: If it is no `datasets` dataset.
@@ -57,10 +57,10 @@ def ready_for_pretraining(
     lacking = [column for column in unit_columns if column not in _columns(dataset)]
     if lacking:
         raise ValueError(
-            f"HuBERT learns units, but the {part} rows have no column {', '.join(lacking)}: label them first with "
+            f"HuBERT needs units, but the {part} rows have no column {', '.join(lacking)}: label them first with "
             "`add_units(rows, KMeansUnits.from_pretrained(...))`, where the rows are those of `prepare_speech`."
         )
-    # Units tell of whole rows: of a piece, nobody knows which are its own.
+    # Units belong to whole rows: which of them belong to a piece is unknown.
     return _told(_prepared(dataset, part, args, None if unit_columns else args.max_seconds, unit_columns), part)
 
 
@@ -102,16 +102,16 @@ def facts_of(given: GivenData) -> dict[str, Any]:
 
 
 def _checked(dataset: Any, part: str, args: SpeechTrainingArguments, streamed: bool) -> Dataset | IterableDataset:
-    """The rows if a trainer can take them, in the form that `prepare_speech` leaves, whatever their format is.
+    """The rows, if a trainer can take them, in the format of `prepare_speech`, whatever their own format is.
 
     Args:
         streamed: Whether they may be a stream.
     Raises:
         TypeError: If it is no `datasets` dataset, or a stream where all rows are needed.
-        ValueError: If there is none, or the run's length is told in epochs of a stream.
+        ValueError: If there is none, or the length of a run on a stream is given in epochs.
     """
     if dataset is None:
-        raise ValueError(f"There are no {part} data: give some.")
+        raise ValueError(f"There are no {part} data: give a dataset.")
     if isinstance(dataset, DatasetDict):
         raise TypeError(f"The {part} data are several splits, {', '.join(dataset)}: take one, as `dataset['train']`.")
     if isinstance(dataset, IterableDataset):
@@ -122,8 +122,8 @@ def _checked(dataset: Any, part: str, args: SpeechTrainingArguments, streamed: b
             raise TypeError(f"The {part} rows are streamed, but {why}: load them with `streaming=False`.")
         if args.max_steps < 0:
             raise ValueError(
-                f"The {part} rows are streamed, and nobody knows beforehand how many an epoch has: give max_steps "
-                "instead of num_train_epochs."
+                f"The {part} rows are streamed, so the length of an epoch is unknown: give max_steps instead of "
+                "num_train_epochs."
             )
         return dataset.with_format(None)
     if not isinstance(dataset, Dataset):
@@ -147,7 +147,7 @@ def _features(dataset: Dataset | IterableDataset) -> Features:
 def _known(dataset: Dataset | IterableDataset, column: str | None, what: str, name: str, part: str) -> str:
     if column is None:
         raise ValueError(
-            f"No column of the {part} rows is known to hold {what}; there are {_columns(dataset)}. Name it: "
+            f"No column of the {part} rows is known to hold {what}; there are {_columns(dataset)}. Rename yours: "
             f"`dataset.rename_column(COLUMN, {name!r})`."
         )
     return column

@@ -1,22 +1,22 @@
-"""The health of a run: it is stopped when going on would only spoil it or waste time, and warned of what looks odd.
+"""The health of a run: a run that has gone wrong is stopped before it wastes time; suspicious signs are warned of.
 
-Every rule reads the logs, which a checkpoint keeps, so that a resumed run judges as an uninterrupted one would. What
-may pass by itself (a model that still hears nothing, or predicts one unit for all) must last: in every log or
-evaluation of `GRACE` of the run's updates, counted from where the warm-up is over and all weights learn. After half of
-that time a warning tells what is to come.
+Every rule reads the logs, which are kept in checkpoints, so that a resumed run is judged like an uninterrupted one. A
+sign that may disappear (a model that still predicts only blanks, or one unit for all frames) must last: it must be in
+every log or evaluation during `GRACE` of the run's updates, counted from when the warm-up is over and all weights
+learn. After half of that time there is a warning.
 
 Thresholds, in one place:
 
 - `GRACE`: the share of all updates that such a sign must last; at least `FEWEST_UPDATES`, so that short trials are not
   judged, and `FEWEST_LOGS` logs or evaluations.
-- `COLLAPSED_LOGS`: wav2vec 2.0: so many logs in a row with fewer than `FEWEST_IN_USE` codebook entries in use.
-- `FEWEST_IN_USE`: HuBERT: fewer units than this (perplexity) among the predictions mean one unit for all.
-- `ALL_BLANK`: CTC: share of frames in which the blank is most likely from which on nothing is heard.
-- `WRONG`: CTC: character error rate above which transcripts that never change are no sign of success.
-- `PLATEAU_FALL`, `PLATEAU_LOSS`: CTC: the loss stands on a plateau if over `GRACE` of the run its mean fell by less
-  than `PLATEAU_FALL` from the first half to the second, while a token costs more than `PLATEAU_LOSS` of what guessing
-  among all tokens alike would cost. A loss that has converged is far below that. A plateau is only warned of.
-- `SKIPS`: with fp16, so many logs in a row whose gradient norm is not finite.
+- `COLLAPSED_LOGS`: wav2vec 2.0: this many logs in a row with fewer than `FEWEST_IN_USE` codebook entries in use.
+- `FEWEST_IN_USE`: HuBERT: a lower perplexity of the predictions means one unit for all frames.
+- `ALL_BLANK`: CTC: if the blank is most likely in a larger share of the frames, the model predicts only blanks.
+- `WRONG`: CTC: above this character error rate, transcripts that never change are a bad sign.
+- `PLATEAU_FALL`, `PLATEAU_LOSS`: CTC: the loss is on a plateau if, over `GRACE` of the run, its mean fell by less than
+  `PLATEAU_FALL` from the first half to the second, and the loss per token is above `PLATEAU_LOSS` times that of uniform
+  guessing. A loss that has converged is far below that. A plateau only causes a warning.
+- `SKIPS`: with fp16, this many logs in a row whose gradient norm is not finite.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ NUMBERS = ("loss", "grad_norm")
 
 @dataclass(frozen=True)
 class Sign:
-    """A sign that nothing is learnt, if it lasts.
+    """A sign that, if it lasts, the model learns nothing.
 
     Attributes:
-        what: What is the matter, a clause.
-        is_seen: Whether a log shows it; None if the log does not tell.
-        way_out: What helps, a sentence.
+        what: The problem, as a clause.
+        is_seen: Whether a log shows it; None if the log has no such value.
+        way_out: What to do, as a sentence.
     """
 
     what: str
@@ -84,25 +84,25 @@ SIGNS = (
     Sign(
         "one unit is predicted for all hidden frames",
         _predicts_one_unit,
-        "Lower learning_rate or lengthen the warm-up, and look at the units: of few units, or of units that tell of "
-        "loudness and channel, one may be the best guess everywhere.",
+        "Lower learning_rate or lengthen the warm-up, and look at the units: if there are few, or if they depend on "
+        "loudness and channel, one unit may be the best guess everywhere.",
     ),
     Sign(
-        "the model hears nothing but blanks",
+        "the model predicts only blanks",
         _compare("blank_share", lambda share: share >= ALL_BLANK),
-        "Look at whether the transcripts belong to the audio, start from a pretrained encoder, raise learning_rate or "
+        "Check that the transcripts belong to the audio, start from a pretrained encoder, raise learning_rate or "
         "max_steps, or lower mask_time_prob.",
     ),
     Sign(
-        "the evaluation hears the same in all rows",
+        "the evaluation predicts the same text for all rows",
         _compare("eval_variety", lambda variety: variety == 0),
-        "Look at whether the transcripts belong to the audio and whether the audio is speech at all, and start from a "
-        "pretrained encoder.",
+        "Check that the transcripts belong to the audio and that the audio is speech, and start from a pretrained "
+        "encoder.",
     ),
     Sign(
-        "no transcript of the evaluation changes any more although most are wrong",
+        "no predicted transcript of the evaluation changes any more although most are wrong",
         _is_wrong_and_unchanged,
-        "Raise learning_rate, and look at whether more is frozen than is meant to be.",
+        "Raise learning_rate, and check that not too many weights are frozen.",
     ),
 )
 
@@ -111,8 +111,8 @@ class HealthCheck(TrainerCallback):
     """Stops a run that diverges, collapses or learns nothing, before it overwrites the last good checkpoint.
 
     With fp16 a gradient norm that is not finite is an update that the loss scaler skips, halving its scale: normal at
-    the start and now and then later. From its first scale, 65,536, it gets to 1 in 16 halvings, so only `SKIPS` such
-    logs in a row mean that the model itself overflows.
+    the start and occasionally later. The scale falls from 65,536 to 1 in 16 halvings, so only `SKIPS` such logs in a
+    row mean that the model itself overflows.
     """
 
     def __init__(self):
@@ -121,7 +121,7 @@ class HealthCheck(TrainerCallback):
         self.warned: set[str] = set()
 
     def on_log(self, args, state, control, logs=None, model=None, **kwargs):
-        """Raises UnhealthyRun, with the cause and the way out."""
+        """Raises UnhealthyRun, with the cause and what to do."""
         self.check_numbers(args, state, logs)
         self.check_codebook(args, state, logs)
         for sign in SIGNS:
@@ -130,7 +130,7 @@ class HealthCheck(TrainerCallback):
             self.check_plateau(args, state, PLATEAU_LOSS * math.log(model.config.vocab_size))
 
     def check_numbers(self, args: SpeechTrainingArguments, state: TrainerState, logs: dict[str, Any]):
-        """Stops a run whose loss, in training or in evaluation, or gradient is no number."""
+        """Stops a run whose loss, in training or in evaluation, or gradient is not finite."""
         finite = {name: math.isfinite(value) for name, value in logs.items() if name in NUMBERS or is_eval_loss(name)}
         if args.fp16 and "grad_norm" in finite:
             self.skipped_logs = 0 if finite["grad_norm"] else self.skipped_logs + 1
@@ -140,7 +140,7 @@ class HealthCheck(TrainerCallback):
                 raise unhealthy(
                     args,
                     f"{name} is {logs[name]} at update {state.global_step}: the run diverged. A lower learning_rate, a "
-                    "longer warm-up or a max_grad_norm keeps it from that.",
+                    "longer warm-up or gradient clipping (max_grad_norm) helps.",
                 )
 
     def check_codebook(self, args: SpeechTrainingArguments, state: TrainerState, logs: dict[str, Any]):
@@ -210,11 +210,11 @@ def updates_of_grace(state: TrainerState) -> int:
 
 
 def learning_logs(args: SpeechTrainingArguments, state: TrainerState) -> list[dict[str, Any]]:
-    """The logs since all weights learn at the full rate."""
+    """The logs since all weights began to learn at the peak learning rate."""
     start = args.updates_until_learning(state.max_steps)
     return [log for log in state.log_history if log["step"] > start]
 
 
 def unhealthy(args: SpeechTrainingArguments, cause: str) -> UnhealthyRun:
-    """The error that stops a run, with the checkpoint to go on from."""
+    """The error that stops a run; it names the checkpoint to continue from."""
     return UnhealthyRun(f"{cause} {other_recipe(get_last_checkpoint(args.output_dir))}")

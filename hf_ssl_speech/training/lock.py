@@ -10,15 +10,15 @@ from typing import TextIO
 from hf_ssl_speech.data.processes import failing_together, rank_and_size
 from hf_ssl_speech.records import now
 
-LOCK_FILE = ".run.lock"  # hidden: what looks for data in the folder does not meet it
+LOCK_FILE = ".run.lock"  # hidden, so that code that looks for data in the folder ignores it
 _held: dict[Path, TextIO] = {}
 
 
 def hold(folder: str | os.PathLike):
-    """Keeps a folder for this run until its process ends, in whatever way; all processes of a run call this.
+    """Locks a folder for this run until its process ends, for any reason; all processes of a run call this.
 
-    Whatever works for minutes before a folder holds its result calls this first: trainings, and the scripts that make
-    units, speech, scores, decoders and alignments. The folder is made if it is not there.
+    Everything that works for minutes before it writes its result calls this first: trainings, and the scripts that make
+    units, speech, scores, decoders and alignments. The folder is created if missing.
 
     Raises:
         ValueError: In all of them, if another run has the folder, which is named, or it can't be written to.
@@ -46,7 +46,7 @@ def _lock(folder: Path):
         owner = file.read().strip() or "another process"
         file.close()
         raise ValueError(
-            f"A run is going on in {folder} already ({owner}): wait for its end, stop it, or use another output_dir."
+            f"Another run is using {folder} ({owner}): wait for its end, stop it, or use another output_dir."
         ) from error
     file.truncate(0)
     file.write(f"process {os.getpid()} on {platform.node()}, since {now()}\n")

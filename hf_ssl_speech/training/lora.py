@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021) through PEFT: small adapters learn in a frozen encoder, and the head learns as a whole."""
+"""LoRA (Hu et al. 2021) through PEFT: small adapters in a frozen encoder and the whole head are trained."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 ADAPTER_FOLDER = "adapter"
-# Queries and values are what the paper adapts; the names are those of every encoder here, and of stock ones.
+# The paper adapts queries and values; the names are the same in all encoders, ours and stock.
 DEFAULTS = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "modules_to_save": ["lm_head"]}
 
 
 def add_lora(model: SSLSpeechForCTC, **settings: Any) -> PeftModel:
-    """Puts adapters into a CTC model; from now on they and the head learn, and nothing else does.
+    """Adds adapters to a CTC model; after this only the adapters and the head are trained.
 
     Args:
-        model: Which is changed.
+        model: The model, which is changed.
         settings: Arguments of `peft.LoraConfig`, such as `r`, `lora_alpha`, `lora_dropout` and `target_modules`; by
             default rank 8 and alpha 16 on the queries and values of every layer, and a head that is trained and saved.
     Returns:
-        The model in PEFT's wrapper, for `SpeechCTCTrainer`. `merge_lora` makes a model without adapters of it.
+        The model in PEFT's wrapper, for `SpeechCTCTrainer`. `merge_lora` turns it into a model without adapters.
     Raises:
         ImportError: If the extra `lora` is missing.
         ValueError: If PEFT has no such setting, or the model no such modules.
@@ -39,7 +39,7 @@ def add_lora(model: SSLSpeechForCTC, **settings: Any) -> PeftModel:
     try:
         config = LoraConfig(**{**DEFAULTS, **settings})
     except TypeError as error:
-        raise ValueError(f"LoRA is asked for with settings that PEFT does not have: {error}.") from error
+        raise ValueError(f"PEFT does not have these settings of LoRA: {error}.") from error
     return get_peft_model(model, config)
 
 

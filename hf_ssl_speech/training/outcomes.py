@@ -5,15 +5,15 @@ from collections.abc import Sequence
 
 
 class UnhealthyRun(RuntimeError):
-    """A run was stopped because going on would only spoil it. The message names the cause and the way out."""
+    """A run was stopped because it had gone wrong. The message names the cause and what to do."""
 
 
 class AlreadyComplete(ValueError):
-    """What was asked for is there already, finished with the same settings: nothing is left to do."""
+    """The requested result already exists, complete and with the same settings."""
 
 
 class Interrupted(RuntimeError):
-    """A run was asked to stop, and has saved a checkpoint. The message says where it goes on."""
+    """A run was asked to stop, and has saved a checkpoint. The message says how to continue."""
 
     exit_code = 128 + signal.SIGTERM
 
@@ -22,8 +22,8 @@ class LostProcess(RuntimeError):
     """A process of the run, or a loader worker, died or does not answer. The message names it.
 
     Args:
-        message: Who is lost, and the way out.
-        missing: Ranks that do not answer any more; none if it is a loader worker that is lost.
+        message: Which process is lost, and what to do.
+        missing: Ranks that do not answer any more; empty if a loader worker is lost.
     """
 
     def __init__(self, message: str, missing: Sequence[int] = ()):

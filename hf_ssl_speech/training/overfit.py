@@ -1,11 +1,11 @@
-"""Whether a recogniser can learn a handful of rows by heart: what can't do that will not learn more either.
+"""Whether a recogniser can overfit a few rows: a model that can't will not learn from more rows either.
 
-A copy of the model takes `UPDATES` updates on `ROWS` rows, with nothing hidden and nothing dropped, at each of `RATES`
-until one of them will do: large models need a low rate, small ones a high one. Its loss must then be `FACTOR` times
-below the lowest that can be had without listening at all, by an output that is the same in all frames.
+A copy of the model takes `UPDATES` updates on `ROWS` rows, without masks and dropout, at each learning rate of `RATES`
+until one works: large models need a low learning rate, small ones a high one. Its loss must become `FACTOR` times lower
+than the lowest loss that is possible without using the audio, by an output that is the same in all frames.
 
-Measured with fresh weights on English, where 2.8 can be had without listening: HuBERT TINY, SMALL and BASE got to 0.57,
-0.00 and 0.00 at the first rate. At 3e-4 BASE stayed at 4.1.
+Measured with fresh weights on English, where 2.8 is possible without the audio: HuBERT TINY, SMALL and BASE reached
+0.57, 0.00 and 0.00 at the first learning rate. At 3e-4 BASE stayed at 4.1.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def check_overfit(trainer: SpeechCTCTrainer) -> Finding:
     """Whether a copy of the model learns a few training rows by heart; the model itself is left as it is."""
     batch = few_rows(trainer)
     if not any(weight.requires_grad for weight in trainer.model.parameters()):
-        return Finding("overfit", "No weight learns: all are frozen.", "error")
+        return Finding("overfit", "No weight can learn: all are frozen.", "error")
     tried = []
     with leaving_no_trace(trainer.model):
         deaf = deaf_loss(batch["labels"], frames_of(trainer, batch), trainer.model.config)
@@ -53,9 +53,8 @@ def check_overfit(trainer: SpeechCTCTrainer) -> Finding:
                 return Finding("overfit", f"{found}{tried[-1]}; {deaf:.2f} without listening")
     return Finding(
         "overfit",
-        f"{found}{', '.join(tried)}; it should be {FACTOR} times below {deaf:.2f}, which can be had without listening. "
-        "Look at whether the audio is speech, whether the weights that the model starts from are sound, and whether "
-        "more is frozen than is meant to be.",
+        f"{found}{', '.join(tried)}; it should be {FACTOR} times below {deaf:.2f}, the best without listening. "
+        "Check that the audio is speech, that the initial weights are sound, and that not too many weights are frozen.",
         "error",
     )
 

@@ -11,7 +11,7 @@ from hf_ssl_speech.models.classes import config_class_of
 from hf_ssl_speech.records import Record, as_record
 from hf_ssl_speech.training.schedules import updates_of_share
 
-# What is compared, in the order it is told, and what it is called.
+# The settings that are compared, in the order of the report, with their names there.
 SETTINGS = {
     "num_hidden_layers": "layers",
     "hidden_size": "width",
@@ -42,11 +42,11 @@ SETTINGS = {
     "num_codevector_groups": "codebook groups",
     "num_codevectors_per_group": "codebook entries a group",
     "codevector_dim": "width of a codebook entry",
-    "proj_codevector_dim": "width of the space of comparison",
+    "proj_codevector_dim": "width of the contrastive space",
     "diversity_loss_weight": "weight of the diversity loss",
     "gumbel_temperature_start": "Gumbel temperature at the start",
     "gumbel_temperature_end": "Gumbel temperature at the end",
-    "gumbel_temperature_decay": "its decay an update",
+    "gumbel_temperature_decay": "Gumbel temperature's decay per update",
     "num_units": "units to predict",
     "unit_embedding_dim": "width of the units' embeddings",
     "unit_logits_temperature": "temperature of the unit prediction",
@@ -54,7 +54,7 @@ SETTINGS = {
     "feature_penalty_weight": "weight of the feature penalty",
     "feature_gradient_scale": "gradient scale into the conv encoder",
     "max_steps": "updates",
-    "seconds_per_update": "seconds of audio an update, at most",
+    "seconds_per_update": "seconds of audio per update, at most",
     "min_seconds": "shortest audio, seconds",
     "max_seconds": "longest audio, seconds",
     "learning_rate": "peak learning rate",
@@ -85,8 +85,8 @@ _WAV2VEC2 = {
     "base": dict(
         learning_rate=5e-4, max_steps=400_000, max_seconds=15.625, seconds_per_update=64 * 87.5, max_grad_norm=0
     ),
-    # Rate, warm-up (8% of the updates) and updates of the paper; the authors' configuration has 5e-3, 32,000 and
-    # 1,000,000, and a rate that high is not known to train.
+    # Learning rate, warm-up (8% of the updates) and updates are the paper's; the authors' configuration has 5e-3,
+    # 32,000 and 1,000,000, and it is not known whether such a high learning rate works.
     "large": dict(
         learning_rate=3e-4,
         warmup_steps=48_000,
@@ -150,7 +150,7 @@ _CTC_SHARED = dict(
     weight_decay=0,
     max_grad_norm=0,
 )
-# The decay of HuBERT's is cut off by the end of the run: its last learning rate is half the peak.
+# HuBERT's decay is cut off by the end of the run: its last learning rate is half the peak.
 _CTC_OF_OBJECTIVE = {"ssl-wav2vec2": {}, "ssl-hubert": dict(tri_stage=(8_000, 0, 72_000))}
 
 
@@ -160,8 +160,8 @@ class Comparison:
 
     Attributes:
         published: Which published run, such as "wav2vec 2.0 BASE".
-        departures: What the setting is called, its value in the run and the published one, as text.
-        as_published: What the settings are called that agree.
+        departures: Name of each setting that differs, its value in the run and the published one, as text.
+        as_published: Names of the settings that agree.
     """
 
     published: str
@@ -172,13 +172,13 @@ class Comparison:
 def compare_with_paper(record: Mapping[str, Any]) -> Comparison | None:
     """Where a run's recorded configuration and recipe depart from the nearest published run's.
 
-    LARGE is nearest to models as wide as it, BASE to all others; of HuBERT BASE's iterations the one with as many units
-    (else the first); of the CTC runs the one with nearest to as many hours of transcripts.
+    LARGE is nearest to models of the same width, BASE to all others. Among HuBERT BASE's iterations it is the one with
+    the same number of units (else the first), among CTC runs the one with the most similar hours of transcripts.
 
     Args:
         record: Content of a training's `run.json`.
     Returns:
-        None if the record does not tell the model's configuration, or if no such run was published.
+        None if the record lacks the model's configuration, or if no such run was published.
     """
     record = as_record(record)
     name, published = _nearest_published(record)

@@ -43,8 +43,8 @@ def decide_precision(args: SpeechTrainingArguments):
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", "bf16", "fp16"):
         raise ValueError(
-            f"Accelerate's settings ask for mixed_precision {launched!r}, in which these models were never tried: take "
-            "bf16, fp16 or no."
+            f"Accelerate's settings ask for mixed_precision {launched!r}, which was never tested with these models: "
+            "use bf16, fp16 or no."
         )
     if not (args.bf16 or args.fp16):
         args.bf16, args.fp16 = launched == "bf16", launched == "fp16"
@@ -57,6 +57,6 @@ def refuse_low_precision(model: torch.nn.Module):
     low = {weight.dtype for weight in model.parameters() if weight.requires_grad and weight.dtype.itemsize < 4}
     if low:
         raise ValueError(
-            f"The model's weights are {', '.join(sorted(map(str, low)))}, in which most updates of a training are "
-            "rounded away: train `model.float()`, and set bf16 to compute in bfloat16."
+            f"The model's weights are {', '.join(sorted(map(str, low)))}, in which most updates are rounded away: "
+            "train `model.float()`, and set bf16 to compute in bfloat16."
         )

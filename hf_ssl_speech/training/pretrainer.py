@@ -25,9 +25,9 @@ class SpeechPreTrainer(SpeechTrainer):
     Args:
         model: `SSLWav2Vec2ForPreTraining` or `SSLHubertForPreTraining`.
         args: Settings of the run.
-        train_dataset: A `datasets` dataset with audio of any kind, prepared on the way as `prepare_speech` (or, if
-            streamed, `prepare_stream`) does: rows that can't be used are left out, named and counted. Rows that these
-            functions gave are taken as they are. HuBERT's have the columns that `add_units` makes.
+        train_dataset: A `datasets` dataset with audio of any kind. It is prepared automatically, as by `prepare_speech`
+            or `prepare_stream`: rows that can't be used are left out, named and counted. Rows that come from these
+            functions are not changed. For HuBERT they have the columns that `add_units` makes.
         eval_dataset: The same, or several by name; their masks never change.
         processing_class: The feature extractor; by default the one that fits the config.
         collator_settings: More arguments for the objective's collator, such as `unit_columns`.
@@ -56,7 +56,7 @@ class SpeechPreTrainer(SpeechTrainer):
             "seed": args.order_seed,
             **(collator_settings or {}),
         }
-        args = copy.copy(args)  # the caller's stay as they are
+        args = copy.copy(args)  # the caller's object is not changed
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = model.config.layerdrop > 0
         collator = pretraining_collator(model.config, **settings)

@@ -30,10 +30,10 @@ class RecordKeeper(TrainerCallback):
     """Keeps `run.json` and `training.png` up to date at every evaluation, save and end.
 
     Args:
-        trainer: Whose run it is.
-        identity: What makes this run this run (see `resume.run_identity`).
+        trainer: The trainer of the run.
+        identity: What identifies the run (see `resume.run_identity`).
         data: Facts of each split: source, rows, hours, fingerprint, skipped rows.
-        more: What else the record says.
+        more: Further entries of the record.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RecordKeeper(TrainerCallback):
 
     @property
     def used_by_optimizer(self) -> dict[str, Any]:
-        """What the optimizer really uses: Adam's settings if it is Adam; one that was given in Python by its class."""
+        """The optimizer's real settings: those of Adam, or the class of one that was given in Python."""
         trainer = self.trainer
         optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # inside Accelerate's
         if optimizer is None:
@@ -149,9 +149,9 @@ class RecordKeeper(TrainerCallback):
 def recorded(
     trainer: SpeechTrainer, identity: dict[str, Any], data: dict[str, Any], more: dict[str, Any]
 ) -> Iterator[None]:
-    """Keeps a record of the training inside, unless somebody else does, as the recipes do; arguments as for the class.
+    """Keeps a record of the training inside, unless the caller already does; arguments as for the class.
 
-    What ends the training is told as the cause.
+    An exception that ends the training is recorded as the cause.
     """
     if any(isinstance(callback, RecordKeeper) for callback in trainer.callback_handler.callbacks):
         yield
@@ -181,7 +181,7 @@ PANELS = {
 
 
 def panels_of(curves: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """The panels that curves fill, and of each what is drawn: from training, from evaluation, or both."""
+    """The panels of the picture, and the curves in each: from training, from evaluation, or both."""
     known = {name.removeprefix("eval_") for point in curves for name in point}
     panels = {title: [name for name in names if name in known] for title, names in PANELS.items()}
     return {title: names for title, names in panels.items() if names}

@@ -73,9 +73,9 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def recorded_identity(record: Record, ours: dict[str, Any]) -> dict[str, Any]:
-    """The identity in a record; settings that its version did not compare yet are taken from elsewhere in the record.
+    """The identity in a record; settings that its version did not compare are taken from other parts of the record.
 
-    Where the record does not hold a setting at all, that of `ours` is taken: nothing is known against it.
+    A setting that is nowhere in the record is taken from `ours`, so that it counts as equal.
     """
     theirs, recipe = record["identity"], ours.get("recipe", {})
     also_recorded = {name: value for name, value in record["recipe"].items() if name in recipe}
@@ -89,10 +89,10 @@ def recorded_identity(record: Record, ours: dict[str, Any]) -> dict[str, Any]:
 def disagreement(
     record: dict[str, Any], identity: dict[str, Any], args: SpeechTrainingArguments, checkpoint: str | None
 ) -> str:
-    """In words, why a run can't go on from a checkpoint with these settings; empty if it can.
+    """In words, why a run with these settings can't be continued from a checkpoint; empty if it can.
 
-    `max_steps` may be larger than recorded, where the schedule gives the updates that are done the very learning rates
-    that they had: then the run ends as if it had been asked for the larger number at once.
+    `max_steps` may be larger than recorded if the schedule leaves the learning rates of past updates the same: the run
+    then ends as if it had been started with the larger number.
 
     Args:
         checkpoint: None if there is none that a longer run could go on from.
@@ -107,18 +107,19 @@ def disagreement(
     if is_longer and checkpoint:
         schedule = SchedulerType(args.lr_scheduler_type).value
         different += (
-            f". A longer max_steps goes on where the learning rates stay what they were, but with lr_scheduler_type="
-            f"{schedule} a run of {args.max_steps:,} updates has others in its first {updates:,} than one of {before:,}"
+            f". max_steps can be raised if the learning rates of past updates stay the same, but with "
+            f"lr_scheduler_type={schedule} a run of {args.max_steps:,} updates has others in its first {updates:,} "
+            f"than one of {before:,}"
         )
     elif is_longer:
-        different += ". A longer max_steps goes on from the newest whole checkpoint of its own folder"
+        different += ". A longer run continues only from the newest whole checkpoint of its own folder"
     return different
 
 
 def check_recipe(checkpoint: str | bool | None, identity: dict[str, Any], args: SpeechTrainingArguments):
-    """Raises a ValueError if the record beside a checkpoint, where there is one, tells of another recipe.
+    """Raises a ValueError if the record beside a checkpoint, if there is one, has another recipe.
 
-    A checkpoint brings its optimizer and schedule, so that other settings of these would be passed over.
+    A checkpoint brings its optimizer and schedule, so other settings of these would be ignored.
 
     Args:
         checkpoint: As `Trainer.train` takes it: True stands for the last one in the output folder.
@@ -130,7 +131,7 @@ def check_recipe(checkpoint: str | bool | None, identity: dict[str, Any], args: 
         different = disagreement(theirs, {"recipe": identity["recipe"]}, args, checkpoint)
         if different:
             raise ValueError(
-                f"{checkpoint} cannot be resumed: it is of a run with another recipe ({different}). "
+                f"{checkpoint} cannot be resumed: it belongs to a run with another recipe ({different}). "
                 f"{other_recipe(checkpoint)}"
             )
 
@@ -153,8 +154,8 @@ def check_origin(checkpoint: str, identity: dict[str, Any], args: SpeechTraining
         record = read_record(folder)
         if record is None and folder == Path(checkpoint).resolve().parent:
             raise ValueError(
-                f"No {RECORD_FILE} lies beside {checkpoint}, so nothing tells whether it is of this run: put that of "
-                f"its run there. {other_recipe(checkpoint)}"
+                f"There is no {RECORD_FILE} beside {checkpoint}, so it is unknown whether it belongs to this run: put "
+                f"its run's {RECORD_FILE} there. {other_recipe(checkpoint)}"
             )
         # Newer checkpoints beside it, of the shorter run, would pass for those of the longer one.
         is_newest = folder != output or newest in ([], [Path(checkpoint).resolve()])
@@ -169,8 +170,8 @@ def check_origin(checkpoint: str, identity: dict[str, Any], args: SpeechTraining
 def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> str | None:
     """The checkpoint to go on from, None for a new run.
 
-    A folder that holds the beginning of this very run, or all of a shorter one that is its beginning, is continued from
-    its newest whole checkpoint; give `resume_from_checkpoint` to name one.
+    If the folder holds the beginning of this run, or a complete shorter run that equals its beginning, the run is
+    continued from the newest whole checkpoint; to name another one, give `resume_from_checkpoint`.
 
     Raises:
         ValueError: If the output folder holds something else, another run (what differs is named) or this one,
@@ -199,8 +200,8 @@ def find_checkpoint(identity: dict[str, Any], args: SpeechTrainingArguments) -> 
         )
     if record["status"] == "complete" and not 0 < recorded_length(record) < args.max_steps:
         raise AlreadyComplete(
-            f"The run in {args.output_dir} is complete ({record['updates']:,} updates). To train longer, start it with "
-            "a larger max_steps, which goes on where the learning rates stay what they were, or start a new one: "
+            f"The run in {args.output_dir} is complete ({record['updates']:,} updates). To train longer, raise "
+            "max_steps, if the learning rates of past updates stay the same with this schedule, or start a new run: "
             f"--model_name_or_path {args.output_dir} --output_dir ANOTHER_FOLDER."
         )
     if checkpoint is None:

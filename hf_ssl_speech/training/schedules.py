@@ -44,7 +44,7 @@ def make_schedule(args: SpeechTrainingArguments, optimizer: torch.optim.Optimize
     if hasattr(args, "tri_stage") and args.lr_scheduler_type == "warmup_stable_decay":
         stages, ends = args.stages(max_steps), (args.initial_share, args.final_share)
         return LambdaLR(optimizer, lambda update: tri_stage(update, stages, *ends))
-    from transformers import get_scheduler  # half a second that help need not wait for
+    from transformers import get_scheduler  # takes half a second, which `--help` need not wait for
 
     return get_scheduler(
         args.lr_scheduler_type,
@@ -61,7 +61,7 @@ def updates_of_share(updates: float, max_steps: int) -> int:
 
 
 def decide_length(args: SpeechTrainingArguments):
-    """Sets one length of the run, updates or epochs: transformers passes over epochs wherever max_steps has a default.
+    """Sets the length of the run, in updates or epochs: transformers ignores epochs if max_steps has a default.
 
     Raises:
         ValueError: If there are two lengths, or one that can't be meant.
@@ -74,8 +74,8 @@ def decide_length(args: SpeechTrainingArguments):
     if args.num_train_epochs and args.max_steps > 0:
         if args.max_steps != type(args).max_steps:
             raise ValueError(
-                f"max_steps={args.max_steps:,} and num_train_epochs={args.num_train_epochs:g} are two lengths of one "
-                "run: leave one of them out. Where a configuration sets max_steps, `--max_steps -1` takes it back."
+                f"max_steps={args.max_steps:,} and num_train_epochs={args.num_train_epochs:g} both set the length of "
+                "the run: leave one of them out. If a configuration sets max_steps, add `--max_steps -1`."
             )
         args.max_steps = -1
     if args.max_steps < 0 and not args.num_train_epochs:
@@ -89,13 +89,13 @@ def check_schedule_settings(args: SpeechTrainingArguments):
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(
             f"No schedule can be made of lr_scheduler_type={SchedulerType(args.lr_scheduler_type).value} with "
-            f"lr_scheduler_kwargs={args.lr_scheduler_kwargs}: {error}. Add to lr_scheduler_kwargs what it lacks, or "
-            "take another lr_scheduler_type."
+            f"lr_scheduler_kwargs={args.lr_scheduler_kwargs}: {error}. Add what is missing to lr_scheduler_kwargs, or "
+            "use another lr_scheduler_type."
         ) from error
 
 
 def check_three_stages(args: SpeechCTCTrainingArguments):
-    """Raises a ValueError if the settings of fine-tuning's three stages do not go together, or with other ones."""
+    """Raises a ValueError if the settings of fine-tuning's three stages contradict each other or other settings."""
     stages, shares = args.tri_stage, (args.initial_share, args.final_share)
     if len(stages) != 3 or min(stages) < 0:
         raise ValueError(f"tri_stage is {stages}: give three stages, as shares or updates.")
@@ -148,12 +148,12 @@ def shares_of_peak(args: SpeechTrainingArguments, max_steps: int) -> tuple[float
 
 
 def keeps_rates(args: SpeechTrainingArguments, lengths: tuple[int, int], updates: int) -> bool:
-    """Whether runs of two lengths have the very same learning rates in their first updates and the one that follows.
+    """Whether runs of two lengths have the same learning rates in their first updates and in the one that follows.
 
     Args:
         lengths: `max_steps` of the two runs.
-        updates: How many updates have been done. That the next one has the same rate too is asked because a checkpoint
-            holds it.
+        updates: How many updates have been done. The next one is compared too, since a checkpoint stores its learning
+            rate.
     """
     schedules = [make_schedule(args, torch.optim.SGD([torch.zeros(1)], lr=1.0), length) for length in lengths]
     if not all(isinstance(schedule, LambdaLR) for schedule in schedules):

@@ -1,4 +1,4 @@
-"""How a run ends before its end: asked by a signal, with a checkpoint; left by one of its processes, with its name."""
+"""How a run ends early: on a signal, with a checkpoint; or when a process is lost, with an error that names it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class StopOnSignal(TrainerCallback):
 
 
 class ServeWhileTraining:
-    """For loader workers: a SIGTERM to all processes of a job takes no batches away from the update it is to finish.
+    """Keeps loader workers alive: after a SIGTERM to all processes of a job, the current update still gets its batches.
 
     Launchers and schedulers send the signal to whole process groups. While `training` is set, workers ignore it.
     """
@@ -102,14 +102,14 @@ class ServeWhileTraining:
 class RollCall(TrainerCallback):
     """Ends a run whose processes and loader workers do not all answer any more, and names those that don't.
 
-    A process that is stopped, or hangs, lets the others wait in their next exchange, for which there is no time-out on
-    every backend; a loader worker that is stopped while it hands a batch over lets its process wait beyond the time-out
-    of a DataLoader. So a watch of our own runs from each batch, log, evaluation and checkpoint to the next.
+    If a process is stopped or hangs, the others wait in their next exchange, which has no time-out on some backends; if
+    a loader worker is stopped while it hands over a batch, its process waits beyond the DataLoader's time-out. So a
+    watch of our own runs from each batch, log, evaluation and checkpoint to the next.
 
     Args:
         timeout: Seconds that each of them may take, the exchange included. A run of one process may take longer if
             none of its workers is stopped.
-        on_loss: Is told of the loss before the watch ends this process.
+        on_loss: Called with the error before the watch ends this process.
     """
 
     def __init__(self, timeout: float, on_loss: Callable[[LostProcess], None]):
@@ -141,7 +141,7 @@ class RollCall(TrainerCallback):
             self.watch.cancel()
 
     def give_up(self):
-        """Ends this process if its main thread waits for what will not come, and is not merely slow."""
+        """Ends this process if its main thread waits in vain, and is not merely slow."""
         stopped = end_stopped([child.pid for child in psutil.Process().children()])
         if stopped:
             error = self.no_batches(f"Its loader worker {', '.join(stopped)} is stopped.")

@@ -46,17 +46,17 @@ class SpeechTrainer(Trainer):
     """transformers' Trainer with batches by duration and metrics over all ranks, for every model of the package.
 
     Args:
-        model: Gives `statistics`, sums over a batch, and reads added-up ones with `metrics`.
+        model: Returns `statistics`, sums over a batch, and turns added-up ones into values with `metrics`.
         args: Settings of the run.
         data_collator, evaluation_collator: Make the batches of training and of evaluation.
-        ready: Makes the rows of a dataset ready, given its name: those below, and whatever is evaluated later.
+        ready: Prepares the rows of a dataset, given its name: of those below, and of datasets evaluated later.
         train_dataset: A `datasets` dataset, streamed or not.
         eval_dataset: A dataset, or several by name.
         processing_class: What is saved with the model: the feature extractor or the processor.
 
-    A training leaves `run.json` and `training.png` in the output folder. A loss is divided once by what the whole
-    update predicts, over accumulation and ranks. Every log line carries the model's metrics over all that came since
-    the last one.
+    A training writes `run.json` and `training.png` to the output folder. A loss is divided once, by the number of
+    predictions in the whole update, over accumulation and ranks. Every log line has the model's metrics since the last
+    one.
     """
 
     args: SpeechTrainingArguments
@@ -171,8 +171,8 @@ class SpeechTrainer(Trainer):
         return DataLoader(
             dataset,
             collate_fn=collator,
-            # Whenever it starts, a loader draws a number, and workers that persist start at other moments than fresh
-            # ones. From torch's own generator that would change what dropout draws.
+            # A loader draws a random number when it starts, and persistent workers start at other moments than fresh
+            # ones. If the number came from torch's own generator, this would change dropout.
             generator=torch.Generator(),
             num_workers=args.dataloader_num_workers,
             worker_init_fn=self.serving,
@@ -192,15 +192,15 @@ class SpeechTrainer(Trainer):
         return self.lr_scheduler
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Trainer's own, with loader workers that serve until the update is done in which the run is asked to stop.
+        """Trainer's own; if the run is asked to stop, loader workers live until the end of the update.
 
         A record is kept in the output folder.
 
         Raises:
-            ValueError: If there are no rows, or the checkpoint to go on from is of a run with another recipe.
+            ValueError: If there are no rows, or the checkpoint belongs to a run with another recipe.
         """
         if self.train_dataset is None:
-            raise ValueError("There are no train data: give the trainer a `train_dataset`.")
+            raise ValueError("There are no training data: give the trainer a `train_dataset`.")
         facts = {part: facts_of(given) for part, given in self.given.items()}
         fingerprints = {part: fact["fingerprint"] for part, fact in facts.items()}
         identity = run_identity(self.model.config, fingerprints, self.args)
@@ -239,7 +239,7 @@ class SpeechTrainer(Trainer):
 
     @property
     def more_to_record(self) -> dict[str, Any]:
-        """What the record says beside what it says of every training."""
+        """Entries of the record that not every training has."""
         return {}
 
     @property
@@ -248,7 +248,7 @@ class SpeechTrainer(Trainer):
         return self.tally.earlier_loss_sum + self._total_loss_scalar
 
     def _run_epoch(self, **settings):
-        """An epoch, or none where a checkpoint of the last update is gone on from: Trainer would train one more."""
+        """An epoch, or none after a resume from the last update's checkpoint: Trainer would train one more."""
         if self.is_complete:
             self.control.should_training_stop = True
         else:
@@ -277,7 +277,7 @@ class SpeechTrainer(Trainer):
         """Counts what has been seen up to here, and saves what is healthy; old checkpoints go once the new is whole.
 
         Raises:
-            UnhealthyRun: If the loss or a weight is no number any more, or the checkpoint can't be written.
+            UnhealthyRun: If the loss or a weight is not finite, or the checkpoint can't be written.
         """
         self.collect()
         self.check_health()
@@ -301,23 +301,23 @@ class SpeechTrainer(Trainer):
             rotate_checkpoints(folder, limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def not_saved(self, checkpoint: Path, error: Exception) -> UnhealthyRun:
-        """The error of a checkpoint that can't be written. What was written of it goes, the earlier ones stay."""
+        """The error of a checkpoint that can't be written. Its files are deleted; earlier checkpoints stay."""
         if self.args.should_save:
             shutil.rmtree(checkpoint, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         last = newest_whole(checkpoint.parent)
         way_out = f"goes on from {last}, which is whole" if last else "begins anew: no checkpoint is whole yet"
         return UnhealthyRun(
-            f"{checkpoint} can't be written ({error}). Mend the cause, such as a full disk, and start the run again: "
+            f"{checkpoint} can't be written ({error}). Fix the cause, such as a full disk, and start the run again: "
             f"it {way_out}."
         )
 
     @torch.no_grad()
     def check_health(self):
-        """Looks at the loss since the last log and at every weight: before an evaluation, a checkpoint and the end.
+        """Checks the loss since the last log and every weight: before an evaluation, a checkpoint and the end.
 
         Raises:
-            UnhealthyRun: On all ranks, if one of them is no number any more.
+            UnhealthyRun: On all ranks, if one of them is not finite.
         """
         self.loss_since_log = self.accelerator.gather(self._tr_loss).mean().item()
         mine = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in self.model.parameters())
@@ -325,7 +325,7 @@ class SpeechTrainer(Trainer):
         healthy = torch.isfinite(sums).all() & math.isfinite(self.loss_since_log)
         if not self.accelerator.gather(healthy[None]).all():
             raise UnhealthyRun(
-                f"A weight or the loss is no number at update {self.state.global_step}: the run diverged, and nothing "
+                f"A weight or the loss is not finite at update {self.state.global_step}: the run diverged, and nothing "
                 f"of this update is kept. {other_recipe(newest_whole(self.args.output_dir))}"
             )
 
@@ -336,8 +336,8 @@ class SpeechTrainer(Trainer):
             ValueError: Always, with what to do instead.
         """
         raise ValueError(
-            "hyperparameter_search does not go with records and resumes, which are of one run: in a loop, make a model "
-            "and a trainer for each setting, with an `output_dir` of its own, and compare what `evaluate` returns."
+            "hyperparameter_search is not supported, since a record and its checkpoints belong to one run: in a loop, "
+            "make a model and a trainer with its own `output_dir` per setting, and compare what `evaluate` returns."
         )
 
     def _evaluate(self, *args, **kwargs):
@@ -351,7 +351,7 @@ class SpeechTrainer(Trainer):
         return super()._finalize_training(*args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None):
-        """Trainer's own, which without a word would go on with a fresh optimizer and a learning rate of 0.
+        """Trainer's own would silently continue with a fresh optimizer and a learning rate of 0.
 
         Raises:
             ValueError: If the checkpoint holds none.
@@ -388,7 +388,7 @@ class SpeechTrainer(Trainer):
             return model(**self._prepare_inputs(inputs)).statistics
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """What an evaluation's added-up statistics tell."""
+        """The metrics of an evaluation's added-up statistics."""
         return self.model.metrics(statistics)
 
 

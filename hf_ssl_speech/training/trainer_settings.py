@@ -1,4 +1,4 @@
-"""What becomes of each setting of transformers' TrainingArguments: it works, is decided here, or is refused.
+"""The effect of each setting of transformers' TrainingArguments: it works, is decided here, or is refused.
 
 `docs/training_arguments.md` shows these tables; a test fails when transformers brings a setting that is in none.
 """
@@ -20,23 +20,23 @@ from hf_ssl_speech.files import read_json
 from hf_ssl_speech.markdown import table
 
 _EVALUATION = "an evaluation adds up sums over batches and ranks and keeps no predictions"
-_UPLOAD = "the card is made of the finished run: use `push_to_hub(folder, repo_id)` or `examples/push_to_hub.py` then"
+_UPLOAD = "the card needs the finished run: use `push_to_hub(folder, repo_id)` or `examples/push_to_hub.py` afterwards"
 _BATCHES = "batches are filled by duration: set `batch_seconds`"
 
-# Other values than the default are an error, which tells the reason.
+# Values other than the default are an error, which gives the reason.
 REFUSED = {
     "per_device_train_batch_size": _BATCHES,
     "per_device_eval_batch_size": _BATCHES,
-    "auto_find_batch_size": f"{_BATCHES}, which the checks before a run try out in memory",
-    "train_sampling_strategy": "batches are made of rows of like length, in random order",
+    "auto_find_batch_size": f"{_BATCHES}; the checks before a run test whether it fits into memory",
+    "train_sampling_strategy": "batches are made of rows of similar length, in random order",
     "length_column_name": "lengths are measured, in the column `num_samples`",
-    "dataloader_drop_last": "every batch is trained on: none is left incomplete",
+    "dataloader_drop_last": "every batch is used, and none is incomplete",
     "dataloader_in_order": "batches that come in another order could not be resumed exactly",
     "dataloader_multiprocessing_context": "the loader's workers are started as torch does",
     "remove_unused_columns": "the collators need the columns",
     "label_names": "the collators decide what the labels are called",
     "label_smoothing_factor": "the losses are those of the papers, without smoothing",
-    "average_tokens_across_devices": "a loss is divided by what the whole update predicts, on all devices",
+    "average_tokens_across_devices": "a loss is divided by all predictions of the update, on all devices",
     "neftune_noise_alpha": "there are no token embeddings to add noise to",
     "use_cache": "nothing is generated token by token",
     "use_liger_kernel": "Liger has no kernels for these models",
@@ -50,11 +50,11 @@ REFUSED = {
     "include_for_metrics": _EVALUATION,
     "batch_eval_metrics": _EVALUATION,
     "include_num_input_tokens_seen": "audio has no tokens: `hours_seen` is counted",
-    "debug": "its hooks can't look at masks; the health checks stop a run at what is no number",
+    "debug": "its hooks can't read masks; the health checks stop a run whose loss or weights are not finite",
     "do_predict": "a run trains and evaluates: call `predict` of the trainer afterwards",
-    "parallelism_config": "each process trains on batches of its own: models are split by FSDP alone",
-    "enable_jit_checkpoint": "SIGTERM is answered with a checkpoint already",
-    "restore_callback_states_from_checkpoint": "what the callbacks have counted is restored always",
+    "parallelism_config": "each process trains on its own batches: models can be split by FSDP only",
+    "enable_jit_checkpoint": "a checkpoint is saved at SIGTERM in any case",
+    "restore_callback_states_from_checkpoint": "the state of the callbacks is always restored",
     "push_to_hub": _UPLOAD,
     "hub_token": _UPLOAD,
     "hub_private_repo": _UPLOAD,
@@ -66,11 +66,11 @@ REFUSED = {
 
 DECIDED = {
     "gradient_accumulation_steps": "follows from `hours_per_update` if that is given",
-    "dataloader_persistent_workers": "off where there are no workers",
-    "ddp_find_unused_parameters": "on where layers are dropped or an encoder rests, unless set",
-    "do_train": "a run trains",
-    "do_eval": "a run evaluates as `eval_strategy` says; refused where that says never",
-    "local_rank": "the launcher's",
+    "dataloader_persistent_workers": "off if there are no workers",
+    "ddp_find_unused_parameters": "on with layer drop or a frozen encoder, unless set",
+    "do_train": "a run always trains",
+    "do_eval": "a run evaluates as `eval_strategy` says; refused if that is `no`",
+    "local_rank": "set by the launcher",
 }
 
 WORKS = {
@@ -80,16 +80,16 @@ WORKS = {
     "learning_rate": "",
     "lr_scheduler_type": "in fine-tuning, `warmup_stable_decay` has the paper's three stages",
     "lr_scheduler_kwargs": "",
-    "warmup_steps": "a share below 1, 0.08 in pretraining; in fine-tuning with three stages, `tri_stage` says it",
+    "warmup_steps": "a share below 1, 0.08 in pretraining; in fine-tuning with three stages, `tri_stage` sets it",
     "optim": "",
-    "optim_args": "refused where the optimizer does not read them",
-    "optim_target_modules": "refused with an optimizer other than GaLore's and APOLLO's",
+    "optim_args": "refused if the optimizer does not use them",
+    "optim_target_modules": "refused with optimizers other than GaLore and APOLLO",
     "weight_decay": "",
     "adam_beta1": "",
     "adam_beta2": "0.98, as in the papers",
     "adam_epsilon": "",
     "max_grad_norm": "0, no clipping, as in the papers",
-    "bf16": "also `auto`; where neither it nor `fp16` is set, the precision of Accelerate's launcher holds",
+    "bf16": "also `auto`; if neither `bf16` nor `fp16` is set, the precision of Accelerate's launcher is used",
     "fp16": "",
     "tf32": "",
     "activation_checkpointing": "",
@@ -104,7 +104,7 @@ WORKS = {
     "logging_steps": "",
     "logging_first_step": "on",
     "log_on_each_node": "",
-    "logging_nan_inf_filter": "off: what is no number shall stop the run, not vanish from the curve",
+    "logging_nan_inf_filter": "off: a loss that is not finite must stop the run, not vanish from the curve",
     "log_level": "",
     "log_level_replica": "",
     "disable_tqdm": "",
@@ -124,14 +124,14 @@ WORKS = {
     "save_on_each_node": "",
     "save_total_limit": "",
     "load_best_model_at_end": "",
-    "metric_for_best_model": "of several validation sets, `eval_NAME_METRIC`",
+    "metric_for_best_model": "with several validation sets, `eval_NAME_METRIC`",
     "greater_is_better": "",
     "ignore_data_skip": "",
     "full_determinism": "",
     "seed": "",
     "data_seed": "decides order, crops and masks",
     "use_cpu": "",
-    "accelerator_config": "but for what it says of data loaders, which is refused",
+    "accelerator_config": "except for its settings of data loaders, which are refused",
     "dataloader_num_workers": "",
     "dataloader_pin_memory": "on a GPU",
     "dataloader_prefetch_factor": "",
@@ -139,10 +139,10 @@ WORKS = {
     "ddp_broadcast_buffers": "",
     "ddp_static_graph": "",
     "ddp_backend": "",
-    "ddp_timeout": "also how long a lost process is waited for",
+    "ddp_timeout": "also how long the run waits for a lost process",
     "fsdp": "",
     "fsdp_config": "",
-    "deepspeed": 'handed on to Accelerate; ZeRO stage 2 with `"auto"` on one process is tested (docs/clients.md)',
+    "deepspeed": 'passed to Accelerate; ZeRO stage 2 with `"auto"` on one process is tested (docs/clients.md)',
     "skip_memory_metrics": "",
     "resume_from_checkpoint": "",
 }
@@ -173,7 +173,7 @@ def _is_default(field: dataclasses.Field, value: Any) -> bool:
 
 
 def refuse_settings(args: TrainingArguments):
-    """Raises a ValueError if a setting is given that would not do what it says; all that are get named."""
+    """Raises a ValueError if a setting is given that would have no effect; all such settings are named."""
     found = [
         f"{field.name}={getattr(args, field.name)!r} ({REFUSED[field.name]})"
         for field in dataclasses.fields(args)
@@ -196,11 +196,11 @@ def refuse_settings(args: TrainingArguments):
         if name in given and given[name] != getattr(AcceleratorConfig(), name)
     ]
     if found:
-        raise ValueError(f"These settings of Trainer do not go with this package: {'; '.join(found)}.")
+        raise ValueError(f"These settings of Trainer are not supported by this package: {'; '.join(found)}.")
 
 
 def refuse_values(args: TrainingArguments):
-    """Raises a ValueError if a number is so small that it can't be meant; all that are get named."""
+    """Raises a ValueError if a number is too small to make sense; all such settings are named."""
     given = {name: getattr(args, name, None) for name in (*AT_LEAST, *ABOVE_ZERO)}
     given = {name: value for name, value in given.items() if value is not None}
     found = [
@@ -215,7 +215,7 @@ def refuse_optimizer(args: TrainingArguments):
     """Raises a ValueError if `optim_args` are given that the optimizer would pass over, which Trainer does in silence.
 
     Raises:
-        ImportError: If the optimizer is of a package that is not installed.
+        ImportError: If the optimizer belongs to a package that is not installed.
     """
     if args.optim_target_modules or (args.optim in _TORCHS_ADAM and not args.optim_args):
         return
@@ -233,7 +233,7 @@ def refuse_optimizer(args: TrainingArguments):
     if is_unread:
         raise ValueError(
             f"optim_args is {args.optim_args!r}, which the optimizer {OptimizerNames(args.optim).value} does not read: "
-            "leave it out, or take another optim."
+            "leave it out, or use another optim."
         )
 
 
@@ -296,7 +296,7 @@ def refuse_arguments(arguments: dict[str, Any]):
         "compute_metrics": f"metrics are sums over all batches and ranks: {way_out}",
         "preprocess_logits_for_metrics": f"no logits are kept: {way_out}",
         "compute_loss_func": "the loss is the model's own: extend its `forward`",
-        "model_init": "each model is a run of its own: make a trainer for it, with an `output_dir` of its own",
+        "model_init": "each model needs its own run: make a trainer for it, with its own `output_dir`",
     }
     given = [f"{name} ({reason})" for name, reason in reasons.items() if arguments.get(name) is not None]
     if given:
@@ -304,14 +304,14 @@ def refuse_arguments(arguments: dict[str, Any]):
 
 
 def _as_dict(config: Any) -> dict[str, Any]:
-    """Accelerate's settings, however they were given: a dict, JSON, a JSON file, an object or None."""
+    """Accelerate's settings, given as a dict, JSON, a JSON file, an object or None."""
     if isinstance(config, str):
         return json.loads(config) if config.lstrip().startswith("{") else read_json(config, "Accelerate's settings")
     return config if isinstance(config, dict) else vars(config) if config else {}
 
 
 def settings_table() -> str:
-    """All settings and what becomes of them, as a Markdown table in the order of transformers."""
+    """All settings and their effects, as a Markdown table in the order of transformers."""
     rows = []
     for field in dataclasses.fields(TrainingArguments):
         name = field.name

@@ -1,1 +1,1 @@
-"""Discrete units: k-means over speech features, unit sets as models, and how well units follow phones."""
+"""Discrete units: k-means over speech features, unit sets as models, and how well units match phones."""

@@ -1,4 +1,4 @@
-"""ABX error: how well features tell phones apart with nothing trained on them, computed by the library fastabx."""
+"""ABX error rate: how well features discriminate phones without any training, computed by the library fastabx."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def abx_error(
     seed: int = 0,
     silence: Collection[str] = (),
 ) -> dict[str, float | int | None]:
-    """How often a triphone is nearer to another one than to a second token of its own (ZeroSpeech 2021, ABX).
+    """How often a token of a triphone is closer to another triphone than to its own (ZeroSpeech 2021, ABX).
 
-    A and X are tokens of one triphone, such as B-AE-T; B is one with another phone in the middle, B-IH-T. Near is
-    what has a small angle from frame to frame along the best alignment in time. The mean is taken over contexts, then
+    A and X are tokens of one triphone, such as B-AE-T; B is one with another phone in the middle, B-IH-T. The
+    distance is the mean angle between frames along the best alignment in time. The mean is taken over contexts, then
     speakers, then pairs of phones; silence is in no triphone.
 
     Args:
         features: Frames of each utterance, `(frames, width)`: MFCC, a hidden layer, or units as one-hot rows or as
-            their centroids. Utterances without frames are passed over.
+            their centroids. Utterances without frames are skipped.
         phones: Of each utterance, `{"phone", "start", "end"}` in seconds.
         speakers: Of each utterance.
         hop_seconds: Time from one frame to the next: 0.02 in the encoder, and for every second MFCC frame.
@@ -91,7 +91,7 @@ def abx_error(
     if not any(error is not None for error in errors.values()):
         raise ValueError(
             f"ABX needs triphones that differ in the middle phone only, one of them twice, but the {len(labels)} "
-            "triphones here have no such: give more utterances with phones."
+            "triphones here have no such pair: give more utterances with phones."
         )
     return {**errors, "num_triphones": len(labels), "num_speakers": len({label[-1] for label in labels})}
 
@@ -128,7 +128,7 @@ def _check_times(row: int, num_frames: int, phones: Sequence[Mapping], hop_secon
 def _triphones(
     phones: Sequence[Mapping[str, Any]], hop_seconds: float, silence: Collection[str] = ()
 ) -> Iterator[tuple[Mapping, Mapping, Mapping]]:
-    """Each phone with its neighbours, unless one is silence, a pause lies between or two are said at once."""
+    """Each phone with its neighbours, unless one is silence, there is a pause between them, or they overlap."""
     phones = in_order(phones)
     for triphone in zip(phones, phones[1:], phones[2:]):
         touch = all(abs(right["start"] - left["end"]) < hop_seconds for left, right in pairwise(triphone))

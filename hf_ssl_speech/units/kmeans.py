@@ -31,10 +31,10 @@ class KMeansResult:
 
     Attributes:
         centroids: `(clusters, dims)` float32, on the device of the features.
-        inertia: Mean squared distance of a frame to its centroid: of these very centroids, over all frames.
+        inertia: Mean squared distance of a frame to its centroid, for these centroids, over all frames.
         counts: Frames of each cluster, `(clusters,)` int64; they sum to all frames of all processes.
         history: The inertia that each pass over all frames measured.
-        reseeded: How many empty clusters were started anew.
+        reseeded: How many empty clusters were restarted.
     """
 
     centroids: Tensor
@@ -85,13 +85,13 @@ def fit_kmeans(
             al., 2012), in a few rounds.
         restarts: Number of starts tried; the one with the lowest inertia on the sample is kept.
         iterations: At most this many passes over all frames after the first.
-        tolerance: Stop when a pass finds the inertia lowered by less than this part of it.
-        mini_batch: Move the centroids each time every process has seen this many frames, instead of once a pass,
-            and ever less the more frames they have seen: for streams so long that one or two passes must do. The
-            last pass then only measures the inertia.
+        tolerance: Stop when a pass lowers the inertia by less than this share of it.
+        mini_batch: Move the centroids each time every process has seen this many frames, instead of once per pass, and
+            by less and less the more frames they have seen: for streams so long that one or two passes must suffice.
+            The last pass then only measures the inertia.
         sample_frames: Frames in the sample, which is held in memory; by default 128 a cluster, at least 32,768.
-        distance_dtype: What distances are compared in. bfloat16 saves time with wide features on recent hardware
-            and costs a little inertia, which is still measured exactly.
+        distance_dtype: Precision in which distances are compared. bfloat16 saves time with wide features on recent
+            hardware and costs a little inertia, which is still measured exactly.
         device: Where to compute; by default where the batches are. It must know float64, which MPS does not.
         progress: Show a bar with pass and inertia, on the main process.
     Raises:
@@ -213,7 +213,7 @@ class _Passes:
         return centroids
 
     def lloyd(self, centroids: Tensor, iterations: int, tolerance: float) -> KMeansResult:
-        """After each pass the centroids move to the means of their frames, until the inertia stays."""
+        """After each pass the centroids move to the means of their frames, until the inertia stops falling."""
         history: list[float] = []
         reseeded = 0
         while True:

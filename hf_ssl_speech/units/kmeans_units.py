@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 
 CENTROIDS_FILE, FACTS_FILE = "kmeans.safetensors", "kmeans.json"
 FORMAT = 1
-# Fewer frames a unit than this leave centroids to chance (faiss warns below 39).
+# With fewer frames per unit than this, centroids depend on chance (faiss warns below 39).
 FRAMES_A_UNIT = 30
-# HuBERT takes a tenth of 960 hours. Of less, more is needed: up to this many hours, all.
+# HuBERT takes a tenth of 960 hours. Smaller data needs a larger share: up to this many hours, all of it.
 PUBLISHED_SHARE, ENOUGH_HOURS = 0.1, 20.0
 MEMORY_GB = 4.0  # of features, to be kept from one pass to the next
 
@@ -50,7 +50,7 @@ class KMeansUnits:
     Args:
         centroids: `(units, width)` float32.
         counts: Frames of each unit when they were fitted, `(units,)` int64.
-        features: What the centroids are centres of.
+        features: Description of the features that the centroids belong to.
         facts: How they were fitted: see `fit`.
     Raises:
         ValueError: If centroids, counts and features do not belong together.
@@ -212,14 +212,14 @@ class KMeansUnits:
         try:
             tensors = load_file(cached_file(folder_or_repo, CENTROIDS_FILE, **download))
         except SafetensorError as error:
-            raise ValueError(f"{CENTROIDS_FILE} of {folder_or_repo} is damaged ({error}): get it once more.") from error
+            raise ValueError(f"{CENTROIDS_FILE} of {folder_or_repo} is damaged ({error}): get it again.") from error
         with naming_the_file(path, "a unit set"):
             features = as_dataclass(FeatureDescription, state.pop("features"))
             units = cls(tensors["centroids"], tensors["counts"], features, state)
         if units.num_units != num_units:
             raise ValueError(
-                f"{CENTROIDS_FILE} of {folder_or_repo} has {units.num_units} units, but {FACTS_FILE} tells of "
-                f"{num_units}: they are of different sets. Save the set once more."
+                f"{CENTROIDS_FILE} of {folder_or_repo} has {units.num_units} units, but {FACTS_FILE} says "
+                f"{num_units}: they belong to different sets. Save the set again."
             )
         return units
 
@@ -252,7 +252,7 @@ class KMeansUnits:
         commit_message: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Puts the unit set into a repository on the Hub, which is made if it is not there; what lies there stays.
+        """Adds the unit set to a repository on the Hub, which is created if missing; its other files stay.
 
         Args:
             repo_id: `name` or `owner/name`.
@@ -286,7 +286,7 @@ def _default_share(dataset: Dataset | IterableDataset) -> float:
 
 
 def _choose(dataset: Dataset | IterableDataset, share: float, seed: int) -> Dataset | IterableDataset:
-    """A random share of the rows. Each is chosen by its own id, so that streams and all processes choose alike."""
+    """A random share of the rows, chosen by their ids, so that streams and all processes make the same choice."""
     if share == 1:
         return dataset
 

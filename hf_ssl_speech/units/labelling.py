@@ -35,8 +35,8 @@ def add_units(
 ) -> AnyDataset:
     """Labels a dataset with units: what HuBERT learns to predict.
 
-    Labels are made once: a later call with the same rows and centroids finds them in the cache of `datasets`. Of a
-    streamed dataset they are made as the rows come by.
+    Labels are made once: a later call with the same rows and centroids finds them in the cache of `datasets`. For a
+    streamed dataset they are made when the rows are read.
 
     Args:
         dataset: Prepared rows. They keep their columns and format.
@@ -50,14 +50,14 @@ def add_units(
     Returns:
         The dataset with units. A row whose audio turns out to be unusable is left out, and a warning names it.
     Raises:
-        ValueError: If the source's features are others than the units were fitted on, the column is there already, or
+        ValueError: If the source's features differ from those the units were fitted on, the column already exists, or
             the source is on a GPU and `num_proc` asks for several processes. Together, what one process raises is
             raised in all of them.
     """
     source = source or units.open_features()
     units.check_features(source.description)
     if column in (dataset.column_names or []):
-        raise ValueError(f"The dataset has a column {column!r} already; give the units another name with `column`.")
+        raise ValueError(f"The dataset already has a column {column!r}; give the units another name with `column`.")
     several = num_proc is not None and num_proc > 1
     if several and (isinstance(dataset, IterableDataset) or source.device.type != "cpu"):
         raise ValueError(

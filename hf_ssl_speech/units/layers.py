@@ -1,4 +1,4 @@
-"""Which layer of an encoder makes the best units: all layers in one pass, their units measured one after the other."""
+"""Finds the layer of an encoder with the best units: all layers in one pass, measured one after the other."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def measure_units(
     dataset: Dataset,
     silence: Collection[str] = (),
 ) -> dict[str, Any]:
-    """What a unit set is worth on validation rows, over all processes.
+    """The quality of a unit set on validation rows, over all processes.
 
     Two criteria can tell good units. `pnmi`, with the other figures of `UnitQuality`, asks how much the units tell of
     the phones, on rows that have some. `agreement` needs no labels: units are made of every utterance twice, once
@@ -175,7 +175,7 @@ def frame_phones(
 
 
 def first_hours(dataset: Dataset, hours: float, seed: int) -> Dataset:
-    """Random rows that make up about so many hours; all if there are fewer."""
+    """Random rows that make up about this many hours; all if there are fewer."""
     order = np.random.default_rng(seed).permutation(len(dataset))
     ends = np.cumsum(dataset.with_format("numpy")["num_samples"][:][order]) / SAMPLE_RATE / 3600
     return dataset.select(np.sort(order[: 1 + np.searchsorted(ends, hours)]))

@@ -1,4 +1,4 @@
-"""The nearest centroid of every frame, wherever the frames lie: where k-means spends its time."""
+"""The nearest centroid of every frame, on any device: k-means spends most of its time here."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class NearestCentroid:
 
     Args:
         centroids: `(clusters, dims)` float32.
-        dtype: What is compared in; a lower precision than float32 gets no second look.
+        dtype: Precision of the comparison; with less than float32 there is no second comparison.
     """
 
     def __init__(self, centroids: Tensor, dtype: torch.dtype = torch.float32):

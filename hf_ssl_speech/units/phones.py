@@ -1,4 +1,4 @@
-"""Phones as other people write them: the spellings of silence, and times that are checked before they count."""
+"""Phones from other programs: their labels of silence, and checks of their times."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def in_order(phones: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The phones that last some time, by their starts; of two that start together, the longer first.
 
     Raises:
-        ValueError: If a time is none, or a phone ends before it starts.
+        ValueError: If a time is not a number, or a phone ends before it starts.
     """
     phones = list(phones)
     for phone in phones:
@@ -85,7 +85,7 @@ def check_end(phones: Sequence[Mapping[str, Any]], seconds: float, what: str = "
         nearest = min(units, key=lambda ratio: abs(end / max(seconds, 1e-3) / ratio - 1))
         hint = f" Are they {units[nearest]}?" if abs(end / max(seconds, 1e-3) / nearest - 1) < 0.2 else ""
         raise ValueError(
-            f"{what} lasts {seconds:.2f} s, but its phones go on to {end:g}: their times are expected in seconds from "
+            f"{what} lasts {seconds:.2f} s, but its phones end at {end:g}: their times are expected in seconds from "
             f"its start.{hint}"
         )
 
@@ -97,8 +97,8 @@ class PhoneReport:
     Attributes:
         utterances, phones: How many have phones, and how many they have.
         silence: Labels that were taken as silence or noise, and how often each occurs.
-        gaps, overlaps: Places where no phone follows at once, and where two phones claim the same time.
-        empty: Phones without duration, which no frame can have.
+        gaps, overlaps: Numbers of gaps between phones, and of overlaps of two phones.
+        empty: Phones without duration, which have no frames.
     """
 
     utterances: int = 0
@@ -131,7 +131,7 @@ def check_phones(
     seconds: Sequence[float],
     silence: Collection[str] = (),
 ) -> PhoneReport:
-    """Looks at the phones of a data set before anything is measured with them.
+    """Checks the phones of a data set before anything is measured with them.
 
     Args:
         names: Of the utterances.

@@ -83,7 +83,7 @@ def draw_unit_strip(axis: Axes, label: str, units: ArrayLike, hop_seconds: float
 
 
 def draw_phone_unit_matrix(units: ArrayLike, phones: Sequence[str], path: str | os.PathLike):
-    """Draws P(phone | unit): how surely a unit tells the phone (HuBERT, "Metrics of Target Quality").
+    """Draws P(phone | unit): how well a unit determines the phone (HuBERT, "Metrics of Target Quality").
 
     Phones stand in order of frequency, units in that of the phone they mostly mean: good units make a staircase.
 

@@ -1,4 +1,4 @@
-"""How units follow phones (HuBERT, "Metrics of Target Quality"), how evenly they are used, how two sets agree."""
+"""How well units match phones (HuBERT, "Metrics of Target Quality"), how evenly they are used, how two sets agree."""
 
 from __future__ import annotations
 
