@@ -4,7 +4,7 @@ from hf_ssl_speech.audio import read_audio
 from hf_ssl_speech.data.batching import DurationBatchSampler
 from hf_ssl_speech.data.collators import HubertPretrainingCollator, Wav2Vec2PretrainingCollator
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
-from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
+from hf_ssl_speech.data.preparing import prepare_speech
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.hub.cards import create_model_card
 from hf_ssl_speech.hub.exchange import from_torchaudio, from_transformers, to_transformers
@@ -27,13 +27,10 @@ from hf_ssl_speech.recognition.language_model import write_ngram
 from hf_ssl_speech.recognition.metrics import CharacterErrorRate, WordErrorRate
 from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import add_labels, make_processor
-from hf_ssl_speech.recognition.transcription import load_normalization, load_recognizer, transcribe
+from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
-    SpeechDataArguments,
-    SpeechModelArguments,
     SpeechPreTrainingArguments,
-    SpeechTextArguments,
 )
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
 from hf_ssl_speech.training.lora import add_lora, merge_lora
@@ -65,11 +62,8 @@ __all__ = [
     "SSLWav2Vec2Model",
     "SpeechCTCTrainer",
     "SpeechCTCTrainingArguments",
-    "SpeechDataArguments",
-    "SpeechModelArguments",
     "SpeechPreTrainer",
     "SpeechPreTrainingArguments",
-    "SpeechTextArguments",
     "TextNormalization",
     "UnitQuality",
     "Wav2Vec2PretrainingCollator",
@@ -85,13 +79,11 @@ __all__ = [
     "from_fairseq",
     "from_torchaudio",
     "from_transformers",
-    "load_normalization",
     "load_recognizer",
     "load_speech",
     "make_processor",
     "merge_lora",
     "prepare_speech",
-    "prepare_stream",
     "push_to_hub",
     "read_audio",
     "to_transformers",

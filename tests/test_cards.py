@@ -12,10 +12,7 @@ from transformers import Wav2Vec2ForAudioFrameClassification
 
 from hf_ssl_speech import (
     SpeechCTCTrainingArguments,
-    SpeechDataArguments,
-    SpeechModelArguments,
     SpeechPreTrainingArguments,
-    SpeechTextArguments,
     SSLHubertConfig,
     SSLHubertForCTC,
     SSLWav2Vec2Config,
@@ -27,6 +24,7 @@ from hf_ssl_speech.markdown import code, plain, table
 from hf_ssl_speech.models import installing
 from hf_ssl_speech.models.classes import CONFIGS
 from hf_ssl_speech.records import read_record, write_record
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 from hf_ssl_speech.training.paper_settings import SETTINGS, compare_with_paper
 from hf_ssl_speech.training.recipe import settings_of
 from hf_ssl_speech.training.resume import run_identity

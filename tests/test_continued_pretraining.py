@@ -7,7 +7,6 @@ from datasets import Dataset
 from transformers import HubertModel, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2ForPreTraining, Wav2Vec2Model
 
 from hf_ssl_speech import (
-    SpeechModelArguments,
     SpeechPreTrainingArguments,
     SSLHubertConfig,
     SSLWav2Vec2Config,
@@ -22,7 +21,7 @@ from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.starting_points import find_objective
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.records import read_record
-from hf_ssl_speech.training.arguments import SpeechDataArguments
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments
 
 
 @pytest.fixture

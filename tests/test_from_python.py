@@ -31,9 +31,9 @@ from hf_ssl_speech import (
     load_speech,
     make_processor,
     prepare_speech,
-    prepare_stream,
     to_transformers,
 )
+from hf_ssl_speech.data.preparing import prepare_stream
 
 SECONDS = (1.5, 2.0, 2.5, 0.5)  # the last one is too short
 

@@ -18,13 +18,14 @@ from tones import spoilt_rows, tone_rows
 from transformers import AutoModel, MoonshineConfig, SEWConfig, Wav2Vec2FeatureExtractor
 
 import hf_ssl_speech
-from hf_ssl_speech import KMeansUnits, SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech import KMeansUnits, SpeechPreTrainingArguments
 from hf_ssl_speech.data.features import weights_hash
 from hf_ssl_speech.recipes import hubert_iterations as iterations_module
 from hf_ssl_speech.recipes import running
 from hf_ssl_speech.recipes.hubert_iterations import HubertIterations, HubertIterationsArguments
 from hf_ssl_speech.recipes.iterations_report import write_report
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments
 from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,6 @@ from datasets import Dataset, Features, List, Value
 
 from hf_ssl_speech import (
     KMeansUnits,
-    SpeechDataArguments,
-    SpeechModelArguments,
     SpeechPreTrainer,
     SpeechPreTrainingArguments,
     SSLHubertConfig,
@@ -27,6 +25,7 @@ from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.preparing import prepare_speech
 from hf_ssl_speech.recipes.arguments import HubertIterationsArguments
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("hubert_*.yaml"))

@@ -12,15 +12,11 @@ import pytest
 import soundfile
 import yaml
 
-from hf_ssl_speech import (
-    SpeechCTCTrainingArguments,
-    SpeechDataArguments,
-    SpeechModelArguments,
-    SpeechPreTrainingArguments,
-)
+from hf_ssl_speech import SpeechCTCTrainingArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.models.classes import CONFIGS as CONFIG_CLASSES
 from hf_ssl_speech.recipes.arguments import HubertIterationsArguments
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))

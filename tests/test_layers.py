@@ -10,12 +10,13 @@ from conftest import tiny_model
 from tones import spoilt_rows, tone_rows
 
 import hf_ssl_speech
-from hf_ssl_speech import KMeansUnits, SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech import KMeansUnits, SpeechPreTrainingArguments
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
 from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
 from hf_ssl_speech.recipes.hubert_iterations import HubertIterations, HubertIterationsArguments
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments
 from hf_ssl_speech.units.layers import (
     EveryLayer,
     OneLayer,

@@ -7,10 +7,10 @@ import pytest
 from torture.inputs import AUDIO, FILES, IN_WORDS, RECOGNIZER, save_recognizer, torment
 from transformers import PreTrainedModel
 
-from hf_ssl_speech import SpeechDataArguments
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.recognition.language_model import read_words
 from hf_ssl_speech.recognition.transcription import load_recognizer
+from hf_ssl_speech.training.arguments import SpeechDataArguments
 
 MUTATIONS = int(os.environ.get("MUTATIONS", "40"))
 

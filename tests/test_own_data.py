@@ -12,11 +12,11 @@ import pytest
 import soundfile
 from datasets import Audio, Dataset, DatasetDict
 
-from hf_ssl_speech import KMeansUnits, TextNormalization, add_units, load_speech, prepare_speech, prepare_stream
+from hf_ssl_speech import KMeansUnits, TextNormalization, add_units, load_speech, prepare_speech
 from hf_ssl_speech.audio import BadAudio, read_audio
 from hf_ssl_speech.data.columns import _say_once
 from hf_ssl_speech.data.features import MfccFeatures
-from hf_ssl_speech.data.preparing import row_waveform
+from hf_ssl_speech.data.preparing import prepare_stream, row_waveform
 from hf_ssl_speech.data.sources import available_splits
 from hf_ssl_speech.evaluation.comparison import load_evaluation_set
 

@@ -10,11 +10,11 @@ import pytest
 import soundfile
 from datasets import Dataset
 
-from hf_ssl_speech import KMeansUnits, add_units, prepare_speech, prepare_stream
+from hf_ssl_speech import KMeansUnits, add_units, prepare_speech
 from hf_ssl_speech.audio import SAMPLE_RATE, read_audio, read_blocks
 from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.pieces import cut_at_pauses
-from hf_ssl_speech.data.preparing import row_waveform
+from hf_ssl_speech.data.preparing import prepare_stream, row_waveform
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.recipes.splits import load_split
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments

@@ -13,7 +13,8 @@ import pytest
 import soundfile
 from datasets import Dataset
 
-from hf_ssl_speech import load_speech, prepare_speech, prepare_stream
+from hf_ssl_speech import load_speech, prepare_speech
+from hf_ssl_speech.data.preparing import prepare_stream
 from hf_ssl_speech.data.sources import available_splits
 
 SECONDS = (1.0, 1.5)

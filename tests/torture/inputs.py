@@ -20,7 +20,7 @@ from conftest import tiny_model
 from huggingface_hub.errors import StrictDataclassError
 
 import hf_ssl_speech
-from hf_ssl_speech import BeamSettings, KMeansUnits, SpeechDataArguments, TextNormalization
+from hf_ssl_speech import BeamSettings, KMeansUnits, TextNormalization
 from hf_ssl_speech.audio import BadAudio, count_samples, read_audio
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.data.features import FeatureDescription
@@ -29,6 +29,7 @@ from hf_ssl_speech.hub.cards import find_kind
 from hf_ssl_speech.recognition.language_model import read_words, write_ngram
 from hf_ssl_speech.recognition.transcription import load_recognizer
 from hf_ssl_speech.records import read_record, write_record
+from hf_ssl_speech.training.arguments import SpeechDataArguments
 from hf_ssl_speech.training.checkpoints import MANIFEST_FILE, damage, write_manifest
 from torture.processes import Trial
 
