@@ -468,7 +468,7 @@ def test_integers_stored_as_floats_are_left_out_whether_rows_are_decoded_before_
         (b"no audio at all" * 100, "unreadable"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "there is only a Git LFS pointer"),
         (FLAC[: len(FLAC) // 2], "unreadable|cut short"),
-        (PIPED_FLAC, "does not say the length"),
+        (PIPED_FLAC, "does not tell the length"),
         (None, "missing: neither"),
         ({"bytes": None, "path": None}, "missing: neither"),
         (Path("no/such/file.wav"), "missing: no such file"),

@@ -382,7 +382,7 @@ def test_whisper_is_told_the_language_though_its_generation_config_is_old(tmp_pa
         )
         recognizer.texts(evaluation_set.rows.select([0]))
         assert heard[0].tolist() == [[3, 5, 6, 8]], "start, German, transcribe, no timestamps"
-    with pytest.raises(ValueError, match=r"knows no 'fr': <\|fr\|> is not supported. It knows en, de"):
+    with pytest.raises(ValueError, match=r"does not know 'fr': <\|fr\|> is not supported. It knows en, de"):
         load_seq2seq(folder, language="fr")
 
 

@@ -345,7 +345,7 @@ def test_a_stock_checkpoint_is_fine_tuned_too(finetune, make_tiny, tmp_path):
     [
         (("--max_skipped_share", "0"), "4.2% of the train rows can't be used, more than max_skipped_share=0.0%"),
         (("--text_column", "sentence"), r"no columns \['sentence'\]; there are"),
-        (("--streaming",), "leave out `streaming`"),
+        (("--streaming",), "they can't be streamed"),
         (("--model_name_or_path", "nowhere/at-all"), "There is no model at nowhere/at-all"),
         (("--min_character_count", "99"), "no character 99 times"),
     ],

@@ -284,7 +284,7 @@ def test_the_report_is_made_from_the_records_alone(finished, tmp_path):
     threads = record(finished, "1-model")["machine"]["threads"]
     assert re.search(rf"\| 1-model \| training \| [\d.]+ \| .*, 1 process, {threads} thread", text)
     layer = record(finished, "2-layers")["layer"]
-    assert f"those of layer {layer} have most PNMI" in text
+    assert f"those of layer {layer} have the best PNMI" in text
     quality = record(finished, "2-units")["quality"]
     assert f"{quality['pnmi']:.3f} | {quality['phone_purity']:.3f}" in text
 

@@ -144,8 +144,8 @@ def test_a_complete_run_has_its_model(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "model, data, message",
     [
-        ({}, {}, "neither came"),
-        ({}, {"units": ["a"], "unit_columns": ["b"]}, "both came"),
+        ({}, {}, "neither were given"),
+        ({}, {"units": ["a"], "unit_columns": ["b"]}, "both were given"),
         ({}, {"unit_columns": ["units"]}, "The number of units in the columns units"),
         ({}, {"units": ["no-such-folder/at-all/here"]}, "No unit set can be loaded"),
         ({"objective": "wav2vec2"}, {"units": ["a"]}, "needs no units"),

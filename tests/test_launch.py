@@ -15,8 +15,8 @@ import yaml
 from hf_ssl_speech import SpeechCTCTrainingArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.models.classes import CONFIGS as CONFIG_CLASSES
-from hf_ssl_speech.recipes.arguments import HubertIterationsArguments
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments
+from hf_ssl_speech.recipes.arguments import HubertIterationsArguments, LabelEfficiencyArguments
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
@@ -128,8 +128,10 @@ def test_two_nodes_train_one_model(audio_folder, tmp_path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_understood(path, tmp_path):
     kinds = (SpeechModelArguments, SpeechDataArguments)
-    kinds += (SpeechCTCTrainingArguments,) if "ctc" in path.stem else (SpeechPreTrainingArguments,)
+    is_ctc = path.stem.startswith(("ctc", "label_efficiency"))
+    kinds += (SpeechCTCTrainingArguments,) if is_ctc else (SpeechPreTrainingArguments,)
     kinds += (HubertIterationsArguments,) if "iterations" in path.stem else ()
+    kinds += (SpeechTextArguments, LabelEfficiencyArguments) if "label_efficiency" in path.stem else ()
     model, data, arguments, *_ = parse_arguments(
         [str(path), "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"], *kinds
     )

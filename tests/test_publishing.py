@@ -242,7 +242,7 @@ def test_what_is_not_fit_to_be_pushed_is_refused_before_the_hub_is_asked(hub, tm
     with pytest.raises(ValueError, match="en-US: the Hub takes languages"):
         push_to_hub(units, "me/units", language="en-US")
     source = HiddenFeatures.from_pretrained(make_encoder(tmp_path / "encoder"), 1, device="cpu")
-    with pytest.raises(ValueError, match="push it first, and name its repository"):
+    with pytest.raises(ValueError, match="push that encoder first, and name its repository"):
         push_to_hub(make_units(tmp_path / "hidden-units", source), "me/units")
     told = make_encoder(tmp_path / "told", command=f"examples/pretrain.py --hub_token {READ_TOKEN}")
     with pytest.raises(ValueError, match=r"run.json holds an access token") as refusal:
@@ -353,7 +353,7 @@ def test_a_card_that_was_edited_on_the_hub_is_kept_or_named_and_its_metadata_hol
     push_to_hub(folder, "me/encoder", language="de")
     kept = ModelCard(files["README.md"].decode())
     assert "birds" in kept.text and kept.data.language == ["de"] and kept.data.license == "apache-2.0"
-    assert "was written by hand, and stays" in caplog.text
+    assert "is in somebody's own words, and stays" in caplog.text
     push_to_hub(folder, "me/encoder", replace_card=True)
     assert b"birds" not in files["README.md"]
 
@@ -454,7 +454,7 @@ def test_what_was_read_from_disk_is_never_named_as_an_id(hub, tmp_path, monkeypa
     ctc = make_ctc(tmp_path / "ctc", scores=scores)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="which is only on this machine"):
+    with pytest.raises(ValueError, match="which nobody else has"):
         push_to_hub(units, "me/units")
     results = create_model_card(ctc, datasets=["speech/mine.csv"]).data
     assert results.datasets is None
@@ -471,7 +471,7 @@ def test_a_bare_model_pushed_in_shards_is_what_loads_and_is_private_where_asked(
     assert "model.safetensors" not in files and "model.safetensors.index.json" in files
     assert SSLHubertForCTC.from_pretrained("me/bare").lm_head.bias[0] == 7.0
     assert address.startswith(f"{hub.url}/me/bare/commit/") and b"birds" in files["README.md"]
-    with pytest.raises(ValueError, match="me/bare is there already, and public"):
+    with pytest.raises(ValueError, match="me/bare already exists and is public"):
         model.push_to_hub("me/bare", private=True)
     model.push_to_hub("me/secret", private=True)
     assert hub.repositories["me/secret"].private

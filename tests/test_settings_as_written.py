@@ -121,7 +121,7 @@ def test_a_number_may_be_written_in_any_way_wherever_one_is_meant(tmp_path):
     assert read_numbers.fields == '{"a": 0.02}'
     assert read(tmp_path, "rate: 1\n", "--updates", "1e1", kind=Numbers).updates == 10
     for wrong in ("1.5", "many", "1e-2", "inf", "nan"):
-        with pytest.raises(ValueError, match=f"--updates: '{wrong}' is no whole number"):
+        with pytest.raises(ValueError, match=f"--updates: '{wrong}' is not a whole number"):
             read(tmp_path, "rate: 1\n", "--updates", wrong, kind=Numbers)
 
 

@@ -327,7 +327,7 @@ def test_a_checkpoint_without_its_record_is_not_resumed(begun, make_trainer):
     (folder / "run.json").unlink()
     other = make_trainer(resume_from_checkpoint=str(folder / "checkpoint-2"))
     identity = run_identity(other.model.config, {"train": facts["fingerprint"]}, other.args)
-    with pytest.raises(ValueError, match=r"No run\.json lies beside"):
+    with pytest.raises(ValueError, match=r"no run\.json beside"):
         find_checkpoint(identity, other.args)
 
 

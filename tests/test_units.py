@@ -147,7 +147,7 @@ def test_damaged_newer_and_mixed_up_files_are_refused_in_words(tmp_path, mfcc_un
     mfcc_units.save_pretrained(tmp_path)
     state = json.loads((tmp_path / "kmeans.json").read_text())
     (tmp_path / "kmeans.json").write_text(json.dumps(state | {"num_units": 11}))
-    with pytest.raises(ValueError, match=r"has 10 units.*tells of 11"):
+    with pytest.raises(ValueError, match=r"has 10 units.*says 11"):
         KMeansUnits.from_pretrained(tmp_path)
     (tmp_path / "kmeans.json").write_text(json.dumps(state | {"format": 2}))
     with pytest.raises(ValueError, match=r"format 2.*update"):

@@ -52,11 +52,11 @@ def truncate(path):
         ("model.safetensors", flip_a_bit, "has changed since it was written"),
         ("optimizer.pt", lambda path: path.unlink(), "optimizer.pt is missing"),
         ("rng_state.pth", lambda path: path.unlink(), "rng_state.pth is missing"),
-        ("scheduler.pt", truncate, "scheduler.pt is of another size"),
+        ("scheduler.pt", truncate, "scheduler.pt has another size"),
         ("trainer_state.json", flip_a_bit, "trainer_state.json has changed"),
         (MANIFEST_FILE, lambda path: path.unlink(), "it was not written to its end"),
         (MANIFEST_FILE, truncate, "does not hold the files of a checkpoint"),
-        (MANIFEST_FILE, lambda path: path.write_text('{"files": {"model.safetensors": 1}}'), "of another size"),
+        (MANIFEST_FILE, lambda path: path.write_text('{"files": {"model.safetensors": 1}}'), "has another size"),
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over_with_the_reason(name, spoil, reason, two_checkpoints, tmp_path, caplog):
