@@ -131,6 +131,8 @@ def pretrain(
         UnhealthyRun: If the run has gone wrong (see `training/health.py`).
     """
     facts = {"train": train.facts} | ({"validation": validation.facts} if validation.facts else {})
+    if validation.rows is not None and args.eval_strategy == "no":
+        logger.warning("eval_strategy is 'no': the validation data is prepared, but never evaluated.")
     findings = check_units(model, units, train, validation)
     if of_level(findings, "error"):  # no batch can be made
         tell(findings, args)
