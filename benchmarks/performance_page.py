@@ -61,7 +61,7 @@ convolutions run at up to twice the rate of torch's own matrix product on this p
 - Dropout decides for four values with each random number.
 - HuBERT's logits come from one matrix product on masked frames only, wav2vec 2.0's from one per utterance.
 - `hf-ssl-speech` lets freed memory stay with the process. From Python, call
-  `hf_ssl_speech.commands.allocation.keep_memory()` before the training: it saves a sixth of a small model's time.
+  `hf_ssl_speech.allocation.keep_memory()` before the training: it saves a sixth of a small model's time.
 
 Out of training none of this is used but the heads: the outputs are those of the stock models, bit by bit. GPUs take the
 plain way too, since nothing of it has been measured there.

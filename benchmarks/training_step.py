@@ -22,8 +22,8 @@ from measuring import in_turn, machine, median_ratio, product_rate, spread, writ
 from torch import Tensor, nn
 
 from hf_ssl_speech import SSLHubertConfig, SSLHubertForPreTraining, SSLWav2Vec2Config, SSLWav2Vec2ForPreTraining
+from hf_ssl_speech.allocation import keep_memory
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.commands.allocation import keep_memory
 from hf_ssl_speech.data.collators import pretraining_collator
 from hf_ssl_speech.hub.exchange import from_torchaudio, to_transformers
 from hf_ssl_speech.models.quantizer import gumbel_noise

@@ -9,6 +9,7 @@ import torch
 from transformers.utils import logging
 
 import hf_ssl_speech
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 
 TINY = dict(
     hidden_size=32,
@@ -127,6 +128,14 @@ def tiny_model(model_class, seed: int = 0, **fields):
     model = model_class(config_class(**(TINY | fields))).eval()
     torch.manual_seed(seed)
     return randomize_weights(model)
+
+
+def save_encoder(folder, model_class):
+    """Writes a tiny model, with what prepares its waveforms, to a folder."""
+    model = tiny_model(model_class)
+    model.save_pretrained(folder)
+    feature_extractor_for(model.config).save_pretrained(folder)
+    return folder
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ FLOORS = {
     "audio": 0,
     "containers": 0,
     "decoders": 0,
+    "allocation": 0,
     "file_names": 0,
     "markdown": 0,
     "files": 0,

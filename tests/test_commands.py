@@ -162,7 +162,7 @@ def test_threads_wait_without_taking_the_cores_unless_the_user_has_said_otherwis
 PAGES_TAKEN_ANEW = """
 import resource
 import numpy as np
-from hf_ssl_speech.commands.allocation import keep_memory
+from hf_ssl_speech.allocation import keep_memory
 print(keep_memory())
 for step in range(5):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

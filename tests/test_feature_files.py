@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import tiny_model
+from conftest import save_encoder
 from datasets import load_dataset
 
 from hf_ssl_speech import SSLHubertModel, load_speech, prepare_speech
 from hf_ssl_speech.commands.main import run
-from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
 from hf_ssl_speech.recipes.features import without_repeats
 from hf_ssl_speech.records import read_record
@@ -33,11 +32,7 @@ def speech(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder")
-    model = tiny_model(SSLHubertModel)
-    model.save_pretrained(folder)
-    feature_extractor_for(model.config).save_pretrained(folder)
-    return folder
+    return save_encoder(tmp_path_factory.mktemp("encoder"), SSLHubertModel)
 
 
 def write(speech, folder, *more):

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import tiny_model
+from conftest import save_encoder
 
 from hf_ssl_speech import SSLHubertForCTC, SSLHubertForPreTraining, create_model_card
 from hf_ssl_speech.commands.main import run
-from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.recipes.label_efficiency import count_within, nested_order
 from hf_ssl_speech.recipes.label_efficiency_report import draw_curves, equal_minutes, mean_rate, summarize
 from hf_ssl_speech.records import read_record
@@ -40,11 +39,7 @@ def words(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder")
-    model = tiny_model(SSLHubertForPreTraining)
-    model.save_pretrained(folder)
-    feature_extractor_for(model.config).save_pretrained(folder)
-    return folder
+    return save_encoder(tmp_path_factory.mktemp("encoder"), SSLHubertForPreTraining)
 
 
 def compare(words: Path, encoder: Path, output: Path, *more: str):

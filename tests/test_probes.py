@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import tiny_model
+from conftest import save_encoder
 from test_features import prepared_row
 from transformers import AutoModelForAudioClassification, pipeline
 
 from hf_ssl_speech import SSLHubertForPreTraining, SSLHubertForSequenceClassification, SSLHubertModel, create_model_card
 from hf_ssl_speech.commands.main import run
-from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.evaluation.probe_features import EveryHiddenState, Frames, MelFeatures, collect_frames
 from hf_ssl_speech.evaluation.probes import Probe, Targets, error_rate, errors, fit_probe
 from hf_ssl_speech.recipes.probing import classes_of, make_targets, read_labels
@@ -51,11 +50,7 @@ def tones(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder")
-    model = tiny_model(SSLHubertForPreTraining)
-    model.save_pretrained(folder)
-    feature_extractor_for(model.config).save_pretrained(folder)
-    return folder
+    return save_encoder(tmp_path_factory.mktemp("encoder"), SSLHubertForPreTraining)
 
 
 # Exactness -----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from hf_ssl_speech.commands.allocation import keep_memory
+from hf_ssl_speech.allocation import keep_memory
 from hf_ssl_speech.commands.ending import tidy_errors
 from hf_ssl_speech.commands.launching import launch, take_launch_options
 

@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from tqdm.auto import tqdm
 
 from hf_ssl_speech.evaluation.probe_features import Frames
 from hf_ssl_speech.models.heads import mix_layers, pool_frames
-from hf_ssl_speech.models.objectives import ctc_loss
+from hf_ssl_speech.models.objectives import ctc_loss, frames_needed
 from hf_ssl_speech.recognition.metrics import count_edits, percentile_interval, resample_rates
 from hf_ssl_speech.records import Rate
 
@@ -123,7 +122,10 @@ def fit_probe(
         ValueError: If no row can be learnt from.
     """
     frames, targets = train
-    usable = np.array([place for place in range(len(frames)) if _fits(targets, place, frames.lengths()[place])])
+    usable = np.arange(len(frames))
+    if targets.is_sequence:
+        needed = frames_needed(_padded(targets)).numpy()
+        usable = np.flatnonzero((needed > 0) & (needed <= frames.lengths()))
     if not len(usable):
         raise ValueError("No row can be learnt from: each has more labels than its audio has frames.")
     moments = dict(zip(("mean", "scale", "deviation"), frames.moments()))
@@ -185,17 +187,14 @@ def _loss(probe: Probe, states: Tensor, mask: Tensor, targets: Targets) -> Tenso
     logits = probe(states, mask)
     if not targets.is_sequence:
         return F.cross_entropy(logits, torch.tensor(targets.rows))
-    rows = [torch.tensor(row, dtype=torch.int64) for row in targets.rows]
-    labels = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+    labels = _padded(targets)
     return ctc_loss(logits, mask.sum(-1), labels, BLANK).sum() / (labels != -100).sum().clamp(min=1)
 
 
-def _fits(targets: Targets, place: int, frames: int) -> bool:
-    """Whether a row has frames enough for its labels, and a blank between two alike."""
-    if not targets.is_sequence:
-        return True
-    row = targets.rows[place]
-    return 0 < len(row) + sum(left == right for left, right in pairwise(row)) <= frames
+def _padded(targets: Targets) -> Tensor:
+    """Sequences of classes `(rows, labels)`, filled up with -100."""
+    rows = [torch.tensor(row, dtype=torch.int64) for row in targets.rows]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
 
 
 def _collapse(choice: Tensor) -> list[int]:

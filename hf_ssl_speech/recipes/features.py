@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +18,7 @@ from datasets import Dataset, Features, List, Value
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from hf_ssl_speech.allocation import give_large_arrays_back
 from hf_ssl_speech.audio import INT16_SCALE, BadAudio
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, MfccFeatures, SpeechFeatures
 from hf_ssl_speech.data.preparing import prepare_speech, row_waveform, split_facts
@@ -33,7 +32,6 @@ from hf_ssl_speech.units.kmeans_units import KMeansUnits
 
 logger = logging.getLogger(__name__)
 
-M_MMAP_THRESHOLD, LARGE_BYTES = -3, 2**17  # of glibc's malloc.h; its own threshold before it rises
 DATA_FOLDER = "data"  # where the Hub's datasets have theirs
 
 
@@ -166,15 +164,6 @@ class FeatureWriter:
             return columns | {"units": found}
         runs = [without_repeats(each) for each in found]
         return columns | {"units": [units for units, _ in runs], "durations": [durations for _, durations in runs]}
-
-
-def give_large_arrays_back():
-    """Makes the C library return the memory of every large array when it is freed, so that memory stays flat.
-
-    glibc keeps larger and larger arrays in its heap, whose gaps then grow with arrays of ever other lengths.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def load_units(source: str) -> KMeansUnits:

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,7 @@ class LabelEfficiency:
 
     # Results -------------------------------------------------------------------------------------------------------
 
+    @cached_property
     def lengths(self) -> dict[str, np.ndarray]:
         """Words and characters of each test row."""
         references = self.test.references
@@ -299,7 +301,7 @@ class LabelEfficiency:
 
     def rates(self, record: dict[str, Any]) -> dict[str, float]:
         """Word and character error rate of a cell on the test rows."""
-        lengths, errors = self.lengths(), record["test"]["errors"]
+        lengths, errors = self.lengths, record["test"]["errors"]
         return {
             name: sum(errors[unit]) / int(lengths[unit].sum())
             for name, unit in (("wer", "words"), ("cer", "characters"))
@@ -332,7 +334,7 @@ class LabelEfficiency:
                 for part, fact in facts.items()
             },
         }
-        write_results(cells, self.lengths(), about, self.folder)
+        write_results(cells, self.lengths, about, self.folder)
 
 
 def nested_order(seconds: Sequence[float], speakers: Sequence[Any], seed: int) -> np.ndarray:

@@ -1,13 +1,15 @@
-"""Memory that stays with a process that trains."""
+"""What the C library does with memory that is freed: it stays with the process, or goes back to the system."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
 
 # glibc's numbers for `mallopt`.
-TRIM_THRESHOLD, MMAP_MAX = -1, -4
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+LARGE_BYTES = 2**17  # its own threshold, before it rises
 
 
 def keep_memory() -> bool:
@@ -26,3 +28,12 @@ def keep_memory() -> bool:
     if not hasattr(library, "mallopt"):
         return False
     return bool(library.mallopt(MMAP_MAX, 0)) and bool(library.mallopt(TRIM_THRESHOLD, -1))
+
+
+def give_large_arrays_back():
+    """Makes the C library return the memory of every large array when it is freed, so that memory stays flat.
+
+    glibc keeps larger and larger arrays in its heap, whose gaps then grow with arrays of ever other lengths.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, LARGE_BYTES)
