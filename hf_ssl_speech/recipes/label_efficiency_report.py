@@ -28,8 +28,8 @@ SCRATCH = "scratch"
 GLOSSARY = """\
 WER, CER, PER: errors over words, characters or phones of the test rows, mean over seeds; in brackets the 95% interval \
 over draws of seeds and of test rows. Minutes: what the rows that were learnt from last, mean over seeds. Scratch \
-needs: the minutes of labels with which fresh weights would make as few errors, interpolated on their curve (straight over the \
-logarithm of the minutes); beyond the curve only the bound is told."""
+needs: the minutes of labels with which fresh weights would make as few errors, interpolated on their curve (straight \
+over the logarithm of the minutes); beyond the curve only the bound is told."""
 
 
 def measures_of(tokenizer: PreTrainedTokenizerBase) -> Measures:
