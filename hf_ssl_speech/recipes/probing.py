@@ -23,7 +23,7 @@ from hf_ssl_speech.recipes.arguments import ProbeArguments, named
 from hf_ssl_speech.recipes.probing_report import write_report
 from hf_ssl_speech.recipes.splits import Split, hold_out, load_split, part_facts, with_a_share, with_test
 from hf_ssl_speech.recipes.stages import is_complete
-from hf_ssl_speech.recipes.starting_points import start_facts, stock_config
+from hf_ssl_speech.recipes.starting_points import load_start, start_facts, stock_config
 from hf_ssl_speech.records import new_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments
 from hf_ssl_speech.units.phones import is_silence
@@ -260,9 +260,10 @@ def make_targets(labels: list[str] | list[list[str]], classes: list[str], part: 
 def save_classifier(probe: Probe, checkpoint: str, classes: list[str], pooling: str, folder: Path):
     """Writes the encoder with the probe as its head: a model for the pipeline, or to be fine-tuned as a whole."""
     config_class = config_class_of(stock_config(checkpoint).model_type)
-    model = model_class(config_class, "AutoModelForAudioClassification").from_pretrained(
+    model, _ = load_start(
+        model_class(config_class, "AutoModelForAudioClassification"),
         checkpoint,
-        dtype=torch.float32,
+        tell=False,
         use_weighted_layer_sum=True,
         classifier_proj_size=probe.projector.out_features,
         classifier_pooling=pooling,
