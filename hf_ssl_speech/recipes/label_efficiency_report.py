@@ -22,10 +22,10 @@ MEASURES = {"wer": ("words", "WER"), "cer": ("characters", "CER")}
 CONFIDENCE, DRAWS = 0.95, 2000
 SCRATCH = "scratch"
 GLOSSARY = """\
-WER, CER: errors over words, or characters, of the test rows, mean over seeds; in brackets the 95% interval over draws \
-of seeds and of test rows. Minutes: what the rows that were learnt from last, mean over seeds. Scratch needs: the \
-minutes of labels with which fresh weights would make as few errors, interpolated on their curve (straight over the \
-logarithm of the minutes); beyond the curve only the bound is told."""
+WER, CER: word and character error rate on the test rows, mean over seeds; in brackets the 95% bootstrap interval over \
+seeds and test rows. Minutes: the length of the rows that were learnt from, mean over seeds. Scratch needs: the \
+minutes of labels with which fresh weights would make as few errors, interpolated on their curve (linearly over the \
+logarithm of the minutes); outside the curve only a bound is known."""
 
 
 def write_results(
@@ -34,10 +34,10 @@ def write_results(
     """Writes results, report and picture of the cells that are finished.
 
     Args:
-        cells: Of each its `start`, `minutes`, `minutes_used`, `seed`, and `errors` in every test row by unit.
+        cells: For each cell `start`, `minutes`, `minutes_used`, `seed`, and by unit the `errors` in every test row.
         lengths: Words and characters of every test row.
-        about: What else is told: starts, updates, data.
-        folder: Where to.
+        about: Facts of the whole comparison: starts, updates, data.
+        folder: The folder to write into.
     """
     curves = summarize(cells, lengths)
     shown = [{name: value for name, value in cell.items() if name != "errors"} for cell in cells]
@@ -59,7 +59,7 @@ def write_results(
 
 
 def summarize(cells: Sequence[dict[str, Any]], lengths: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """A point for each start and amount of labels: mean rates with intervals, and the minutes scratch would need."""
+    """A point for each start and amount of labels: mean rates, intervals, and the minutes that scratch would need."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cell in cells:
         groups.setdefault((cell["start"], cell["minutes"]), []).append(cell)
@@ -83,7 +83,7 @@ def mean_rate(errors: np.ndarray, lengths: np.ndarray) -> Rate:
     """The mean error rate over seeds, with the interval over draws of rows and of seeds.
 
     Args:
-        errors: In every row with every seed, `(seeds, rows)`.
+        errors: Errors in every row with every seed, `(seeds, rows)`.
         lengths: Words or characters of every row, `(rows,)`.
     """
     drawn = resample_rates(errors, lengths, bootstrap=DRAWS)  # (draws, seeds)
@@ -100,8 +100,8 @@ def equal_minutes(curve: Sequence[tuple[float, float]], error: float) -> dict[st
         curve: Minutes and error rates.
         error: The error rate.
     Returns:
-        `minutes`, and under `is` whether they are the value (`about`), or a bound: `at most` where the curve is as good
-        from its first point on, `more than` where it never gets there.
+        `minutes`, and as `is` what they are: `about` the value; or a bound, `at most` if the curve is as good from its
+        first point on, `more than` if it never gets there.
     """
     curve = sorted(curve)
     if curve[0][1] <= error:
@@ -114,7 +114,7 @@ def equal_minutes(curve: Sequence[tuple[float, float]], error: float) -> dict[st
 
 
 def report(curves: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> str:
-    """The page: what was done, the table and the picture."""
+    """The page `report.md`: what was done, the table and the picture."""
     data, test = about["data"], about["data"]["test"]
     starts = "; ".join(f"{plain(name)}: {plain(path or 'fresh weights')}" for name, path in about["starts"].items())
     first = (
@@ -135,7 +135,7 @@ def report(curves: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> str:
 
 
 def draw_curves(curves: Sequence[dict[str, Any]], path: Path):
-    """Draws error rates over minutes of labels, on a logarithmic axis: for each start a line with its interval."""
+    """Draws error rates over minutes of labels (a logarithmic axis): for each start a line with its interval."""
     figure = Figure(figsize=(6 * len(MEASURES), 4.5), layout="constrained")
     axes = figure.subplots(1, len(MEASURES), squeeze=False)[0]
     minutes = sorted({round(point["minutes_used"], 2) for point in curves})
