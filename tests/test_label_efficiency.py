@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import save_encoder
+from datasets import Dataset
 
 from hf_ssl_speech import SSLHubertForCTC, SSLHubertForPreTraining, create_model_card
 from hf_ssl_speech.commands.main import run
 from hf_ssl_speech.recipes.label_efficiency import count_within, nested_order
 from hf_ssl_speech.recipes.label_efficiency_report import draw_curves, equal_minutes, mean_rate, summarize
+from hf_ssl_speech.recognition.transcription import load_processor
 from hf_ssl_speech.records import read_record
 
 SHORT = (
@@ -147,6 +149,30 @@ def test_finished_cells_are_read_back_and_a_broken_one_goes_on(words, encoder, t
 
     with pytest.raises(ValueError, match="learning_rate"):
         compare(words, encoder, tmp_path, "--learning_rate", "1e-4")
+
+
+def test_a_curve_on_phones_counts_phones_and_starts_at_several_checkpoints_of_a_run(encoder, tmp_path):
+    generator, names = np.random.default_rng(0), ["AA", "TCH", "S", "AY"]
+    for split, number in (("train", 40), ("test", 5)):
+        waves = [generator.normal(size=int(16_000 * generator.uniform(0.6, 1.0))) / 8 for _ in range(number)]
+        spoken = [[{"phone": "SIL"}, *({"phone": each} for each in generator.choice(names, 3))] for _ in waves]
+        audio = [{"array": wave, "sampling_rate": 16_000} for wave in waves]
+        Dataset.from_dict({"audio": audio, "phones": spoken}).to_parquet(tmp_path / "data" / f"{split}.parquet")
+    at = [f"{each}={encoder}" for each in ("hubert@5h", "hubert@20h")]
+    compare(
+        tmp_path / "data", encoder, tmp_path / "curve",
+        "--starts", *at, "--text_column", "phones", "--minutes", "0.1",
+    )  # fmt: skip
+    results = json.loads((tmp_path / "curve" / "results.json").read_text())
+    assert {cell["folder"] for cell in results["cells"]} == {
+        f"{each}/0.1min/seed-0" for each in ("hubert@5h", "hubert@20h")
+    }
+    assert all("per" in cell and "cer" not in cell for cell in results["cells"])
+    folder = tmp_path / "curve" / "hubert@5h" / "0.1min" / "seed-0"
+    assert read_record(folder)["text"]["vocabulary"] == ["<pad>", "<unk>", "AA", "AY", "S", "TCH"]
+    assert set(" ".join(read_record(folder)["test"]["references"]).split()) <= set(names)
+    assert "PER, %" in (tmp_path / "curve" / "report.md").read_text()
+    assert load_processor(folder).tokenizer.decode([2, 0, 5]) == "AA TCH"
 
 
 @pytest.mark.parametrize(

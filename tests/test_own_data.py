@@ -420,3 +420,31 @@ def test_one_channel_is_taken_of_every_row(tmp_path, cache):
     prepared, _ = prepare_speech(load_speech(str(tmp_path)), min_seconds=0.1, channel=3)
     with pytest.raises(BadAudio, match="without a channel 3: it has 2"):
         row_waveform(prepared[0])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_condition_takes_the_rows_of_a_column_value_from_its_own_source_alone(tmp_path, streaming):
+    for name, languages in (("many", ["ru", "de", "ru", "cy"]), ("english", ["en", "en"])):
+        for place in range(len(languages)):
+            sound(tmp_path / name / f"{place}.wav", place)
+        lines = [f"{place}.wav,{language}" for place, language in enumerate(languages)]
+        write(tmp_path / name / "metadata.csv", "file_name,language", *lines)
+
+    def languages(*sources):
+        return [row["language"] for row in load_speech(list(sources), streaming=streaming)]
+
+    many = str(tmp_path / "many")
+    assert languages(f"{many}[language=ru]") == ["ru", "ru"]
+    assert languages(str(tmp_path / "english"), f"{many}[language=ru|cy]") == ["en", "en", "ru", "ru", "cy"]
+    assert available_splits(f"{many}[language=ru]") == ["train"]
+    with pytest.raises(ValueError, match=r"no column 'speaker' to choose rows by"):
+        languages(f"{many}[speaker=a]")
+    if not streaming:
+        assert languages(f"{many}[language=ru][id=0]") == ["ru"]
+        with pytest.raises(ValueError, match=r"No row .* has 'fr' in the column 'language'; there are cy, de, ru"):
+            languages(f"{many}[language=fr]")
+
+
+def test_a_path_with_a_condition_in_its_name_is_that_path(tmp_path):
+    sound(tmp_path / "a[b=c]" / "1.wav")
+    assert len(load_speech([str(tmp_path / "a[b=c]")])) == 1

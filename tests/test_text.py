@@ -7,9 +7,9 @@ from transformers import AutoProcessor, Wav2Vec2Processor
 
 from hf_ssl_speech import SSLWav2Vec2Config, TextNormalization, add_labels, load_speech, make_processor, prepare_speech
 from hf_ssl_speech.recognition.text import (
-    count_characters,
+    count_tokens,
     find_case,
-    rare_characters,
+    rare_tokens,
     spellable_characters,
 )
 from hf_ssl_speech.recognition.transcript import Alphabet
@@ -71,10 +71,10 @@ def test_a_vocabulary_holds_every_character_once_and_its_blank_is_the_pad_token(
         assert loaded.tokenizer.decode(labels) == "l'été 影"
 
 
-def test_rare_characters_are_left_out_and_named():
+def test_rare_tokens_are_left_out_and_named():
     texts = ["aab", "abñ"]
-    assert list(count_characters(texts).items()) == [("a", 3), ("b", 2), ("ñ", 1)]
-    assert rare_characters(texts, 2) == {"ñ": 1}
+    assert list(count_tokens(texts).items()) == [("a", 3), ("b", 2), ("ñ", 1)]
+    assert rare_tokens(texts, 2) == {"ñ": 1}
     assert spellable_characters(make_processor(texts, min_count=2).tokenizer) == {"a", "b", " "}
     with pytest.raises(ValueError, match="no character 9 times"):
         make_processor(texts, min_count=9)

@@ -31,6 +31,7 @@ from datasets.data_files import SPLIT_KEYWORDS
 from huggingface_hub.errors import HFValidationError
 
 from hf_ssl_speech.data.columns import with_audio, with_text
+from hf_ssl_speech.data.conditions import only_matching, split_conditions
 from hf_ssl_speech.data.corpora import Splits, common_voice_splits, kaldi_splits, ljspeech_splits
 from hf_ssl_speech.data.folders import AUDIO_SUFFIXES, audio_splits, list_audio, load_tables, table_splits
 from hf_ssl_speech.data.shards import is_address, load_shards
@@ -63,6 +64,8 @@ def load_speech(
             these; a folder in the form of Common Voice, Kaldi, LibriSpeech or LJ Speech, with a `metadata` table, or
             written by `save_to_disk`; or the name of a dataset on the Hub. Or several of these, as a list or with
             whitespace between. `~` and environment variables are expanded. `docs/data.md` shows each form.
+            `[column=value]` at the end of a source takes only the rows with this value, or with one of several that `|`
+            separates.
         split: The split to take. Files named one by one are a single split, `train`.
         name: The configuration of a Hub dataset or of a folder with a dataset card.
         streaming: Whether to read the rows when they are needed instead of indexing them first.
@@ -74,12 +77,16 @@ def load_speech(
         `path`: an `Audio(decode=False)` column, or, streamed, a plain struct. Where a row is a part of its audio,
         `segment_start` and `segment_end` tell which, in seconds.
     Raises:
-        ValueError: If nothing is found at a source, a file can't be read, or there is no such split or column.
+        ValueError: If nothing is found at a source, a file can't be read, or there is no such split, column or value.
     """
     parts = []
-    for one in _each_source(source):
-        for part, folder in _load_one(one, split, name, streaming):
-            parts.append(with_text(with_audio(part, audio_column, one, folder), text_column, one))
+    for each in _each_source(source):
+        one, conditions = split_conditions(each)
+        found = [
+            with_text(with_audio(part, audio_column, one, folder), text_column, one)
+            for part, folder in _load_one(one, split, name, streaming)
+        ]
+        parts += only_matching(found, conditions, one)
     kinds = parts[0].features
     shared = [column for column in kinds if all(part.features.get(column) == kinds[column] for part in parts)]
     left_out = sorted({column for part in parts for column in part.column_names} - set(shared))
@@ -96,7 +103,7 @@ def available_splits(source: str | os.PathLike | Sequence[str | os.PathLike], na
     Raises:
         ValueError: If nothing is found at a source.
     """
-    splits = [_splits_of(one, name) for one in _each_source(source)]
+    splits = [_splits_of(split_conditions(one)[0], name) for one in _each_source(source)]
     return [split for split in splits[0] if all(split in others for others in splits)]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from accelerate import PartialState
+from datasets import Dataset
 from transformers import PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
@@ -30,10 +30,13 @@ from hf_ssl_speech.recipes.starting_points import (
 )
 from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import (
+    AS_WRITTEN,
     add_labels,
+    holds_phones,
     make_processor,
-    rare_characters,
+    rare_tokens,
     read_texts,
+    text_facts,
 )
 from hf_ssl_speech.recognition.transcript import Alphabet
 from hf_ssl_speech.recognition.transcription import load_normalization, load_processor
@@ -92,24 +95,35 @@ class Transcripts:
     def of_rows(
         cls, train: Split, text_args: SpeechTextArguments, feature_extractor: Wav2Vec2FeatureExtractor
     ) -> Transcripts:
-        """Makes a vocabulary from the training transcripts.
+        """Makes a vocabulary from the training transcripts: their characters, or phones where these are what they hold.
 
         Args:
             train: Rows with their transcripts as `text`.
         Raises:
             ValueError: If the transcripts are empty.
         """
-        normalization = TextNormalization(**asked_of_normalization(text_args))
+        asked, fewest = asked_of_normalization(text_args), text_args.min_character_count
+        apart = holds_phones(train.rows, "text")
+        normalization = replace(AS_WRITTEN, **asked) if apart else TextNormalization(**asked)
         texts = list(map(normalization, read_texts(train.rows, "text")))
-        processor = make_processor(texts, min_count=text_args.min_character_count, feature_extractor=feature_extractor)
-        rare = rare_characters(texts, text_args.min_character_count)
-        seldom = {each: count for each, count in rare_characters(texts, SELDOM).items() if each not in rare}
+        processor = make_processor(texts, min_count=fewest, feature_extractor=feature_extractor, apart=apart)
+        rare = rare_tokens(texts, fewest, apart)
+        seldom = {each: count for each, count in rare_tokens(texts, SELDOM, apart).items() if each not in rare}
         for what, characters in (("left out of", rare), ("kept in", seldom)):
             if characters:
                 named = ", ".join(f"{character} ({count})" for character, count in characters.items())
                 logger.info(f"Rare characters, {what} the vocabulary: {named}")
         facts = {"processor": None, "new_vocabulary": text_args.new_vocabulary, "rare_characters": rare}
         return cls(processor, normalization, facts)
+
+    def of_part(self, rows: Dataset, feature_extractor: Wav2Vec2FeatureExtractor) -> Transcripts:
+        """The same spelling for a run with some of the labelled training rows, of a model with this feature extractor.
+
+        Doubts stay those about all transcripts.
+        """
+        processor = Wav2Vec2Processor(feature_extractor=feature_extractor, tokenizer=self.processor.tokenizer)
+        facts = text_facts(rows["text"][:]) | {"skipped": {}, "unknown_characters": {}}
+        return Transcripts(processor, self.normalization, self.facts | facts)
 
     @property
     def config_fields(self) -> dict[str, Any]:
@@ -164,7 +178,6 @@ class Transcripts:
         unknown = found["unknown_characters"]
         cause = f"Characters outside the vocabulary: {' '.join(unknown) or 'none'}.{hint if unknown else ''} "
         problem = check_skipped(report, which, data_args, args, cause)
-        found["fingerprint"] = hashlib.sha256("\n".join(rows["text"]).encode()).hexdigest()[:16]
         self.facts |= found if which == "train" else {which: found}
         self.facts["vocabulary"] = list(self.processor.tokenizer.get_vocab())
         return Split(rows, facts | split_facts(facts["source"], rows, report) | problem)

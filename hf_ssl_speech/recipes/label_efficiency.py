@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PreTrainedConfig, set_seed
@@ -31,6 +32,7 @@ from hf_ssl_speech.evaluation.comparison import (
     score_entry,
 )
 from hf_ssl_speech.models.classes import config_class_of
+from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.recipes.arguments import LabelEfficiencyArguments
 from hf_ssl_speech.recipes.finetuning import (
     Transcripts,
@@ -41,7 +43,7 @@ from hf_ssl_speech.recipes.finetuning import (
     make_recognizer,
     settle,
 )
-from hf_ssl_speech.recipes.label_efficiency_report import CONFIDENCE, write_results
+from hf_ssl_speech.recipes.label_efficiency_report import CONFIDENCE, measures_of, write_results
 from hf_ssl_speech.recipes.splits import Split, hold_out, part_facts, with_a_share, with_test
 from hf_ssl_speech.recipes.starting_points import is_recognizer, stock_config
 from hf_ssl_speech.recognition.metrics import count_edits
@@ -62,6 +64,7 @@ logger = logging.getLogger(__name__)
 
 # Fields of a checkpoint's configuration that fresh weights don't take over; the vocabulary comes from the transcripts.
 NOT_OF_THE_ARCHITECTURE = {"vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "feature_gradient_scale"}
+WINDOW = 16 * SAMPLE_RATE  # long enough to tell which of two encoders makes more frames
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
@@ -89,8 +92,8 @@ class LabelEfficiency:
     """Fine-tunes every start on every amount of labels with every seed, and scores the results.
 
     Each cell has a folder under `args.output_dir`. A finished cell is read from its `run.json`; an interrupted one goes
-    on. All cells share the vocabulary of all training transcripts. The best checkpoint of a cell is chosen on the
-    validation rows; the test rows are only scored.
+    on. All cells share the vocabulary of all training transcripts, and use the same usable rows. The best checkpoint of
+    a cell is chosen on validation rows; the test rows are only scored.
 
     Args:
         model_args: The model of `scratch`, and fields of every model's config.
@@ -114,14 +117,22 @@ class LabelEfficiency:
         self.data_args, self.text_args, self.args, self.settings = data_args, text_args, args, settings
         self.folder = Path(args.output_dir)
         self.models = {name: self.model_of(path, model_args) for name, path in settings.named_starts.items()}
+        configs = []
         for name, each in self.models.items():  # errors in one show before the data is prepared
             logger.info(f"{name}: {each.model_name_or_path or 'fresh weights'}")
-            make_recognizer(each, None, new_vocabulary=True)
+            configs.append(make_recognizer(each, None, new_vocabulary=True).config)
         self.test_args = with_test(data_args, settings.test_data, settings.test_split)
         train = load_transcribed("train", data_args, args, text_args, keep=[settings.speaker_column])
         validation = load_transcribed("validation", data_args, args, text_args, beside=train)
-        train, self.validation = hold_out(train, validation, with_a_share(data_args))
-        self.train = self.only_usable(train)
+        train, validation = hold_out(train, validation, with_a_share(data_args))
+        # Spelt once for all cells, which only choose among these rows: what the model with the fewest frames can learn.
+        feature_extractor = find_feature_extractor(next(iter(self.models.values())))
+        given = Transcripts.given(text_args, feature_extractor, None)
+        self.transcripts = given or Transcripts.of_rows(train, text_args, feature_extractor)
+        fewest = min(configs, key=lambda config: int(num_frames(torch.tensor(WINDOW), config.conv_layers)))
+        self.train = self.transcripts.label(train, "train", fewest, args, data_args)
+        self.validation = self.transcripts.label(validation, "validation", fewest, args, data_args)
+        self.measures = measures_of(self.transcripts.processor.tokenizer)
         self.shares = self.draw()
         self.test = self.load_test()
 
@@ -144,7 +155,8 @@ class LabelEfficiency:
             record = self.train_cell(cell)
             finished[cell] = record
             rates = self.rates(record)
-            logger.info(f"{cell}: WER {rates['wer']:.1%}, CER {rates['cer']:.1%}, {time.perf_counter() - began:.0f} s")
+            told = ", ".join(f"{label} {rates[name]:.1%}" for name, (_, label) in self.measures.items())
+            logger.info(f"{cell}: {told}, {time.perf_counter() - began:.0f} s")
             if PartialState().is_main_process:
                 self.write(finished)
         logger.info(f"All {len(cells)} cells are finished; results.json, report.md and curve.png are in {self.folder}")
@@ -153,26 +165,16 @@ class LabelEfficiency:
 
     def load_test(self) -> EvaluationSet:
         """The test rows, with texts normalised as in training."""
-        transcripts = self.transcripts_of(next(iter(self.models)))
         with PartialState().local_main_process_first():
             return load_evaluation_set(
                 self.test_args.test_data,
-                transcripts.normalization,
+                self.transcripts.normalization,
                 split=self.test_args.test_split,
                 text_column=self.text_args.text_column,
                 num_proc=self.data_args.prepare_workers,
                 name=self.data_args.dataset_config,
                 audio_column=self.data_args.audio_column,
             )
-
-    def only_usable(self, train: Split) -> Split:
-        """The training rows that can be learnt from. Amounts of labels are drawn from these."""
-        name = next(iter(self.models))
-        transcripts = self.transcripts_of(name, train)
-        model = make_recognizer(self.models[name], transcripts, new_vocabulary=True)
-        usable = set(transcripts.label(train, "train", model.config, self.args, self.data_args).rows["sample_id"])
-        kept = [place for place, number in enumerate(train.rows["sample_id"]) if number in usable]
-        return Split(train.rows.select(kept), train.facts)
 
     def draw(self) -> dict[tuple[str, int], Split]:
         """The rows of each amount of labels and seed; a smaller amount is the beginning of a larger one."""
@@ -187,15 +189,6 @@ class LabelEfficiency:
                 chosen = rows.select(order[: count_within(seconds[order], minutes)])
                 found[minutes, seed] = Split(chosen, part_facts(self.train.facts, chosen))
         return found
-
-    def transcripts_of(self, name: str, train: Split | None = None) -> Transcripts:
-        """The vocabulary of a start's cells: the characters of all training transcripts."""
-        text_args, feature_extractor = self.text_args, find_feature_extractor(self.models[name])
-        transcripts = Transcripts.given(text_args, feature_extractor, None)
-        transcripts = transcripts or Transcripts.of_rows(train or self.train, text_args, feature_extractor)
-        start = self.models[name].model_name_or_path
-        transcripts.facts["new_vocabulary"] = bool(start) and is_recognizer(start)
-        return transcripts
 
     # Cells ---------------------------------------------------------------------------------------------------------
 
@@ -221,12 +214,11 @@ class LabelEfficiency:
         args.seed, args.output_dir = cell.seed, str(self.folder / cell.folder)
         start = model_args.model_name_or_path
         args = settle(args, self.validation, start)
-        transcripts = self.transcripts_of(cell.start)
+        train, validation = self.shares[cell.minutes, cell.seed], self.validation
+        transcripts = self.transcripts.of_part(train.rows, find_feature_extractor(model_args))
+        transcripts.facts["new_vocabulary"] = bool(start) and is_recognizer(start)
         set_seed(cell.seed)
         model = make_recognizer(model_args, transcripts, new_vocabulary=True)
-        labels = (self.args, self.data_args)
-        train = transcripts.label(self.shares[cell.minutes, cell.seed], "train", model.config, *labels)
-        validation = transcripts.label(self.validation, "validation", model.config, *labels)
         facts = {"train": train.facts, "validation": validation.facts}
         identity = identify(model, args, facts, transcripts, start)
         if self.is_finished(args.output_dir, identity):
@@ -297,12 +289,9 @@ class LabelEfficiency:
         return {unit: count_edits(references, references, unit).reference_length for unit in ("words", "characters")}
 
     def rates(self, record: dict[str, Any]) -> dict[str, float]:
-        """Word and character error rate of a cell on the test rows."""
+        """The error rates of a cell on the test rows."""
         lengths, errors = self.lengths, record["test"]["errors"]
-        return {
-            name: sum(errors[unit]) / int(lengths[unit].sum())
-            for name, unit in (("wer", "words"), ("cer", "characters"))
-        }
+        return {name: sum(errors[unit]) / int(lengths[unit].sum()) for name, (unit, _) in self.measures.items()}
 
     def write(self, finished: dict[Cell, dict[str, Any]]):
         """Writes the results of the finished cells."""
@@ -331,7 +320,7 @@ class LabelEfficiency:
                 for part, fact in facts.items()
             },
         }
-        write_results(cells, self.lengths, about, self.folder)
+        write_results(cells, self.lengths, about, self.folder, self.measures)
 
 
 def nested_order(seconds: Sequence[float], speakers: Sequence[Any], seed: int) -> np.ndarray:

@@ -11,25 +11,38 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from transformers import PreTrainedTokenizerBase
 
 from hf_ssl_speech.files import write_json
 from hf_ssl_speech.markdown import plain, table
 from hf_ssl_speech.recognition.metrics import percentile_interval, resample_rates
+from hf_ssl_speech.recognition.transcript import writes_tokens_apart
 from hf_ssl_speech.records import Rate, command_line, device_name, now, versions
 
 RESULTS_FILE, REPORT_FILE, PICTURE_FILE = "results.json", "report.md", "curve.png"
-MEASURES = {"wer": ("words", "WER"), "cer": ("characters", "CER")}
+Measures = Mapping[str, tuple[str, str]]
+MEASURES: Measures = {"wer": ("words", "WER"), "cer": ("characters", "CER")}
+PHONES: Measures = {"per": ("words", "PER")}  # of a text of phones, each is a word
 CONFIDENCE, DRAWS = 0.95, 2000
 SCRATCH = "scratch"
 GLOSSARY = """\
-WER, CER: word and character error rate on the test rows, mean over seeds; in brackets the 95% bootstrap interval over \
-seeds and test rows. Minutes: the length of the rows that were learnt from, mean over seeds. Scratch needs: the \
-minutes of labels with which fresh weights would make as few errors, interpolated on their curve (linearly over the \
-logarithm of the minutes); outside the curve only a bound is known."""
+WER, CER, PER: word, character and phone error rate on the test rows, mean over seeds; in brackets the 95% bootstrap \
+interval over seeds and test rows. Minutes: the length of the rows that were learnt from, mean over seeds. Scratch \
+needs: the minutes of labels with which fresh weights would make as few errors, interpolated on their curve (linearly \
+over the logarithm of the minutes); outside the curve only a bound is known."""
+
+
+def measures_of(tokenizer: PreTrainedTokenizerBase) -> Measures:
+    """The measures of recognisers with this tokenizer: by name, the unit that is counted and the label."""
+    return PHONES if writes_tokens_apart(tokenizer) else MEASURES
 
 
 def write_results(
-    cells: Sequence[dict[str, Any]], lengths: Mapping[str, np.ndarray], about: dict[str, Any], folder: Path
+    cells: Sequence[dict[str, Any]],
+    lengths: Mapping[str, np.ndarray],
+    about: dict[str, Any],
+    folder: Path,
+    measures: Measures = MEASURES,
 ):
     """Writes results, report and picture of the cells that are finished.
 
@@ -38,8 +51,9 @@ def write_results(
         lengths: Words and characters of every test row.
         about: Facts of the whole comparison: starts, updates, data.
         folder: The folder to write into.
+        measures: See `measures_of`.
     """
-    curves = summarize(cells, lengths)
+    curves = summarize(cells, lengths, measures)
     shown = [{name: value for name, value in cell.items() if name != "errors"} for cell in cells]
     write_json(
         {
@@ -54,11 +68,13 @@ def write_results(
         },
         folder / RESULTS_FILE,
     )
-    draw_curves(curves, folder / PICTURE_FILE)
-    (folder / REPORT_FILE).write_text(report(curves, about), encoding="utf-8")
+    draw_curves(curves, folder / PICTURE_FILE, measures)
+    (folder / REPORT_FILE).write_text(report(curves, about, measures), encoding="utf-8")
 
 
-def summarize(cells: Sequence[dict[str, Any]], lengths: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def summarize(
+    cells: Sequence[dict[str, Any]], lengths: Mapping[str, np.ndarray], measures: Measures = MEASURES
+) -> list[dict[str, Any]]:
     """A point for each start and amount of labels: mean rates, intervals, and the minutes that scratch would need."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cell in cells:
@@ -67,13 +83,13 @@ def summarize(cells: Sequence[dict[str, Any]], lengths: Mapping[str, np.ndarray]
     for (start, minutes), group in groups.items():
         point = {"start": start, "minutes": minutes, "seeds": [cell["seed"] for cell in group]}
         point["minutes_used"] = float(np.mean([cell["minutes_used"] for cell in group]))
-        for name, (unit, _) in MEASURES.items():
+        for name, (unit, _) in measures.items():
             point[name] = mean_rate(np.array([cell["errors"][unit] for cell in group]), lengths[unit])
         points.append(point)
     for point in points:
         scratch = [each for each in points if each["start"] == SCRATCH]
         if scratch and point["start"] != SCRATCH:
-            for name in MEASURES:
+            for name in measures:
                 curve = [(each["minutes_used"], each[name]["value"]) for each in scratch]
                 point[f"scratch_minutes_{name}"] = equal_minutes(curve, point[name]["value"])
     return points
@@ -113,7 +129,7 @@ def equal_minutes(curve: Sequence[tuple[float, float]], error: float) -> dict[st
     return {"minutes": curve[-1][0], "is": "more than"}
 
 
-def report(curves: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> str:
+def report(curves: Sequence[dict[str, Any]], about: Mapping[str, Any], measures: Measures = MEASURES) -> str:
     """The page `report.md`: what was done, the table and the picture."""
     data, test = about["data"], about["data"]["test"]
     starts = "; ".join(f"{plain(name)}: {plain(path or 'fresh weights')}" for name, path in about["starts"].items())
@@ -124,22 +140,22 @@ def report(curves: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> str:
     )
     rows = []
     for point in sorted(curves, key=lambda point: point["minutes_used"]):
-        needs = [_needed(point.get(f"scratch_minutes_{name}")) for name in MEASURES]
-        rates = [_percent(point[name]) for name in MEASURES]
+        needs = [_needed(point.get(f"scratch_minutes_{name}")) for name in measures]
+        rates = [_percent(point[name]) for name in measures]
         rows.append([f"{point['minutes_used']:.1f}", plain(point["start"]), f"{len(point['seeds'])}", *rates, *needs])
-    named = [name for _, name in MEASURES.values()]
+    named = [name for _, name in measures.values()]
     head = ["minutes", "start", "seeds", *(f"{name}, %" for name in named)]
     head += [f"scratch needs ({name})" for name in named]
     parts = ["# Errors against minutes of labels", first, table(head, rows), GLOSSARY, f"![The curve]({PICTURE_FILE})"]
     return "\n\n".join(parts) + "\n"
 
 
-def draw_curves(curves: Sequence[dict[str, Any]], path: Path):
+def draw_curves(curves: Sequence[dict[str, Any]], path: Path, measures: Measures = MEASURES):
     """Draws error rates over minutes of labels (a logarithmic axis): for each start a line with its interval."""
-    figure = Figure(figsize=(6 * len(MEASURES), 4.5), layout="constrained")
-    axes = figure.subplots(1, len(MEASURES), squeeze=False)[0]
+    figure = Figure(figsize=(6 * len(measures), 4.5), layout="constrained")
+    axes = figure.subplots(1, len(measures), squeeze=False)[0]
     minutes = sorted({round(point["minutes_used"], 2) for point in curves})
-    for axis, (name, (_, label)) in zip(axes, MEASURES.items()):
+    for axis, (name, (_, label)) in zip(axes, measures.items()):
         for color, start in enumerate(dict.fromkeys(point["start"] for point in curves)):
             points = sorted((each for each in curves if each["start"] == start), key=lambda each: each["minutes_used"])
             along = [point["minutes_used"] for point in points]

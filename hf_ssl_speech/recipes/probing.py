@@ -26,7 +26,7 @@ from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.recipes.starting_points import load_start, start_facts, stock_config
 from hf_ssl_speech.records import new_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments
-from hf_ssl_speech.units.phones import is_silence
+from hf_ssl_speech.units.phones import sequence_of
 
 logger = logging.getLogger(__name__)
 
@@ -209,10 +209,10 @@ def read_labels(rows: Dataset, column: str, silence: list[str]) -> list[str] | l
     labels: list[Any] = []
     for name, value in zip(rows["name"], rows.with_format(None)[column][:]):
         if isinstance(value, (list, tuple)):
-            phones = [each.get("phone") if isinstance(each, dict) else each for each in value]
-            if not all(isinstance(phone, str) for phone in phones):
+            phones = sequence_of(value, silence)
+            if phones is None:
                 raise ValueError(f"{name} has something else than phones, or texts, in the column {column!r}.")
-            labels.append([phone for phone in phones if not is_silence(phone, silence)])
+            labels.append(phones)
         elif isinstance(value, (dict, bytes, float)):
             raise ValueError(f"{name} has {type(value).__name__} in the column {column!r}: expected a class.")
         else:

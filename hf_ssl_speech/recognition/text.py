@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
-from transformers import PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import (
+    PreTrainedTokenizerBase,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2PhonemeCTCTokenizer,
+    Wav2Vec2Processor,
+)
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.preparing import SkipReport, keeping_format
@@ -24,22 +31,28 @@ from hf_ssl_speech.recognition.doubts import warn_of_doubts
 from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.scripts import APOSTROPHES, fold
 from hf_ssl_speech.recognition.transcript import Spelling, writes_tokens_apart, written_tokens
+from hf_ssl_speech.units.phones import sequence_of
 
 MORE_TEXT_THAN_FRAMES = "with more text than its audio has frames"
+AS_WRITTEN = TextNormalization("NFC", "keep", "keep", keep_characters="", tags="keep")
 PAD, UNKNOWN, WORD_DELIMITER = "<pad>", "<unk>", "|"
 
 
 def read_texts(dataset: Dataset, column: str) -> list[str]:
     """The transcripts of a dataset, unchanged; an empty text for a row without one.
 
+    A column of phones, lists of dictionaries with `phone`, gives their names without silence, with spaces between.
+
     Raises:
-        ValueError: If there is no such column, or it holds something else than text; the first such row is named.
+        ValueError: If there is no such column, or it holds something else; the first such row is named.
     """
     if column not in dataset.column_names:
         raise ValueError(
             f"There is no column {column!r} with transcripts; there are: {', '.join(dataset.column_names)}."
         )
     values = dataset.with_format(None)[column][:]
+    if holds_phones(dataset, column):
+        values = [" ".join(sequence_of(value or []) or []) for value in values]
     for place, value in enumerate(values):
         if value is not None and not isinstance(value, str):
             name = dataset[place]["name"] if "name" in dataset.column_names else f"row {place}"
@@ -48,6 +61,15 @@ def read_texts(dataset: Dataset, column: str) -> list[str]:
                 f"{str(value)[:60]!r} (the column's type is {dataset.features[column]}). {_way_out(value, column)}"
             )
     return [value or "" for value in values]
+
+
+def holds_phones(dataset: Dataset, column: str) -> bool:
+    """Whether a column holds lists of dictionaries with `phone`, each of which is a token, instead of texts.
+
+    Lists of mere names could be words, and are not guessed at.
+    """
+    entry = getattr(dataset.features[column], "feature", None)
+    return isinstance(entry, dict) and getattr(entry.get("phone"), "dtype", None) in ("string", "large_string")
 
 
 def _way_out(value: Any, column: str) -> str:
@@ -63,24 +85,28 @@ def _way_out(value: Any, column: str) -> str:
     )
 
 
-def count_characters(texts: Iterable[str]) -> dict[str, int]:
-    """How often each character but the space occurs, the most frequent first."""
+def count_tokens(texts: Iterable[str], apart: bool = False) -> dict[str, int]:
+    """How often each character but the space occurs, the most frequent first; or, `apart`, each phone."""
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(text)
+        counts.update(text.split() if apart else text)
     del counts[" "]
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def rare_characters(texts: Iterable[str], min_count: int) -> dict[str, int]:
-    """The characters seen less than `min_count` times, and how often."""
-    return {character: count for character, count in count_characters(texts).items() if count < min_count}
+def rare_tokens(texts: Iterable[str], min_count: int, apart: bool = False) -> dict[str, int]:
+    """The characters, or phones, seen less than `min_count` times, and how often."""
+    return {token: count for token, count in count_tokens(texts, apart).items() if count < min_count}
 
 
 def make_processor(
-    texts: Iterable[str], *, min_count: int = 1, feature_extractor: Wav2Vec2FeatureExtractor | None = None
+    texts: Iterable[str],
+    *,
+    min_count: int = 1,
+    feature_extractor: Wav2Vec2FeatureExtractor | None = None,
+    apart: bool = False,
 ) -> Wav2Vec2Processor:
-    """A processor whose vocabulary is the characters of normalised transcripts.
+    """A processor whose vocabulary is the characters of normalised transcripts, or the phones that they consist of.
 
     The blank of CTC is the pad token, number 0; words end with `|`.
 
@@ -88,30 +114,25 @@ def make_processor(
         texts: Normalised transcripts, of any language and script.
         min_count: Characters that occur less often are left out; rows with them can't be used for training.
         feature_extractor: That of the model; by default one for models that take normalised waveforms.
+        apart: Whether the texts are phones with spaces between, each of which is a token.
     Raises:
         ValueError: If no character is left.
     """
-    characters = sorted(
-        character
-        for character, count in count_characters(texts).items()
-        if count >= min_count and character != WORD_DELIMITER
-    )
-    if not characters:
+    counts = count_tokens(texts, apart)
+    tokens = sorted(token for token, count in counts.items() if count >= min_count and token != WORD_DELIMITER)
+    if not tokens:
         raise ValueError(
-            f"The transcripts hold no character {min_count} times: check the text column and its normalisation, or "
-            "lower min_count."
+            f"The transcripts hold no {'phone' if apart else 'character'} {min_count} times: check the text column and "
+            "its normalisation, or lower min_count."
         )
-    vocabulary = {token: number for number, token in enumerate([PAD, UNKNOWN, WORD_DELIMITER, *characters])}
+    special = [PAD, UNKNOWN] if apart else [PAD, UNKNOWN, WORD_DELIMITER]
+    vocabulary = {token: number for number, token in enumerate([*special, *tokens])}
+    own = {"do_phonemize": False} if apart else {"word_delimiter_token": WORD_DELIMITER}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "vocab.json")
         file.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-        tokenizer = Wav2Vec2CTCTokenizer(
-            str(file),
-            bos_token=None,
-            eos_token=None,
-            unk_token=UNKNOWN,
-            pad_token=PAD,
-            word_delimiter_token=WORD_DELIMITER,
+        tokenizer = (Wav2Vec2PhonemeCTCTokenizer if apart else Wav2Vec2CTCTokenizer)(
+            str(file), bos_token=None, eos_token=None, unk_token=UNKNOWN, pad_token=PAD, **own
         )
     feature_extractor = feature_extractor or Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
     return Wav2Vec2Processor(feature_extractor=feature_extractor, tokenizer=tokenizer)
@@ -179,14 +200,22 @@ def add_labels(
 
     kept = keeping_format(dataset, with_texts)
     facts = {
-        "rows": len(usable),
-        "words": sum(len(texts[index].split()) for index in usable),
-        "characters": sum(len(texts[index]) for index in usable),
+        **text_facts([texts[index] for index in usable]),
         "skipped": {reason: len(names) for reason, names in report.skipped.items()},
         "unknown_characters": dict(sorted(unknown.items())),
         "doubts": warn_of_doubts(raw, normalization),
     }
     return kept, report, facts
+
+
+def text_facts(texts: Sequence[str]) -> dict[str, Any]:
+    """What the run's record says of normalised transcripts: how much they are, and a hash of them."""
+    return {
+        "rows": len(texts),
+        "words": sum(len(text.split()) for text in texts),
+        "characters": sum(map(len, texts)),
+        "fingerprint": hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16],
+    }
 
 
 def _about(unknown: Counter, spellable: set[str]) -> str:
@@ -201,7 +230,7 @@ def _about(unknown: Counter, spellable: set[str]) -> str:
 def fitting_normalization(tokenizer: PreTrainedTokenizerBase) -> TextNormalization:
     """The normalisation for a vocabulary that comes without one: with its case and its punctuation."""
     if writes_tokens_apart(tokenizer):  # phones: each character counts
-        return TextNormalization("NFC", "keep", "keep", keep_characters="", tags="keep")
+        return AS_WRITTEN
     tokens = [token for token in written_tokens(tokenizer).values() if len(token) == 1]
     marks = sorted(token for token in tokens if unicodedata.category(token)[0] in "PS" or token in APOSTROPHES)
     kept = "".join(marks) if APOSTROPHES & set(marks) else "".join(["'", *marks])

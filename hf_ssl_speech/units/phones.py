@@ -55,6 +55,21 @@ def is_silence(phone: str | None, others: Collection[str] = ()) -> bool:
     )
 
 
+def sequence_of(value: Any, silence: Collection[str] = ()) -> list[str] | None:
+    """The phones of a row without silence, from names or from dictionaries with `phone`; None if it holds others.
+
+    Args:
+        value: A row's value in a column of sequences.
+        silence: See `others` of `is_silence`.
+    """
+    if not isinstance(value, (list, tuple)):
+        return None
+    phones = [each.get("phone") if isinstance(each, dict) else each for each in value]
+    if not all(isinstance(phone, str) for phone in phones):
+        return None
+    return [phone for phone in phones if not is_silence(phone, silence)]
+
+
 def in_order(phones: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The phones that have a duration, in order of their starts; of two that start together, the longer first.
 
