@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.trainer import TRAINER_STATE_NAME
 
+from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.files import read_json
 from hf_ssl_speech.models.classes import config_class_of, load_config
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import SpeechModelArguments
+from hf_ssl_speech.training.callbacks import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -122,3 +126,14 @@ def start_facts(start: str | None) -> dict[str, Any]:
     # A folder is named by its full path: "runs/mine" could be mistaken for a repository on the Hub.
     source = str(Path(start).resolve()) if start and Path(start).exists() else start
     return {"source": source, "record": read_record(start) if start else None}
+
+
+def hours_seen_by(start: str) -> float | None:
+    """Hours of audio that the pretraining of a local model, or of a checkpoint of a run, had seen; None if unknown."""
+    record, state = read_record(start), Path(start, TRAINER_STATE_NAME)
+    if record and record["hours_seen"]:
+        return record["hours_seen"]
+    if not state.exists():
+        return None
+    tally = read_json(state, "the state of a training").get("stateful_callbacks", {}).get(Tally.__name__)
+    return tally["attributes"]["samples_seen"] / SAMPLE_RATE / 3600 if tally else None
