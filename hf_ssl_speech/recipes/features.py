@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 
 from hf_ssl_speech.allocation import give_large_arrays_back
 from hf_ssl_speech.audio import INT16_SCALE, BadAudio
+from hf_ssl_speech.data.data_facts import split_facts
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, MfccFeatures, SpeechFeatures
-from hf_ssl_speech.data.preparing import prepare_speech, row_waveform, split_facts
+from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
 from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.recipes.arguments import FeatureArguments

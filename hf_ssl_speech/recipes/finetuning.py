@@ -14,8 +14,8 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from hf_ssl_speech.data.data_facts import SkipReport, split_facts
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
-from hf_ssl_speech.data.preparing import SkipReport, split_facts
 from hf_ssl_speech.models.classes import CONFIGS, model_class
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.heads import SSLSpeechForCTC
