@@ -33,7 +33,7 @@ def contrastive_logits(
         codes: Codebook entries of the targets, `(batch, masked, groups)`. A negative with the code of the positive is
             no negative: its logit is minus infinity.
     Returns:
-        `(batch, masked, 1 + negatives)`, the true one first.
+        `(batch, masked, 1 + negatives)`, the logit of the true frame first.
     """
     similarities = F.normalize(predictions, dim=-1) @ F.normalize(at_least_float32(targets), dim=-1).mT / temperature
     same_code = (codes[:, :, None] == codes[:, None]).all(-1)  # (batch, masked, masked)
@@ -54,7 +54,7 @@ def picks_the_true_frame(logits: Tensor) -> Tensor:
 
 
 def chance_of_the_true_frame(logits: Tensor) -> Tensor:
-    """How often a guess among the true frame and the negatives left is right, `(batch, masked)`; 0 if none is left."""
+    """Chance that a guess among the true frame and its negatives is right, `(batch, masked)`; 0 without negatives."""
     candidates = logits.isfinite().sum(-1)
     return (candidates > 1) / candidates
 
@@ -86,7 +86,7 @@ def effective_rank(gram: Tensor) -> Tensor:
 
 
 def diversity_loss(probabilities: Tensor, valid: Tensor) -> Tensor:
-    """How far the averaged choice of codebook entries is from using all alike, in [0, 1) (wav2vec 2.0, equation 4).
+    """How far the average choice of codebook entries is from using all equally, in [0, 1) (wav2vec 2.0, equation 4).
 
     Args:
         probabilities: Softmax without noise, `(batch, masked, groups, entries)`.
