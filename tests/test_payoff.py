@@ -71,7 +71,8 @@ def test_kept_models_stand_in_one_table_and_picture_against_hours_seen(kept, tmp
         probe = read_record(tmp_path / "payoff" / "probe" / "PR" / name)
         assert points[name]["per"] == probe["probe"]["error"]
         layers = read_record(tmp_path / "payoff" / "units" / name)["layers"]
-        assert points[name]["pnmi"] == max(layer["pnmi"] for layer in layers)
+        assert points[name]["best"]["pnmi"] == max(layer["pnmi"] for layer in layers)
+        assert points[name]["best"]["effective_rank"] > 1
     report = (tmp_path / "payoff" / "report.md").read_text()
     assert "CER with 0.1 min, %" in report and "arxiv.org/abs/2402.13723" in report
     assert (tmp_path / "payoff" / "payoff.png").stat().st_size > 1000
