@@ -5,8 +5,8 @@ python benchmarks/keep_records.py shapes runs/trials/* --trials "Which shape lea
 python benchmarks/results_page.py
 
 The folders are searched for `run.json` of complete pretrainings, units and probes, and `results.json` of
-label-efficiency and payoff; folders on the way are left out, so that nothing of this machine is told. With `--trials` the
-runs are one question's trials: the log tells what each does otherwise than the first, what it cost and what it gave.
+label-efficiency and payoff; folders on the way are left out, so that nothing of this machine is told. With `--trials`
+the runs are one question's trials: the log tells what each does otherwise than the first, what it cost and gave.
 """
 
 import argparse

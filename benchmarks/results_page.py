@@ -31,9 +31,9 @@ INTRODUCTION = """# Results
 {made}
 
 Every figure is from the records of a run; brackets hold 95% bootstrap intervals over test rows (and seeds, where there
-are several). Error rates are on rows that chose nothing: checkpoints, learning rates and layers are chosen on validation
-rows. Hours seen count repeats. Minutes are by the clock, on a machine that others used too. The [log](log.md) has the
-trials, those that gave nothing too; [measurements](measurements.md) has older figures."""
+are several). Error rates are on rows that chose nothing: checkpoints, learning rates and layers are chosen on
+validation rows. Hours seen count repeats. Minutes are by the clock, on a machine that others used too. The
+[log](log.md) has the trials, those that gave nothing too; [measurements](measurements.md) has older figures."""
 LOG_INTRODUCTION = """# What was tried
 
 {made}
