@@ -3,9 +3,7 @@
     accelerate launch examples/features.py --data my_audio --encoder runs/hubert --layer 4 --output_dir runs/features
     python examples/features.py --data my_audio --units runs/units --keep text --output_dir runs/unit-text       (CPU)
 
-Parquet files, for `load_dataset`, are written as the features are computed, so that memory stays flat.
-
-The command `hf-ssl-speech features` runs the same code.
+`hf-ssl-speech features` runs the same code, and its `--help` explains it.
 """
 
 from functools import partial

@@ -3,11 +3,8 @@
     accelerate launch examples/finetune_ctc.py examples/configs/ctc_100h.yaml --model_name_or_path runs/wav2vec2-base
     accelerate launch examples/finetune_ctc.py examples/configs/ctc_digits.yaml --use_cpu      (CPU, minutes)
 
-The YAML holds any argument of this script; `--help` lists them, and the command line wins. Without
-`--model_name_or_path` the model starts from fresh weights, for comparison. Started again, the run goes on from its last
-checkpoint.
-
-The command `hf-ssl-speech finetune` runs the same code.
+The YAML may hold any argument; the command line takes precedence. `hf-ssl-speech finetune` runs the same code,
+and its `--help` explains it.
 """
 
 from functools import partial

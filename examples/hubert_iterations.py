@@ -1,13 +1,10 @@
-"""HuBERT from raw audio in one command: MFCC units, a model, units of its best layer, a second model, ... and a report.
+"""HuBERT from raw audio in one command: MFCC units, a model, units of its best layer, a second model, and a report.
 
     accelerate launch examples/hubert_iterations.py examples/configs/hubert_iterations_base.yaml
     accelerate launch examples/hubert_iterations.py examples/configs/hubert_iterations_tiny.yaml     (CPU, an hour)
 
-The YAML holds any argument of this script; `--help` lists them, and the command line wins. Each stage has its own
-folder in `output_dir`. Started again with the same settings, the script goes on where it stopped, or says that all is
-complete. `report.md` shows how the units become better.
-
-The command `hf-ssl-speech hubert` runs the same code.
+The YAML may hold any argument; the command line takes precedence. `hf-ssl-speech hubert` runs the same code,
+and its `--help` explains it.
 """
 
 from functools import partial

@@ -3,10 +3,8 @@
     accelerate launch examples/label_efficiency.py examples/configs/label_efficiency_digits.yaml \\
         --starts scratch hubert=runs/hubert-tiny        (CPU, hours)
 
-Started again, the script goes on where it stopped. `results.json`, `report.md` with the table, and `curve.png` are then
-in the output folder; `docs/label_efficiency.md` tells more.
-
-The command `hf-ssl-speech label-efficiency` runs the same code.
+The YAML may hold any argument; the command line takes precedence. `hf-ssl-speech label-efficiency` runs the same code,
+and its `--help` explains it.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""Transcribes audio with a CTC model in ONNX form: NumPy, soundfile and onnxruntime, neither torch nor this package.
+"""Transcribes audio with a CTC model in ONNX form. Needs NumPy, soundfile and onnxruntime, but no torch.
 
 python -c "from hf_ssl_speech import export_onnx; export_onnx('runs/ctc-digits', 'ctc.onnx')"
 python examples/onnx_transcribe.py ctc.onnx one.wav two.flac

@@ -5,10 +5,8 @@
     accelerate launch examples/pretrain.py examples/configs/hubert_base.yaml --units runs/units-mfcc
     accelerate launch examples/pretrain.py examples/configs/continue_pretraining.yaml --train_data my_audio
 
-The YAML holds any argument of this script; `--help` lists them, and the command line wins. Started again, the run
-goes on from its last checkpoint.
-
-The command `hf-ssl-speech pretrain` runs the same code.
+The YAML may hold any argument; the command line takes precedence. `hf-ssl-speech pretrain` runs the same code,
+and its `--help` explains it.
 """
 
 from functools import partial

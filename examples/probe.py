@@ -1,11 +1,9 @@
-"""Tells what frozen encoders know: speakers, languages, keywords, phones, or any other column of the data.
+"""Measures what frozen encoders know: speakers, languages, keywords, phones, or any other column of the data.
 
     python examples/probe.py --encoders mine=runs/hubert --label_column speaker --train_data SPEECH \\
         --output_dir runs/probes
 
-Beside MFCC, 80 mel bands and an untrained encoder, in a table in SUPERB's terms; `docs/probes.md` tells more.
-
-The command `hf-ssl-speech probe` runs the same code.
+`hf-ssl-speech probe` runs the same code, and its `--help` explains it.
 """
 
 from functools import partial

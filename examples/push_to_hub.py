@@ -4,9 +4,9 @@
     python examples/push_to_hub.py runs/wav2vec2-tiny me/wav2vec2-tiny --license apache-2.0 --language en \
         --datasets openslr/librispeech_asr=cc-by-4.0
     python examples/push_to_hub.py runs/wav2vec2-tiny me/wav2vec2-tiny-stock --stock      (loads without this package)
-    python examples/push_to_hub.py runs/wav2vec2-tiny me/wav2vec2-tiny --card             (looks at the card only)
+    python examples/push_to_hub.py runs/wav2vec2-tiny me/wav2vec2-tiny --card             (only prints the card)
 
-The command `hf-ssl-speech push` runs the same code.
+`hf-ssl-speech push` runs the same code, and its `--help` explains it.
 """
 
 from functools import partial

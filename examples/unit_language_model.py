@@ -19,7 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import load_dataset
-from transformers import DataCollatorForLanguageModeling, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
+from transformers import (
+    DataCollatorForLanguageModeling,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from hf_ssl_speech import KMeansUnits, write_ngram
 from hf_ssl_speech.units.unit_text import as_text

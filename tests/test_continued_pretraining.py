@@ -14,8 +14,8 @@ from hf_ssl_speech import (
     create_model_card,
     prepare_speech,
 )
+from hf_ssl_speech.data.data_facts import split_facts
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
-from hf_ssl_speech.data.preparing import split_facts
 from hf_ssl_speech.recipes.pretraining import make_model, pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.starting_points import find_objective

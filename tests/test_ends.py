@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerState
 
 import hf_ssl_speech
-from hf_ssl_speech.data.preparing import SkipReport, split_facts
+from hf_ssl_speech.data.data_facts import SkipReport, split_facts
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import read_record

@@ -334,7 +334,8 @@ def test_a_stock_checkpoint_is_fine_tuned_too(finetune, make_tiny, tmp_path):
     stock = make_tiny(Wav2Vec2Model)
     stock.save_pretrained(tmp_path / "stock")
     start_there = ("--model_name_or_path", tmp_path / "stock", "--config", '{"layerdrop": 0.1}')
-    finetune("run", *start_there, "--freeze_transformer_updates", 9)
+    log = finetune("run", *start_there, "--freeze_transformer_updates", 9)
+    assert log.count("lm_head") == log.count("stock has no weights for lm_head: they start fresh.") == 1
     ours = AutoModelForCTC.from_pretrained(tmp_path / "run")
     for name, weight in stock.state_dict().items():
         assert torch.equal(ours.base_model.state_dict()[name], weight), name

@@ -19,8 +19,9 @@ from hf_ssl_speech import (
     make_processor,
 )
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, read_audio
+from hf_ssl_speech.data.data_facts import SkipReport
 from hf_ssl_speech.data.features import MfccFeatures
-from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, row_waveform
+from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream, row_waveform
 from hf_ssl_speech.data.sources import available_splits, load_speech
 
 

@@ -8,7 +8,7 @@ from test_exactness import largest_difference, save_rows  # noqa: F401
 from transformers import set_seed
 
 import hf_ssl_speech
-from hf_ssl_speech.data.preparing import SkipReport, split_facts
+from hf_ssl_speech.data.data_facts import SkipReport, split_facts
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import read_record

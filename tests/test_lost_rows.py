@@ -12,8 +12,9 @@ from test_launch import audio_folder, finish, free_port, launch  # noqa: F401
 import hf_ssl_speech
 from hf_ssl_speech import KMeansUnits, add_units
 from hf_ssl_speech.data.batching import DurationBatchedStream
+from hf_ssl_speech.data.data_facts import stream_facts
 from hf_ssl_speech.data.features import MfccFeatures
-from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream, stream_facts
+from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
 from hf_ssl_speech.data.rows import StreamedRows
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split

@@ -23,7 +23,8 @@ from hf_ssl_speech import (
 from hf_ssl_speech.commands.ending import tidy_errors
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.data.batching import DurationBatchSampler
-from hf_ssl_speech.data.preparing import SkipReport, prepare_stream, split_facts, stream_facts
+from hf_ssl_speech.data.data_facts import SkipReport, split_facts, stream_facts
+from hf_ssl_speech.data.preparing import prepare_stream
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.unit_labels import UnitLabels

@@ -29,8 +29,8 @@ from hf_ssl_speech import (
     create_model_card,
     push_to_hub,
 )
+from hf_ssl_speech.data.data_facts import SkipReport, split_facts
 from hf_ssl_speech.data.features import HiddenFeatures
-from hf_ssl_speech.data.preparing import SkipReport, split_facts
 from hf_ssl_speech.hub.publishing import PushFailed
 
 ROWS = Dataset.from_dict({"name": ["a"], "num_samples": [16_000]})

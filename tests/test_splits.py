@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, row_waveform, split_facts, stream_facts
+from hf_ssl_speech.data.data_facts import SkipReport, split_facts, stream_facts
+from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
 from hf_ssl_speech.data.rows import most_unusable
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.recipes.splits import Split, hold_out, load_split

@@ -13,7 +13,7 @@ from torture.memory import grow
 from torture.processes import apart, fork
 from torture.runs import RUNS, finish, make_speech, start
 
-from hf_ssl_speech.data.preparing import SkipReport
+from hf_ssl_speech.data.data_facts import SkipReport
 from hf_ssl_speech.training import checkpoints
 from hf_ssl_speech.training.trainer import SpeechTrainer
 

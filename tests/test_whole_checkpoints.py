@@ -18,7 +18,7 @@ from train_tiny import train
 from transformers import TrainerCallback
 
 import hf_ssl_speech
-from hf_ssl_speech.data.preparing import SkipReport, split_facts
+from hf_ssl_speech.data.data_facts import SkipReport, split_facts
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import read_record

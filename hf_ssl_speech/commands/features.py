@@ -3,8 +3,8 @@
     hf-ssl-speech features --data my_audio --encoder runs/hubert --layer 4 --output_dir runs/features
     hf-ssl-speech features --data my_audio --units runs/units --keep text speaker --output_dir runs/unit-text
 
-Parquet files, for `load_dataset`, are written as the features are computed, so that memory stays flat. Runs on a CPU
-too. Features that are there already are left as they are.
+Writes Parquet files for `load_dataset` while the features are computed, so that memory does not grow. Runs on a CPU
+too. Complete features are not computed again.
 """
 
 from __future__ import annotations

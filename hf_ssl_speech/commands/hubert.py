@@ -1,10 +1,10 @@
-"""HuBERT from raw audio in one command: MFCC units, a model, units of its best layer, a second model, ... and a report.
+"""HuBERT from raw audio in one command: MFCC units, a model, units of its best layer, a second model, and a report.
 
     hf-ssl-speech hubert hubert_iterations_base --train_data my_audio --num_processes 8
     hf-ssl-speech hubert hubert_iterations_tiny --train_data my_audio        (CPU, an hour)
 
-Each stage has its own folder in `output_dir`. Started again with the same settings, the command goes on where it
-stopped, or says that all is complete. `report.md` shows how the units become better.
+Each stage has its own folder in `output_dir`. The same command continues where an interrupted run stopped, or says
+that everything is complete. `report.md` shows how the units become better.
 """
 
 from __future__ import annotations

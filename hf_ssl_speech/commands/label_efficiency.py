@@ -3,10 +3,10 @@
     hf-ssl-speech label-efficiency label_efficiency_digits --starts scratch hubert=runs/hubert-tiny      (CPU, hours)
     hf-ssl-speech label-efficiency label_efficiency_librispeech --starts scratch base=facebook/hubert-base-ls960
 
-A start is NAME=CHECKPOINT, a folder or a Hub id, ours or stock, or `scratch`. Amounts are drawn nested, all speakers
-alike. Every cell is a run of `finetune` in a folder of its own; its checkpoint is chosen on validation rows, and the
-test rows are only scored. Started again, finished cells are read back and a broken one goes on. `results.json`,
-`report.md` and `curve.png` are then in the output folder.
+A start is `scratch` or NAME=CHECKPOINT, where the checkpoint is a folder or a Hub id, ours or stock. A larger amount of
+labels contains the smaller ones, and all speakers have equal shares. Every cell is a run of `finetune` in a folder of
+its own; its checkpoint is chosen on validation rows, and the test rows are only scored. The same command continues
+where an interrupted run stopped. It leaves `results.json`, `report.md` and `curve.png` in the output folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hf_ssl_speech.training.arguments import (
 
 
 def main(argv: list[str]):
-    """All cells; those that are finished are left as they are."""
+    """Trains and scores all cells that are not finished."""
     kinds = (
         LabelEfficiencyArguments,
         SpeechModelArguments,

@@ -22,6 +22,7 @@ COMMANDS = {
     "hubert": "Train HuBERT in several iterations, units included, from raw audio.",
     "finetune": "Fine-tune an encoder on transcribed speech with CTC.",
     "label-efficiency": "Fine-tune on less and more labels, and draw the errors against minutes of labels.",
+    "payoff": "Draw what hours of pretraining buy: fine-tune, probe and cluster encoders kept along a run.",
     "probe": "Tell what frozen encoders know of speakers, languages, keywords or phones.",
     "transcribe": "Write what is said in audio files, with a fine-tuned recogniser.",
     "evaluate": "Score recognisers side by side on the same audio.",
@@ -36,7 +37,7 @@ COMMANDS = {
 }
 SEVERAL_PROCESSES = {"pretrain", "units", "features", "hubert", "finetune", "label-efficiency"}
 # Of features, each batch has arrays of another length, which would fill the memory that stays.
-KEEPING_MEMORY = (SEVERAL_PROCESSES | {"demo"}) - {"features"}
+KEEPING_MEMORY = (SEVERAL_PROCESSES | {"demo", "payoff"}) - {"features"}
 
 
 def main(argv: Sequence[str] | None = None):

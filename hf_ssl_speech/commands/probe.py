@@ -1,14 +1,14 @@
-"""Tells what frozen encoders know: speakers, languages, keywords, phones, or any other column of the data.
+"""Measures what frozen encoders know: speakers, languages, keywords, phones, or any other column of the data.
 
     hf-ssl-speech probe --encoders mine=runs/hubert base=facebook/hubert-base-ls960 --label_column speaker \\
         --train_data SPEECH --output_dir runs/probes
     hf-ssl-speech probe --encoders mine=runs/hubert --label_column phones --train_data SPEECH --output_dir runs/probes
 
-Learned weights of the layers, a projection and a linear layer are trained on features that are computed once; beside
-MFCC, 80 mel bands and an untrained encoder. Runs on a CPU too. Tasks with one output folder make one table, in SUPERB's
-terms: `report.md`, `results.json`, and `layers.png` with the weights of the layers. An encoder's folder in there holds
-`run.json` and, of classes, the encoder with the probe as its head, for transformers' `audio-classification` pipeline.
-Probes that are complete are left as they are.
+Trains weights of the layers, a projection and a linear layer on features that are computed once, for each encoder and
+also for MFCC, 80 mel bands and an untrained encoder. Runs on a CPU too. All tasks in one output folder share a table
+with SUPERB's names and measures: `report.md`, `results.json`, and `layers.png` with the weights of the layers. Each
+encoder's folder in there holds `run.json` and, for classes, the encoder with the probe as its head, for transformers'
+`audio-classification` pipeline. Complete probes are not trained again.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from hf_ssl_speech.data.preparing import prepare_speech, split_facts
+from hf_ssl_speech.data.data_facts import split_facts
+from hf_ssl_speech.data.preparing import prepare_speech
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.evaluation.recognizers import Recognizer
 from hf_ssl_speech.files import naming_the_file, read_json, write_json

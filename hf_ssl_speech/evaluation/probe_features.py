@@ -1,4 +1,4 @@
-"""What probes look at: all layers of an encoder, or features that were not learnt, computed once for each split."""
+"""The features that probes use, computed once for each split: all layers of an encoder, or features not learnt."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LARGEST_FLOAT16 = 65504.0
 
 
 class MelFeatures(SpeechFeatures):
-    """Logarithms of 80 mel bands every 10 ms, as Kaldi computes them: what recognisers took before.
+    """Logarithms of 80 mel bands every 10 ms, as Kaldi computes them: the usual features of earlier recognisers.
 
     Args:
-        device: Where to compute.
+        device: The device that computes them.
     """
 
     def __init__(self, *, device: torch.device | str = "cpu"):
@@ -43,7 +43,7 @@ class EveryHiddenState(HiddenFeatures):
     """All hidden states side by side, the transformer's input first: `(frames, (layers + 1) * hidden)`.
 
     Args:
-        model, settings: As for `HiddenFeatures`; which `layer` is asked for makes no difference.
+        model, settings: As for `HiddenFeatures`; the choice of a `layer` makes no difference.
     """
 
     def __init__(self, model: PreTrainedModel, layer: int = 0, **settings):
@@ -57,12 +57,12 @@ class EveryHiddenState(HiddenFeatures):
 
 @dataclass
 class Frames:
-    """The features of some rows, in memory or in a file that is mapped into it.
+    """The features of some rows, in memory or in a memory-mapped file.
 
     Attributes:
         values: Frames of all rows one after the other, `(frames, layers, width)`.
-        ends: Where each row ends, `(rows,)`.
-        places: Which rows of the data these are: those whose audio could be read.
+        ends: Number of the first frame after each row, `(rows,)`.
+        places: Numbers of these rows in the data; rows whose audio can't be read are missing.
     """
 
     values: np.ndarray
@@ -77,7 +77,7 @@ class Frames:
         return np.diff(self.ends, prepend=0)
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Some rows, padded: float32 `(batch, layers, frames, width)`, and which frames are real, `(batch, frames)`."""
+        """Some rows, padded: float32 `(batch, layers, frames, width)`, and a mask of real frames, `(batch, frames)`."""
         lengths = self.lengths()[rows]
         padded = np.zeros((len(rows), int(lengths.max()), *self.values.shape[1:]), np.float32)
         for place, (row, length) in enumerate(zip(rows, lengths)):
@@ -86,11 +86,11 @@ class Frames:
         return torch.from_numpy(padded).transpose(1, 2), mask
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What brings the features to one size.
+        """Means and deviations that normalise the features.
 
         Returns:
-            The mean of each value in each layer, `(layers, width)`; the size of each layer around it, `(layers,)`; and,
-            of what is left, that of each value over all layers, `(width,)`.
+            The mean of each value in each layer, `(layers, width)`; the standard deviation of each layer around it,
+            `(layers,)`; and, after division by that, the deviation of each value over all layers, `(width,)`.
         """
         total, squares = 0.0, 0.0
         for block in np.array_split(self.values, max(1, len(self.values) // 20_000)):
@@ -111,10 +111,10 @@ def collect_frames(
 
     Args:
         rows: Prepared rows.
-        source: Gives `layers` layers side by side.
+        source: The source of features, with `layers` layers side by side.
         averaged: Whether only the mean over each row's frames is kept, in float32 and in memory. A linear classifier of
-            mean-pooled frames sees no more. Otherwise all frames go, in float16, into a file.
-        folder: For that file, which the system forgets when the features are not needed any more.
+            mean-pooled frames needs no more. Otherwise all frames are written to a file in float16.
+        folder: The folder for that file, which is gone once the features are no longer needed.
         progress: Whether to show a bar.
     Raises:
         ValueError: If no row has usable audio.

@@ -1,4 +1,4 @@
-"""Probes: what can be read off frozen features by a linear layer, as SUPERB asks (Yang et al., 2021)."""
+"""Probes: what a linear layer can predict from frozen features, as in SUPERB (Yang et al., 2021)."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be told of each row.
+    """What a probe is to predict for each row.
 
     Attributes:
-        rows: Class of each row, or its sequence of classes.
-        names: Of the classes, in the order of their numbers; of sequences, the blank of CTC first.
-        is_sequence: Which of both.
+        rows: The class of each row, or its sequence of classes.
+        names: The names of the classes, in the order of their numbers; for sequences, the blank of CTC first.
+        is_sequence: Whether rows have sequences of classes.
     """
 
     rows: list[int] | list[list[int]]
@@ -44,20 +44,20 @@ class Targets:
     is_sequence: bool
 
     def select(self, places: Sequence[int]) -> Targets:
-        """Those of some rows."""
+        """The targets of some rows."""
         return Targets([self.rows[place] for place in places], self.names, self.is_sequence)
 
 
 class Probe(nn.Module):
     """Learned weights of layers, which start equal, a projection, pooling, and a linear layer.
 
-    Features are brought to one size before, each layer by itself, so that a weight tells how much its layer counts. The
-    weights are called as those of `SSLSpeechForSequenceClassification`, which takes them over.
+    Each layer of the features is normalised first, so that a weight tells how much its layer matters. The weights have
+    the names they have in `SSLSpeechForSequenceClassification`, which can take them over.
 
     Args:
-        layers, width: Of the features.
+        layers, width: Number of layers in the features, and their width.
         projected: Width after the projection.
-        classes: How many there are.
+        classes: Number of classes.
         pooling: `mean` or `attentive`; None keeps all frames, for CTC.
     """
 
@@ -79,7 +79,7 @@ class Probe(nn.Module):
             states: `(batch, layers, frames, width)`.
             frame_mask: Which frames are real, `(batch, frames)`.
         """
-        # The sum over layers of their shares of (states - mean) / scale, written so that a head can take it over.
+        # The weighted sum over layers of (states - mean) / scale, written so that a head can take it over.
         shares = self.layer_weights.softmax(-1) / self.scale
         hidden = mix_layers(states, self.layer_weights - self.scale.log()) * shares.sum() - shares @ self.mean
         hidden = self.projector(hidden / self.deviation)
@@ -88,7 +88,7 @@ class Probe(nn.Module):
         return self.classifier(hidden)
 
     def weights_of_head(self) -> dict[str, Tensor]:
-        """The weights of a head that takes features as they are, and gives the same."""
+        """Weights for a head that gets the features unnormalised and gives the same logits."""
         weights = {name: weight.detach().clone() for name, weight in self.named_parameters()}
         shares, projection = weights["layer_weights"].softmax(-1) / self.scale, weights["projector.weight"]
         weights["layer_weights"] -= self.scale.log()
@@ -109,12 +109,12 @@ def fit_probe(
     seed: int,
     progress: bool = False,
 ) -> tuple[Probe, dict[str, Any]]:
-    """The probe with the fewest errors on validation rows: of all learning rates, and in the course of each training.
+    """Trains a probe at each learning rate, and returns the one with the fewest errors on validation rows.
 
     Args:
         train, validation: Features and targets.
         projected, pooling: As for `Probe`.
-        updates, batch_rows, learning_rates, seed: Of the training with AdamW, whose rate rises and falls linearly.
+        updates, batch_rows, learning_rates, seed: Settings of AdamW, whose learning rate rises and falls linearly.
         progress: Whether to show bars.
     Returns:
         The probe, and how it was chosen: `learning_rate`, `update`, `validation_error`.
@@ -157,9 +157,9 @@ def fit_probe(
 
 @torch.no_grad()
 def errors(probe: Probe, frames: Frames, targets: Targets, batch_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of a probe in each row, and how many there could be without insertions, `(rows,)` both.
+    """Errors of a probe in each row, and the length of its target, both `(rows,)`.
 
-    Of classes that is 0 or 1 of 1; of sequences the edits that turn one into the other, of the true one's length.
+    For classes these are 0 or 1, and 1; for sequences the edits to the true sequence, and its length.
     """
     probe.eval()
     heard: list[Any] = []
@@ -198,7 +198,7 @@ def _padded(targets: Targets) -> Tensor:
 
 
 def _collapse(choice: Tensor) -> list[int]:
-    """What CTC reads from the choice of each frame: repeats once, blanks not at all."""
+    """The symbols that CTC reads from the choices of all frames: repeats count once, and blanks are left out."""
     return [number for number in torch.unique_consecutive(choice).tolist() if number != BLANK]
 
 

@@ -204,7 +204,7 @@ def probe_table(record: Record) -> str:
 
 
 def layer_weights_table(weights: Sequence[float]) -> str:
-    """How much each layer is listened to; layer 0 is the transformer's input."""
+    """The weight that each layer gets; layer 0 is the transformer's input."""
     rows = [[f"{layer}", f"{weight:.3f}"] for layer, weight in enumerate(weights)]
     return table(["layer", "weight"], rows or [["all", NOT_RECORDED]])
 

@@ -58,53 +58,32 @@ _LARGE = dict(
 )
 
 
-_SHARE = (0.0, 1.0)
 # Lowest and highest sensible values; published models lie far inside. Values beyond them are mistakes or damage, and
 # could take all memory before any other check fails.
-_LIMITS = {
-    "hidden_size": (1, 16_384),
-    "num_hidden_layers": (0, 200),
-    "num_attention_heads": (1, 1_024),
-    "intermediate_size": (1, 65_536),
-    "hidden_dropout": _SHARE,
-    "activation_dropout": _SHARE,
-    "attention_dropout": _SHARE,
-    "feat_proj_dropout": _SHARE,
-    "final_dropout": _SHARE,
-    "feat_quantizer_dropout": _SHARE,
-    "layerdrop": _SHARE,
-    "initializer_range": (0.0, 10.0),
-    "layer_norm_eps": (0.0, 1.0),
-    "conv_dim": (1, 8_192),
-    "conv_stride": (1, 1_000),
-    "conv_kernel": (1, 1_000),
-    "num_conv_pos_embeddings": (1, 4_096),
-    "num_conv_pos_embedding_groups": (1, 16_384),
-    "mask_time_prob": (0.0, 100.0),  # a budget of spans that overlap: more than 1 can be meant
-    "mask_time_length": (1, 100_000),
-    "mask_time_min_masks": (0, 100_000),
-    "mask_feature_prob": (0.0, 100.0),
-    "mask_feature_length": (1, 16_384),
-    "mask_feature_min_masks": (0, 16_384),
-    "feature_gradient_scale": (0.0, 1e6),
-    "feature_penalty_weight": (0.0, 1e6),
-    "vocab_size": (1, 200_000),
-    "classifier_proj_size": (1, 16_384),
-    "num_codevectors_per_group": (1, 16_384),
-    "num_codevector_groups": (1, 32),
-    "codevector_dim": (1, 16_384),
-    "proj_codevector_dim": (1, 16_384),
-    "num_negatives": (1, 100_000),
-    "contrastive_logits_temperature": (1e-6, 1e6),
-    "diversity_loss_weight": (0.0, 1e6),
-    "gumbel_temperature_start": (0.0, 1e6),
-    "gumbel_temperature_end": (1e-6, 1e6),
-    "gumbel_temperature_decay": _SHARE,
-    "num_units": (1, 1_000_000),
-    "unit_embedding_dim": (1, 16_384),
-    "unit_logits_temperature": (1e-6, 1e6),
-    "unmasked_loss_weight": (0.0, 1e6),
+_FIELDS_WITHIN = {
+    (0.0, 1.0): "hidden_dropout activation_dropout attention_dropout feat_proj_dropout final_dropout "
+    "feat_quantizer_dropout layerdrop layer_norm_eps gumbel_temperature_decay",
+    (1, 16_384): "hidden_size num_conv_pos_embedding_groups mask_feature_length classifier_proj_size codevector_dim "
+    "proj_codevector_dim num_codevectors_per_group unit_embedding_dim",
+    (0, 16_384): "mask_feature_min_masks",
+    (0, 200): "num_hidden_layers",
+    (1, 1_024): "num_attention_heads",
+    (1, 65_536): "intermediate_size",
+    (0.0, 10.0): "initializer_range",
+    (1, 8_192): "conv_dim",
+    (1, 1_000): "conv_stride conv_kernel",
+    (1, 4_096): "num_conv_pos_embeddings",
+    (0.0, 100.0): "mask_time_prob mask_feature_prob",  # budgets of spans that overlap: more than 1 can be meant
+    (1, 100_000): "mask_time_length num_negatives",
+    (0, 100_000): "mask_time_min_masks",
+    (1, 200_000): "vocab_size",
+    (1, 32): "num_codevector_groups",
+    (1, 1_000_000): "num_units",
+    (0.0, 1e6): "feature_gradient_scale feature_penalty_weight diversity_loss_weight unmasked_loss_weight "
+    "gumbel_temperature_start",
+    (1e-6, 1e6): "contrastive_logits_temperature unit_logits_temperature gumbel_temperature_end",
 }
+_LIMITS = {name: limits for limits, names in _FIELDS_WITHIN.items() for name in names.split()}
 
 
 @strict
@@ -275,8 +254,6 @@ class SSLSpeechConfig(PreTrainedConfig):
                 f"hidden_size {self.hidden_size} does not split into {self.num_conv_pos_embedding_groups} groups of "
                 "the positional conv (num_conv_pos_embedding_groups)."
             )
-        if self.mask_time_length < 1:
-            raise ValueError(f"mask_time_length is {self.mask_time_length}; a span needs at least one frame.")
 
     def __post_init__(self, **kwargs):
         """Registers the Auto classes, which a user of this configuration may need next."""

@@ -1,4 +1,4 @@
-"""Dropout that costs a CPU little: four decisions from each random number."""
+"""Dropout that takes little time on a CPU: each random number decides about four values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def drop(values: Tensor, share: float) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` by `drop`."""
+    """`nn.Dropout`, computed by `drop`."""
 
     def forward(self, values: Tensor) -> Tensor:
         return drop(values, self.p) if self.training else values

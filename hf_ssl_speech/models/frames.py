@@ -26,12 +26,12 @@ def num_frames(num_samples: Tensor, conv_layers: Sequence[ConvLayer]) -> Tensor:
 
 
 def num_frames(num_samples: int | Tensor, conv_layers: Sequence[ConvLayer]) -> int | Tensor:
-    """Frames the conv encoder makes from raw audio (wav2vec 2.0, section 2); negative or zero if there is no window.
+    """Frames the conv encoder makes from raw audio (wav2vec 2.0, section 2); not positive if it is too short for one.
 
     Args:
         num_samples: Audio lengths in samples at 16 kHz, an int or a tensor (or array) of any shape.
     Returns:
-        Lengths in frames, alike. One second gives 49 with the papers' conv stack: only whole windows count.
+        Lengths in frames, in the same form. One second gives 49 with the papers' conv stack: only whole windows count.
     """
     for kernel, stride in conv_layers:
         num_samples = (num_samples - kernel) // stride + 1
@@ -39,7 +39,7 @@ def num_frames(num_samples: int | Tensor, conv_layers: Sequence[ConvLayer]) -> i
 
 
 def window_samples(conv_layers: Sequence[ConvLayer]) -> int:
-    """Samples one frame sees: 400 (25 ms) with the papers' conv stack."""
+    """Samples in the window of one frame: 400 (25 ms) with the papers' conv stack."""
     window = 1
     for kernel, stride in reversed(conv_layers):
         window = (window - 1) * stride + kernel
@@ -52,7 +52,7 @@ def hop_samples(conv_layers: Sequence[ConvLayer]) -> int:
 
 
 def frame_mask(lengths: Tensor, max_frames: int) -> Tensor:
-    """True where a frame (or sample) is real, False where it is padding.
+    """Which frames (or samples) are real: True there, False on padding.
 
     Args:
         lengths: Real frames of each row, `(batch,)`.

@@ -1,7 +1,7 @@
 """How users install this package: the command in cards, and the module beside our checkpoints."""
 
-# Address of the Git repository (https://...) that people install from. It is the one place to fill in when the package
-# is published; until then the command takes a checkout.
+# Address of the Git repository (https://...) that people install from: the only place to fill in when the package is
+# published. Until then the command installs a checkout.
 REPOSITORY = ""
 
 
@@ -15,8 +15,8 @@ def install_command() -> str:
 def auto_module() -> str:
     """The module beside a checkpoint that `from_pretrained(..., trust_remote_code=True)` imports.
 
-    The import stands in a `try`: transformers then leaves it to us to say how a missing package is installed, instead
-    of naming a package that no registry has.
+    Its import stands in a `try`, so that the error says how to install the package; transformers would tell users to
+    `pip install` a name that no registry has.
     """
     return f"""try:
     from hf_ssl_speech import *  # noqa: F403

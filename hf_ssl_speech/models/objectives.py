@@ -33,7 +33,7 @@ def contrastive_logits(
         codes: Codebook entries of the targets, `(batch, masked, groups)`. A negative with the code of the positive is
             no negative: its logit is minus infinity.
     Returns:
-        `(batch, masked, 1 + negatives)`, the true one first.
+        `(batch, masked, 1 + negatives)`, the logit of the true frame first.
     """
     similarities = F.normalize(predictions, dim=-1) @ F.normalize(at_least_float32(targets), dim=-1).mT / temperature
     same_code = (codes[:, :, None] == codes[:, None]).all(-1)  # (batch, masked, masked)
@@ -54,7 +54,7 @@ def picks_the_true_frame(logits: Tensor) -> Tensor:
 
 
 def chance_of_the_true_frame(logits: Tensor) -> Tensor:
-    """How often a guess among the true frame and the negatives left is right, `(batch, masked)`; 0 if none is left."""
+    """Chance that a guess among the true frame and its negatives is right, `(batch, masked)`; 0 without negatives."""
     candidates = logits.isfinite().sum(-1)
     return (candidates > 1) / candidates
 
@@ -64,8 +64,29 @@ def perplexity(distributions: Tensor) -> Tensor:
     return torch.exp(-torch.special.xlogy(distributions, distributions).sum(-1))
 
 
+def gram_matrix(frames: Tensor) -> Tensor:
+    """Products of the values of frames, `(frames, width)`, summed over the frames: `(width, width)` float64.
+
+    In float32 the small directions, by which the rank is told, would drown in rounding.
+    """
+    frames = (frames.cpu() if frames.device.type == "mps" else frames).double()
+    return frames.T @ frames
+
+
+def effective_rank(gram: Tensor) -> Tensor:
+    """How many directions frames use: the perplexity of their singular values (RankMe, arXiv:2210.02885).
+
+    Args:
+        gram: `gram_matrix` of the frames, added up over all of them.
+    Returns:
+        A scalar from 1, where all frames lie on one line, to the width, where they use all directions alike.
+    """
+    singular_values = torch.linalg.eigvalsh(gram.cpu()).clamp(min=0).sqrt()
+    return perplexity(singular_values / singular_values.sum().clamp(min=torch.finfo(gram.dtype).tiny))
+
+
 def diversity_loss(probabilities: Tensor, valid: Tensor) -> Tensor:
-    """How far the averaged choice of codebook entries is from using all alike, in [0, 1) (wav2vec 2.0, equation 4).
+    """How far the average choice of codebook entries is from using all equally, in [0, 1) (wav2vec 2.0, equation 4).
 
     Args:
         probabilities: Softmax without noise, `(batch, masked, groups, entries)`.

@@ -1,4 +1,4 @@
-"""What needs digits gets them: at least float32, whatever the model or autocast computes in."""
+"""Keeps in at least float32 what lower precision would spoil, whatever the model or autocast computes in."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def in_float32(function):
-    """Runs a function of tensors out of autocast, its first argument in at least float32.
+    """Runs a function of tensors outside autocast, with its first argument in at least float32.
 
-    A cosine similarity at temperature 0.1 has no bits to spare.
+    A cosine similarity is divided by a temperature of 0.1, so rounding errors would grow tenfold.
     """
 
     @functools.wraps(function)

@@ -26,7 +26,7 @@ from hf_ssl_speech.models.quantizer import GumbelQuantizer
 
 @dataclass
 class SSLPreTrainingOutput(ModelOutput):
-    """What a pretraining model gives.
+    """The outputs of a pretraining model.
 
     Attributes:
         loss: Sum over predicted frames, divided by those of the whole update (else by those predicted here).
@@ -99,6 +99,9 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
             mask = outputs.frame_mask
             statistics["frames"] = torch.full_like(predicted, labels.shape[:2].numel()) if mask is None else mask.sum()
             statistics |= {"total": total, "predicted": predicted}
+            if not self.training:
+                hidden = outputs.last_hidden_state
+                statistics["gram"] = objectives.gram_matrix(hidden.flatten(0, 1) if mask is None else hidden[mask])
             statistics = {name: value.detach() for name, value in statistics.items()}
         return SSLPreTrainingOutput(
             loss, outputs.last_hidden_state, statistics, outputs.hidden_states, outputs.attentions
@@ -116,8 +119,13 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
         return ["loss", "feature_penalty", "masked_share"]
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """Means over the frames that `statistics`, added up over batches and ranks, have seen."""
-        return {
+        """Means over all frames behind `statistics`, which were added up over batches and ranks.
+
+        In an evaluation also the effective rank of the last layer's frames, which tells without labels how much of its
+        width the encoder uses.
+        """
+        rank = {"effective_rank": float(objectives.effective_rank(statistics["gram"]))} if "gram" in statistics else {}
+        return rank | {
             "loss": float(statistics["total"] / statistics["predicted"].clamp(min=1)),
             "feature_penalty": float(statistics["penalty"] / statistics["predicted"].clamp(min=1)),
             "masked_share": float(statistics["masked"] / statistics["frames"].clamp(min=1)),
@@ -189,7 +197,7 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
         masked = valid.sum()
         contrastive = objectives.contrastive_loss(logits, valid)
         diversity = objectives.diversity_loss(quantized.probabilities, valid) * masked
-        penalty = self.feature_penalty(outputs, valid)  # predicted is what is masked
+        penalty = self.feature_penalty(outputs, valid)  # the predicted frames are the masked ones
         loss = (
             contrastive + self.config.diversity_loss_weight * diversity + self.config.feature_penalty_weight * penalty
         )
@@ -230,7 +238,7 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
         return metrics
 
     def lost_schedules(self) -> list[str]:
-        """The Gumbel temperature too."""
+        """Also the Gumbel temperature."""
         return [*super().lost_schedules(), f"the Gumbel temperature stays {self.config.gumbel_temperature_start:g}"]
 
     def set_update(self, update: int):
@@ -313,9 +321,9 @@ class SSLHubertForPreTraining(SSLSpeechForPreTraining):
         return [*super().metric_names, *perplexities, *kinds]
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """Loss and accuracy of naming the unit, of masked frames and, if they have a weight, of the others.
+        """Loss and accuracy of unit prediction on masked frames and, if they have a weight, on the others.
 
-        Also how many units of each set are predicted for masked frames, all alike often (perplexity).
+        Also the perplexity of the units that are predicted for masked frames, for each set.
         """
         metrics = super().metrics(statistics)
         for number, _ in enumerate(self.config.num_units, start=1):
@@ -330,7 +338,7 @@ class SSLHubertForPreTraining(SSLSpeechForPreTraining):
 
 
 def hide_labels(labels: Tensor, masked_positions: Tensor) -> Tensor:
-    """Labels with -100 on the masked frames: what is left is predicted from frames that were seen."""
+    """Labels with -100 on the masked frames: the others are predicted from frames that were seen."""
     batch, frames = labels.shape[:2]
     columns = torch.where(masked_positions >= 0, masked_positions, frames)
     masked = torch.zeros(batch, frames + 1, dtype=torch.bool, device=labels.device).scatter(1, columns, True)

@@ -13,13 +13,13 @@ from hf_ssl_speech.models.precision import at_least_float32
 
 
 class Quantized(NamedTuple):
-    """What the codebook says of some frames.
+    """The codebook entries that were chosen for some frames.
 
     Attributes:
         vectors: The chosen entries of all groups side by side, `(..., codevector_dim)`.
         codes: Index of the chosen entry in each group, `(..., groups)`.
-        probabilities: Softmax without noise, at least float32, `(..., groups, entries)`: what the diversity loss evens
-            out.
+        probabilities: Softmax without noise, at least float32, `(..., groups, entries)`: the input of the diversity
+            loss.
     """
 
     vectors: Tensor
@@ -28,7 +28,7 @@ class Quantized(NamedTuple):
 
 
 class CodeLogits(nn.Linear):
-    """Scores of all codebook entries; they start wide apart, so that the first choices are as good as drawn by lot."""
+    """Scores of all codebook entries; they start far apart, so that the first choices are nearly random."""
 
     def set_initial_values(self):
         """Weight N(0, 1), bias zero."""
@@ -62,7 +62,7 @@ class GumbelQuantizer(nn.Module):
         Args:
             frames: `(batch, masked, channels)`.
             seeds: `(batch,)` int64; the noise of a row is a function of its seed alone. None draws from torch's
-                generator. Out of training there is no noise.
+                generator. There is no noise in eval mode.
         """
         with torch.autocast(frames.device.type, enabled=False):
             weight, bias = map(at_least_float32, (self.weight_proj.weight, self.weight_proj.bias))
@@ -82,7 +82,7 @@ class GumbelQuantizer(nn.Module):
 
 
 def one_hot(codes: Tensor, like: Tensor) -> Tensor:
-    """1 at the codes and 0 elsewhere in the shape of `like`; torch's own looks at the codes and makes integers."""
+    """1 at the codes and 0 elsewhere, in the shape of `like`. Torch's own checks the codes and gives integers."""
     return torch.zeros_like(like).scatter(-1, codes[..., None], 1)
 
 
@@ -90,7 +90,7 @@ def gumbel_noise(like: Tensor, seeds: Tensor | None = None) -> Tensor:
     """Standard Gumbel noise in the shape of `like`, `(batch, ...)`.
 
     With seeds, the i-th value of a row is a hash of (its seed, i), the same on every device, whatever batch, rank or
-    padding the row is in: that is what makes training independent of how a batch is split.
+    padding the row is in. So training does not depend on how a batch is split.
     """
     if seeds is None:
         uniform = torch.rand_like(like, dtype=torch.float32).clamp(2**-24, 1 - 2**-24)

@@ -11,11 +11,11 @@ AUTO_CONFIG = "transformers.models.auto.configuration_auto"
 
 
 def register_configs():
-    """Registers our configurations with `AutoConfig`: now if it is imported already, else as soon as it is.
+    """Registers our configurations with `AutoConfig`: now if it is imported already, otherwise as soon as it is.
 
     `import hf_ssl_speech` is all that `AutoModel.from_pretrained` and its kin need: they ask `AutoConfig` first, and
     the first of our configurations registers the models (see `classes.py`). Importing the models at once would take
-    seconds, which a command that only prints its help would have to wait for too.
+    seconds, and a command that only prints its help would have to wait for that too.
     """
     if AUTO_CONFIG in sys.modules:
         _register(sys.modules[AUTO_CONFIG])
@@ -24,7 +24,7 @@ def register_configs():
 
 
 class _RegisterOnImport(MetaPathFinder):
-    """Lets Python find the module of `AutoConfig` as ever, and registers our configurations once it is executed."""
+    """Lets Python find the module of `AutoConfig` as usual, and registers our configurations once it is executed."""
 
     def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
         if name != AUTO_CONFIG:

@@ -1,4 +1,4 @@
-"""The sizes of a model against those of the weights it is to get: looked at before any memory is taken."""
+"""Compares the sizes of a model with those of the weights it is to load, before any memory is taken."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from safetensors import safe_open
 from torch import nn
 
-# A layer, of which every checkpoint of an encoder has weights: without any it would be another, untrained model.
+# Every checkpoint of an encoder has weights for all of these layers; one that lacked them would start untrained.
 LAYER = re.compile(r"(feature_extractor\.conv_layers|encoder\.layers)\.\d+(?=\.)")
 OLD_NAMES = {
     "weight_g": "parametrizations.weight.original0",

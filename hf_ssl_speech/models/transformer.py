@@ -27,7 +27,7 @@ def eager_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention written out; query, key and value are `(batch, heads, frames, head width)`.
 
-    `mask` is added to the scores or, if it is of bools, tells which keys are seen.
+    `mask` is added to the scores or, if it is boolean, marks the keys that are seen.
     """
     scores = query @ key.transpose(2, 3) * scaling
     if mask is not None and mask.dtype == torch.bool:
@@ -62,7 +62,7 @@ class SelfAttention(nn.Module):
         implementation = self.config._attn_implementation
         dropout = self.config.attention_dropout if self.training else 0.0
         if implementation == "sdpa" and self.training and is_fast(hidden) and (dropout or query.itemsize == 2):
-            implementation = "eager"  # on CPUs torch's own takes longer with dropout, and twice as long in bf16
+            implementation = "eager"  # on CPUs, torch's own takes longer with dropout, and twice as long in bf16
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         context, weights = attention(
             self,
@@ -131,7 +131,7 @@ class PositionalConv(nn.Module):
         self.activation = ACT2FN[config.feat_extract_activation]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        positions = self.conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]  # an even kernel gives one more
+        positions = self.conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]  # an even kernel gives one frame too many
         return self.activation(positions).transpose(1, 2)
 
 
@@ -160,7 +160,7 @@ class Transformer(nn.Module):
             stock has it), and the attention weights `(batch, heads, frames, frames)` of each layer.
         """
         if mask is not None:
-            hidden = hidden * mask[..., None]  # the positional conv must meet zeros, as at an audio's end
+            hidden = hidden * mask[..., None]  # the positional conv must see zeros, as after an audio's end
         attention_mask = self.attention_mask(hidden, mask)
         hidden = hidden + self.pos_conv_embed(hidden)
         if not self.config.do_stable_layer_norm:
@@ -185,8 +185,8 @@ class Transformer(nn.Module):
     def attention_mask(self, hidden: Tensor, mask: Tensor | None) -> Tensor | None:
         """Which frames are seen, in the form that the attention takes."""
         if self.training and mask is not None and self.config._attn_implementation == "sdpa":
-            # transformers would look whether anything is padded at all, for which a GPU's host has to wait. It is: the
-            # collators leave out masks of batches without padding.
+            # transformers would check whether anything is padded, and the host would wait for the GPU. Something is,
+            # since the collators leave out the masks of batches without padding.
             return mask[:, None, None]
         return create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=mask)
 
@@ -200,7 +200,7 @@ class Transformer(nn.Module):
         return torch.rand(len(self.layers), generator=generator) >= self.config.layerdrop
 
     def kept_layers(self, device: torch.device) -> list[bool] | Tensor:
-        """Which layers run. In a compiled graph a tensor: no choice of layers needs a graph of its own."""
+        """Which layers run. A compiled graph gets a tensor, so that one graph serves every choice."""
         if not (self.training and self.config.layerdrop):
             return [True] * len(self.layers)
         kept = self.draw_layers() if self.kept is None else self.kept

@@ -188,6 +188,33 @@ class LabelEfficiencyArguments:
 
 
 @dataclass
+class PayoffArguments:
+    """How the encoders along a pretraining are probed and clustered."""
+
+    hours: list[str] = field(
+        default_factory=list,
+        metadata={"help": "NAME=HOURS of audio seen, for starts whose records don't tell, such as those on the Hub."},
+    )
+    num_units: int = field(default=100, metadata={"help": "Number of units that each layer is clustered into."})
+    unit_hours: float = field(
+        default=0.5, metadata={"help": "Hours of audio to fit units on, and of validation audio to measure them on."}
+    )
+    center: bool = field(
+        default=False, metadata={"help": "Subtract each utterance's mean from its features before they are clustered."}
+    )
+    memory_gb: float = field(default=MEMORY_GB, metadata={"help": MEMORY_HELP})
+    probe_updates: int = field(default=2000, metadata={"help": "Updates of each training of the probe of phones."})
+    probe_batch_rows: int = field(default=32, metadata={"help": "Rows in an update of the probe."})
+    probe_learning_rates: list[float] = field(
+        default_factory=lambda: [3e-3, 3e-2],
+        metadata={"help": "Learning rates of the probe, of which the best on validation rows is taken."},
+    )
+    feature_seconds: float | None = field(
+        default=None, metadata={"help": "Seconds of audio in a batch for the encoder (default: 120, and 12 on a CPU)."}
+    )
+
+
+@dataclass
 class ProbeArguments:
     """What is read off which features, and how."""
 

@@ -1,4 +1,4 @@
-"""What the demo shows in the end: a table, three utterances with both transcripts, a picture, and how to go on."""
+"""What the demo shows at the end: a table, three utterances with both transcripts, a picture, and the next steps."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SECONDS_DRAWN = 4.0
 
 
 def conclude(folder: str | os.PathLike) -> str:
-    """Draws the picture and tells what came out.
+    """Draws the picture and writes the text that the demo ends with.
 
     Args:
-        folder: Of the demo, with `speech`, `units` and `recognisers`.
+        folder: The demo's folder, with `speech`, `units` and `recognisers`.
     Returns:
-        The table, the transcripts, and the lines that transcribe the user's own recording.
+        The table, the transcripts, and the commands that transcribe the user's own recording.
     """
     folder = Path(folder)
     results = read_json(folder / "recognisers" / RESULTS_FILE, "the results of label efficiency")
@@ -55,7 +55,7 @@ def conclude(folder: str | os.PathLike) -> str:
 
 
 def transcripts(heard: dict[str, dict[str, Any]]) -> list[str]:
-    """The first utterances, each as it was said and as each recogniser heard it."""
+    """The first utterances: what was said, and what each recogniser heard."""
     references = next(iter(heard.values()))["references"]
     width = max(map(len, heard)) + 2
     return [
@@ -70,7 +70,7 @@ def transcripts(heard: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def how_to_go_on(recogniser: Path) -> str:
-    """The lines that transcribe a recording of one's own."""
+    """The commands that transcribe the user's own recording."""
     return f"""\
 Your own recording of some digits, in English or Spanish, in the terminal and in Python:
 

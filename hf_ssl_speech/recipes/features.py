@@ -1,4 +1,4 @@
-"""Features as a dataset: a layer of an encoder, MFCC, or units with their durations, written as they are computed."""
+"""Writes features as a dataset while they are computed: a layer of an encoder, MFCC, or units and durations."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 
 from hf_ssl_speech.allocation import give_large_arrays_back
 from hf_ssl_speech.audio import INT16_SCALE, BadAudio
+from hf_ssl_speech.data.data_facts import split_facts
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, HiddenFeatures, MfccFeatures, SpeechFeatures
-from hf_ssl_speech.data.preparing import prepare_speech, row_waveform, split_facts
+from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
 from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.recipes.arguments import FeatureArguments
@@ -35,15 +36,15 @@ from hf_ssl_speech.units.unit_text import without_repeats, write_unit_texts
 
 logger = logging.getLogger(__name__)
 
-DATA_FOLDER = "data"  # where the Hub's datasets have theirs
+DATA_FOLDER = "data"  # as in datasets on the Hub
 
 
 class FeatureWriter:
     """Computes the features of all rows and writes them, each process its own part of every split.
 
     Args:
-        args: What is computed, of what, and where it goes.
-        state: Which process this is, and where it computes.
+        args: The features, the data, and the output folder.
+        state: The number and the device of this process.
     Raises:
         ValueError: If encoder, units or data can't be loaded, or too many rows can't be used.
     """
@@ -69,7 +70,7 @@ class FeatureWriter:
             self.splits[split], self.facts[split] = self.load(split)
 
     def run(self):
-        """Writes what is not there yet."""
+        """Writes all splits, unless the folder has them already."""
         identity = self.identify()
         if is_complete(self.folder, identity):
             logger.info(f"The features in {self.folder} are complete")
@@ -117,7 +118,7 @@ class FeatureWriter:
         return rows, facts
 
     def identify(self) -> dict[str, Any]:
-        """All that decides what is written, but for the number of files."""
+        """Everything that the written data depends on."""
         features, args = self.source.description, self.args
         return {
             "stage": "features",
@@ -128,7 +129,7 @@ class FeatureWriter:
         }
 
     def write(self, split: str, rows: Dataset) -> int:
-        """Writes this process's part of a split; returns how many vectors or units that were."""
+        """Writes this process's part of a split; returns its number of vectors or units."""
         rank, size = self.state.process_index, self.state.num_processes
         path = self.folder / DATA_FOLDER / f"{split}-{rank:05d}-of-{size:05d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,7 @@ class FeatureWriter:
         logger.info(f"The units as text are in {self.folder / split}.txt, .jsonl, .km and .tsv")
 
     def bar(self, total: int, split: str) -> tqdm:
-        """A progress bar, on the first process."""
+        """A progress bar, shown by the first process only."""
         silent = self.args.disable_tqdm or not self.state.is_main_process
         return tqdm(total=total, unit="row", desc=split, disable=silent)
 
@@ -213,7 +214,7 @@ def as_vectors(rows: Sequence[np.ndarray], width: int, number_format: str) -> pa
 
 
 class _Windows(torch.utils.data.Dataset):
-    """Rows, some dozens at a time, decoded."""
+    """Decoded rows, some dozens in one item."""
 
     def __init__(self, rows: Dataset):
         self.rows = rows
@@ -240,7 +241,7 @@ def _as_it_is(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _decode(row: dict[str, Any]) -> dict[str, Any]:
     """A row whose audio has become `samples`, or whose `problem` tells why it can't be read."""
     try:
-        row["samples"] = row_waveform(row) * INT16_SCALE  # by a power of two: not a bit is lost
+        row["samples"] = row_waveform(row) * INT16_SCALE  # a power of two, so that no bit is lost
     except BadAudio as reason:
         row["problem"] = str(reason)
     return {name: value for name, value in row.items() if name not in ("audio", "start", "channel")}

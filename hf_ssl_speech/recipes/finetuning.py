@@ -9,20 +9,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedConfig, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from hf_ssl_speech.data.data_facts import SkipReport, split_facts
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
-from hf_ssl_speech.data.preparing import SkipReport, split_facts
 from hf_ssl_speech.models.classes import CONFIGS, model_class
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
 from hf_ssl_speech.recipes.splits import Split, check_skipped, load_split
-from hf_ssl_speech.recipes.starting_points import find_objective, is_recognizer, start_facts, stock_config
+from hf_ssl_speech.recipes.starting_points import (
+    find_objective,
+    is_recognizer,
+    load_start,
+    start_facts,
+    stock_config,
+)
 from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import (
     AS_WRITTEN,
@@ -259,8 +264,7 @@ def make_recognizer(
             fields = transcripts.config_fields | fields
         config_class.check_names(fields)
         size = fields.pop("vocab_size", None) if head and new_vocabulary else None
-        # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
-        model = recognizer_class.from_pretrained(start, dtype=torch.float32, **attention, **fields)
+        model, _ = load_start(recognizer_class, start, **attention, **fields)
         if head and new_vocabulary:
             model.renew_head(size or head.vocab_size)
     else:

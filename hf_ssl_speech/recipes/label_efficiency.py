@@ -1,4 +1,4 @@
-"""Errors against minutes of labels: every start fine-tuned on every amount with every seed, in as many updates."""
+"""Errors against minutes of labels: every start is fine-tuned on every amount with every seed, equally long."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ from hf_ssl_speech.training.resume import differences
 
 logger = logging.getLogger(__name__)
 
-# Of a checkpoint's configuration, what fresh weights don't take over: the vocabulary is that of the transcripts.
+# Fields of a checkpoint's configuration that fresh weights don't take over; the vocabulary comes from the transcripts.
 NOT_OF_THE_ARCHITECTURE = {"vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "feature_gradient_scale"}
 WINDOW = 16 * SAMPLE_RATE  # long enough to tell which of two encoders makes more frames
 GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -70,7 +70,7 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: what it starts from, how many minutes of labels it gets (or `all`), and its seed."""
+    """One training: what it starts from, its minutes of labels (or `all`), and its seed."""
 
     start: str
     minutes: str
@@ -78,7 +78,7 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """Where it lies in the output folder."""
+        """Its folder inside the output folder."""
         amount = self.minutes if self.minutes == "all" else f"{float(self.minutes):g}min"
         return Path(self.start, amount, f"seed-{self.seed}")
 
@@ -89,19 +89,19 @@ class Cell:
 
 
 class LabelEfficiency:
-    """Fine-tunes every start on every amount of labels with every seed, and scores what comes out.
+    """Fine-tunes every start on every amount of labels with every seed, and scores the results.
 
-    Each cell has a folder under `args.output_dir`. One that is finished is read back from its `run.json`; a broken one
-    goes on. The vocabulary is that of all training transcripts, the same for all cells, and so are the rows that can be
-    used. The best checkpoint of a cell is chosen on validation rows; the test rows are only scored.
+    Each cell has a folder under `args.output_dir`. A finished cell is read from its `run.json`; an interrupted one goes
+    on. All cells share the vocabulary of all training transcripts, and use the same usable rows. The best checkpoint of
+    a cell is chosen on validation rows; the test rows are only scored.
 
     Args:
         model_args: The model of `scratch`, and fields of every model's config.
-        data_args, text_args: The transcribed speech that labels are taken from, and how it is spelt.
+        data_args, text_args: The transcribed speech that labels are taken from, and its spelling.
         args: Settings of every cell's training.
         settings: Starts, amounts of labels, seeds and test data.
     Raises:
-        ValueError: If the data can't be used, or is less than an amount of labels asks for.
+        ValueError: If the data can't be used, or there is less of it than an amount of labels asks for.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class LabelEfficiency:
         self.folder = Path(args.output_dir)
         self.models = {name: self.model_of(path, model_args) for name, path in settings.named_starts.items()}
         configs = []
-        for name, each in self.models.items():  # what is wrong with a model shows before the data is prepared
+        for name, each in self.models.items():  # errors in one show before the data is prepared
             logger.info(f"{name}: {each.model_name_or_path or 'fresh weights'}")
             configs.append(make_recognizer(each, None, new_vocabulary=True).config)
         self.test_args = with_test(data_args, settings.test_data, settings.test_split)
@@ -137,16 +137,16 @@ class LabelEfficiency:
         self.test = self.load_test()
 
     def run(self):
-        """Does the cells that are not finished, and writes the results after each.
+        """Trains and scores the cells that are not finished, and writes the results after each.
 
-        With `preflight_only` every start is checked with the fewest labels, and that is all.
+        With `preflight_only`, only checks every start with the smallest amount of labels.
         """
         if self.args.preflight_only:
             for name in self.models:
                 self.train_cell(Cell(name, self.settings.minutes[0], self.settings.seeds[0]))
             return
         hold(self.folder)
-        # Amount by amount: a run that is cut off has compared the starts on some of them.
+        # Amount by amount, so that an interrupted run has compared all starts on some of them.
         cells = [Cell(name, *rest) for *rest, name in product(self.settings.minutes, self.settings.seeds, self.models)]
         finished: dict[Cell, dict[str, Any]] = {}
         for number, cell in enumerate(cells, 1):
@@ -164,7 +164,7 @@ class LabelEfficiency:
     # Data ----------------------------------------------------------------------------------------------------------
 
     def load_test(self) -> EvaluationSet:
-        """The rows that are scored, their texts written as those of the training are."""
+        """The test rows, with texts normalised as in training."""
         with PartialState().local_main_process_first():
             return load_evaluation_set(
                 self.test_args.test_data,
@@ -177,7 +177,7 @@ class LabelEfficiency:
             )
 
     def draw(self) -> dict[tuple[str, int], Split]:
-        """The rows of each amount of labels, by amount and seed; a smaller amount is the beginning of a larger one."""
+        """The rows of each amount of labels and seed; a smaller amount is the beginning of a larger one."""
         rows = self.train.rows
         seconds = np.array(rows["num_samples"]) / SAMPLE_RATE
         column = self.settings.speaker_column
@@ -193,7 +193,7 @@ class LabelEfficiency:
     # Cells ---------------------------------------------------------------------------------------------------------
 
     def model_of(self, path: str | None, model_args: SpeechModelArguments) -> SpeechModelArguments:
-        """The model of a start; fresh weights have the architecture of the first checkpoint, if there is one."""
+        """The model of a start; fresh weights get the architecture of the first checkpoint, if there is one."""
         like = next(filter(None, self.settings.named_starts.values()), None)
         if path or not like:
             return replace(model_args, model_name_or_path=path)
@@ -205,10 +205,10 @@ class LabelEfficiency:
         return replace(model_args, objective=config_class.stock_model_type, config=fields)
 
     def train_cell(self, cell: Cell) -> dict[str, Any]:
-        """The record of a cell, which is trained and scored unless it is finished.
+        """Trains and scores a cell unless it is finished; returns its record.
 
-        A training that was stopped because it learnt nothing is scored too, with its newest checkpoint: that is what so
-        few labels give.
+        If the training was stopped because it learnt nothing, its newest checkpoint is scored: with so few labels, that
+        is the result.
         """
         args, model_args = copy.copy(self.args), self.models[cell.start]
         args.seed, args.output_dir = cell.seed, str(self.folder / cell.folder)
@@ -247,10 +247,7 @@ class LabelEfficiency:
         return scored and not differences(record["identity"], identity)
 
     def score(self, trained: str, folder: str):
-        """Adds the errors in every test row to a cell's record, and `scores.json` for its card.
-
-        All processes share the work.
-        """
+        """Scores the test rows in all processes: writes their errors to the cell's record, and `scores.json`."""
         (rank, size), started = rank_and_size(), time.perf_counter()
         model, processor = load_recognizer(trained, device=self.args.device)
         own = range(rank, len(self.test.rows), size)
@@ -279,7 +276,7 @@ class LabelEfficiency:
             }
             write_record(read_record(folder) | {"test": found}, folder)
             for checkpoint in sort_checkpoints(folder):
-                if checkpoint != trained:  # of what is finished, nothing goes on
+                if checkpoint != trained:  # a finished cell needs no other checkpoint
                     shutil.rmtree(checkpoint)
         PartialState().wait_for_everyone()
 
@@ -297,7 +294,7 @@ class LabelEfficiency:
         return {name: sum(errors[unit]) / int(lengths[unit].sum()) for name, (unit, _) in self.measures.items()}
 
     def write(self, finished: dict[Cell, dict[str, Any]]):
-        """Writes what all finished cells tell."""
+        """Writes the results of the finished cells."""
         cells = [
             {
                 "start": cell.start,
@@ -327,12 +324,12 @@ class LabelEfficiency:
 
 
 def nested_order(seconds: Sequence[float], speakers: Sequence[Any], seed: int) -> np.ndarray:
-    """An order of rows of which every beginning has all speakers alike, and of each short and long rows alike.
+    """Orders rows so that every beginning has an equal share of each speaker, and of short and long rows of each.
 
     Args:
         seconds: Length of each row.
-        speakers: Who speaks in each row.
-        seed: Another one gives other beginnings.
+        speakers: Speaker of each row.
+        seed: Other seeds give other orders.
     """
     generator = np.random.default_rng(seed)
     seconds, speakers = np.asarray(seconds), np.array(list(map(str, speakers)))
@@ -340,20 +337,20 @@ def nested_order(seconds: Sequence[float], speakers: Sequence[Any], seed: int) -
     for number, speaker in enumerate(generator.permutation(np.unique(speakers))):
         rows = generator.permutation(np.flatnonzero(speakers == speaker))
         rows = rows[np.argsort(seconds[rows], kind="stable")]
-        # Steps of the golden ratio, modulo 1, fall evenly on what was sorted by length.
+        # Steps of the golden ratio, modulo 1, spread evenly over the rows, which are sorted by length.
         spread = (generator.random() + GOLDEN_RATIO * np.arange(len(rows))) % 1
         turns[rows, 0], turns[rows, 1] = spread.argsort().argsort(), number
     return np.lexsort((turns[:, 1], turns[:, 0]))
 
 
 def count_within(seconds: np.ndarray, minutes: str) -> int:
-    """How many of the first rows last no longer than some minutes.
+    """How many of the first rows last together no longer than some minutes.
 
     Args:
         seconds: Length of each row.
         minutes: A number, or `all`.
     Raises:
-        ValueError: If all rows together are shorter, or the first is longer.
+        ValueError: If all rows together are shorter, or the first row is longer.
     """
     if minutes == "all":
         return len(seconds)

@@ -26,14 +26,14 @@ PHONES: Measures = {"per": ("words", "PER")}  # of a text of phones, each is a w
 CONFIDENCE, DRAWS = 0.95, 2000
 SCRATCH = "scratch"
 GLOSSARY = """\
-WER, CER, PER: errors over words, characters or phones of the test rows, mean over seeds; in brackets the 95% interval \
-over draws of seeds and of test rows. Minutes: what the rows that were learnt from last, mean over seeds. Scratch \
-needs: the minutes of labels with which fresh weights would make as few errors, interpolated on their curve (straight \
-over the logarithm of the minutes); beyond the curve only the bound is told."""
+WER, CER, PER: word, character and phone error rate on the test rows, mean over seeds; in brackets the 95% bootstrap \
+interval over seeds and test rows. Minutes: the length of the rows that were learnt from, mean over seeds. Scratch \
+needs: the minutes of labels with which fresh weights would make as few errors, interpolated on their curve (linearly \
+over the logarithm of the minutes); outside the curve only a bound is known."""
 
 
 def measures_of(tokenizer: PreTrainedTokenizerBase) -> Measures:
-    """What recognisers with this tokenizer are measured by: the unit that is counted, and the label, by the name."""
+    """The measures of recognisers with this tokenizer: by name, the unit that is counted and the label."""
     return PHONES if writes_tokens_apart(tokenizer) else MEASURES
 
 
@@ -47,10 +47,10 @@ def write_results(
     """Writes results, report and picture of the cells that are finished.
 
     Args:
-        cells: Of each its `start`, `minutes`, `minutes_used`, `seed`, and `errors` in every test row by unit.
+        cells: For each cell `start`, `minutes`, `minutes_used`, `seed`, and by unit the `errors` in every test row.
         lengths: Words and characters of every test row.
-        about: What else is told: starts, updates, data.
-        folder: Where to.
+        about: Facts of the whole comparison: starts, updates, data.
+        folder: The folder to write into.
         measures: See `measures_of`.
     """
     curves = summarize(cells, lengths, measures)
@@ -75,7 +75,7 @@ def write_results(
 def summarize(
     cells: Sequence[dict[str, Any]], lengths: Mapping[str, np.ndarray], measures: Measures = MEASURES
 ) -> list[dict[str, Any]]:
-    """A point for each start and amount of labels: mean rates with intervals, and the minutes scratch would need."""
+    """A point for each start and amount of labels: mean rates, intervals, and the minutes that scratch would need."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cell in cells:
         groups.setdefault((cell["start"], cell["minutes"]), []).append(cell)
@@ -99,7 +99,7 @@ def mean_rate(errors: np.ndarray, lengths: np.ndarray) -> Rate:
     """The mean error rate over seeds, with the interval over draws of rows and of seeds.
 
     Args:
-        errors: In every row with every seed, `(seeds, rows)`.
+        errors: Errors in every row with every seed, `(seeds, rows)`.
         lengths: Words or characters of every row, `(rows,)`.
     """
     drawn = resample_rates(errors, lengths, bootstrap=DRAWS)  # (draws, seeds)
@@ -116,8 +116,8 @@ def equal_minutes(curve: Sequence[tuple[float, float]], error: float) -> dict[st
         curve: Minutes and error rates.
         error: The error rate.
     Returns:
-        `minutes`, and under `is` whether they are the value (`about`), or a bound: `at most` where the curve is as good
-        from its first point on, `more than` where it never gets there.
+        `minutes`, and as `is` what they are: `about` the value; or a bound, `at most` if the curve is as good from its
+        first point on, `more than` if it never gets there.
     """
     curve = sorted(curve)
     if curve[0][1] <= error:
@@ -130,7 +130,7 @@ def equal_minutes(curve: Sequence[tuple[float, float]], error: float) -> dict[st
 
 
 def report(curves: Sequence[dict[str, Any]], about: Mapping[str, Any], measures: Measures = MEASURES) -> str:
-    """The page: what was done, the table and the picture."""
+    """The page `report.md`: what was done, the table and the picture."""
     data, test = about["data"], about["data"]["test"]
     starts = "; ".join(f"{plain(name)}: {plain(path or 'fresh weights')}" for name, path in about["starts"].items())
     first = (
@@ -151,7 +151,7 @@ def report(curves: Sequence[dict[str, Any]], about: Mapping[str, Any], measures:
 
 
 def draw_curves(curves: Sequence[dict[str, Any]], path: Path, measures: Measures = MEASURES):
-    """Draws error rates over minutes of labels, on a logarithmic axis: for each start a line with its interval."""
+    """Draws error rates over minutes of labels (a logarithmic axis): for each start a line with its interval."""
     figure = Figure(figsize=(6 * len(measures), 4.5), layout="constrained")
     axes = figure.subplots(1, len(measures), squeeze=False)[0]
     minutes = sorted({round(point["minutes_used"], 2) for point in curves})

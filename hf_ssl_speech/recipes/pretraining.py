@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import Wav2Vec2FeatureExtractor
 
@@ -19,6 +18,7 @@ from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.starting_points import (
     find_objective,
     is_stock,
+    load_start,
     published_recipe,
     start_facts,
     stock_config,
@@ -54,13 +54,7 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
         theirs = stock_config(start)
         if is_stock(theirs):
             fields = published_recipe(theirs) | fields
-        # Whatever precision the checkpoint was saved in, the weights that are trained are float32.
-        model, report = pretraining_class.from_pretrained(
-            start, dtype=torch.float32, output_loading_info=True, **attention, **fields
-        )
-        fresh = sorted({name.rsplit(".", 1)[0] for name in report["missing_keys"]})
-        if fresh:
-            logger.info(f"{start} lacks weights, which start fresh: {', '.join(fresh)}")
+        model, fresh = load_start(pretraining_class, start, **attention, **fields)
         if is_stock(theirs) and hasattr(model, "quantizer") and "gumbel_temperature_start" not in model_args.config:
             start_temperature(model, fresh)
     else:

@@ -1,4 +1,4 @@
-"""Probes of frozen encoders, beside features that were not learnt: data, features, training, scores, records."""
+"""Probes of frozen encoders and of features that were not learnt: data, features, training, scores, records."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from hf_ssl_speech.recipes.arguments import ProbeArguments, named
 from hf_ssl_speech.recipes.probing_report import write_report
 from hf_ssl_speech.recipes.splits import Split, hold_out, load_split, part_facts, with_a_share, with_test
 from hf_ssl_speech.recipes.stages import is_complete
-from hf_ssl_speech.recipes.starting_points import start_facts, stock_config
+from hf_ssl_speech.recipes.starting_points import load_start, start_facts, stock_config
 from hf_ssl_speech.records import new_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments
 from hf_ssl_speech.units.phones import sequence_of
 
 logger = logging.getLogger(__name__)
 
-# What SUPERB calls the tasks of these columns.
+# SUPERB's names for the tasks of these columns.
 TASKS = {"phones": "PR", "speaker": "SID", "language": "LID", "text": "KS", "keyword": "KS", "emotion": "ER"}
 BLANK_NAME = "<blank>"
 HELD_OUT = "held_out"
@@ -38,7 +38,7 @@ HELD_OUT = "held_out"
 
 @dataclass(frozen=True)
 class Source:
-    """Features to probe: what computes them, how many layers they have, and the checkpoint they come from, if any."""
+    """Features to probe: their source, their number of layers, and the checkpoint they come from, if any."""
 
     name: str
     features: SpeechFeatures
@@ -50,9 +50,9 @@ class Probing:
     """Probes every encoder and baseline for one task, and writes records, the models and the report.
 
     Args:
-        data_args: Train and validation data. Without the latter a part of the training rows is held out for it.
-        args: What is probed, for what, and how.
-        device: Where features are computed.
+        data_args: Training and validation data. Without validation data, some of the training rows are held out for it.
+        args: The encoders, the task and the settings of the training.
+        device: The device that computes the features.
     Raises:
         ValueError: If the data can't be used, has no such column, or all rows have one label.
     """
@@ -60,12 +60,12 @@ class Probing:
     def __init__(self, data_args: SpeechDataArguments, args: ProbeArguments, device: torch.device):
         self.data_args, self.args, self.device = data_args, args, device
         self.task = args.task or TASKS.get(args.label_column, args.label_column)
-        for checkpoint in named(args.encoders).values():  # what is wrong with one shows before the data is prepared
+        for checkpoint in named(args.encoders).values():  # errors in one show before the data is prepared
             stock_config(checkpoint)
         self.splits, self.targets = self.load()
 
     def run(self):
-        """Probes what is not probed yet, and writes the report after each."""
+        """Probes all features that are not probed yet, and writes the report after each."""
         for source in self.sources():
             folder = Path(self.args.output_dir, self.task, source.name)
             identity = self.identify(source)
@@ -107,7 +107,7 @@ class Probing:
         return splits, targets
 
     def sources(self) -> Iterator[Source]:
-        """The features to probe, one after the other."""
+        """The features to probe, loaded one after the other."""
         args, encoders = self.args, named(self.args.encoders)
         settings = {"device": self.device, "batch_seconds": args.batch_seconds}
         for name, checkpoint in encoders.items():
@@ -131,7 +131,7 @@ class Probing:
     # Work ----------------------------------------------------------------------------------------------------------
 
     def identify(self, source: Source) -> dict[str, Any]:
-        """All that decides the scores."""
+        """Everything that the scores depend on."""
         features, settings = source.features.description, vars(self.args)
         names = ("label_column", "pooling", "projected", "updates", "batch_rows", "learning_rates", "seed", "silence")
         return {
@@ -143,7 +143,7 @@ class Probing:
         }
 
     def probe(self, source: Source, folder: Path, identity: dict[str, Any]):
-        """Computes features, trains, scores, and writes record and model of one source."""
+        """Computes the features of one source, trains, scores, and writes record and model."""
         args, started = self.args, time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
         is_sequence, progress = self.targets["train"].is_sequence, not args.disable_tqdm
@@ -204,7 +204,7 @@ def read_labels(rows: Dataset, column: str, silence: list[str]) -> list[str] | l
     """The label of each row as text, or its sequence of phones without silence; empty where it has none.
 
     Raises:
-        ValueError: If the column holds something else.
+        ValueError: If the column holds neither classes nor phones.
     """
     labels: list[Any] = []
     for name, value in zip(rows["name"], rows.with_format(None)[column][:]):
@@ -221,10 +221,10 @@ def read_labels(rows: Dataset, column: str, silence: list[str]) -> list[str] | l
 
 
 def classes_of(labels: list[str] | list[list[str]], column: str) -> list[str]:
-    """The classes among the training labels; of sequences, the blank of CTC comes first.
+    """The classes among the training labels; for sequences, the blank of CTC comes first.
 
     Raises:
-        ValueError: If there is only one: nothing can be told apart.
+        ValueError: If there is only one class, so that nothing can be told apart.
     """
     is_sequence = isinstance(labels[0], list)
     found = sorted({each for label in labels for each in (label if is_sequence else [label])})
@@ -236,10 +236,10 @@ def classes_of(labels: list[str] | list[list[str]], column: str) -> list[str]:
 
 
 def make_targets(labels: list[str] | list[list[str]], classes: list[str], part: str) -> Targets:
-    """Labels as numbers; one that no training row has counts as an error wherever it occurs.
+    """Labels as numbers. A label that no training row has always counts as an error.
 
     Raises:
-        ValueError: If no label of the part is among the training rows'.
+        ValueError: If none of the labels is among those of the training rows.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     is_sequence = isinstance(labels[0], list)
@@ -260,9 +260,10 @@ def make_targets(labels: list[str] | list[list[str]], classes: list[str], part: 
 def save_classifier(probe: Probe, checkpoint: str, classes: list[str], pooling: str, folder: Path):
     """Writes the encoder with the probe as its head: a model for the pipeline, or to be fine-tuned as a whole."""
     config_class = config_class_of(stock_config(checkpoint).model_type)
-    model = model_class(config_class, "AutoModelForAudioClassification").from_pretrained(
+    model, _ = load_start(
+        model_class(config_class, "AutoModelForAudioClassification"),
         checkpoint,
-        dtype=torch.float32,
+        tell=False,
         use_weighted_layer_sum=True,
         classifier_proj_size=probe.projector.out_features,
         classifier_pooling=pooling,

@@ -15,11 +15,11 @@ from hf_ssl_speech.records import Record, read_record
 
 REPORT_FILE, PICTURE_FILE, RESULTS_FILE = "report.md", "layers.png", "results.json"
 GLOSSARY = """\
-On test rows, which chose nothing, with 95% bootstrap intervals over them. PER: edits over true phones, and of other \
-sequences alike, less is better; accuracy: share of the rows whose class is told, more is better. The encoders are \
-frozen: what learns are a weight for each layer, a projection and a linear layer, at the learning rate that was best \
-on validation rows. PR: phones, KS: keywords, SID: speakers, LID: languages, ER: emotions. These are SUPERB's names, \
-but not its data, so the figures can't be set beside published ones."""
+Scored on test rows, by which nothing was chosen, with 95% bootstrap intervals over these rows. PER: edits divided by \
+true phones (or other symbols of a sequence), lower is better; accuracy: share of the rows with the right class, \
+higher is better. The encoders are frozen: only a weight for each layer, a projection and a linear layer learn, at the \
+learning rate that was best on validation rows. PR: phones, KS: keywords, SID: speakers, LID: languages, ER: emotions. \
+The names are SUPERB's but the data is not, so the figures can't be compared with published ones."""
 
 
 def write_report(folder: str | os.PathLike) -> Path:
@@ -44,7 +44,7 @@ def write_report(folder: str | os.PathLike) -> Path:
     ]
     parts = ["# Probes", table(head, rows), GLOSSARY, "## Data", table(*data_of(tasks))]
     if draw_layers(tasks, folder / PICTURE_FILE):
-        parts += ["## Layers", "How much each layer is listened to:", f"![Weights of layers]({PICTURE_FILE})"]
+        parts += ["## Layers", "The weight that each layer gets:", f"![Weights of layers]({PICTURE_FILE})"]
     shown = {task: {name: record["probe"] for name, record in records.items()} for task, records in tasks.items()}
     write_json(shown, folder / RESULTS_FILE)
     path = folder / REPORT_FILE
@@ -64,7 +64,7 @@ def read_tasks(folder: Path) -> dict[str, dict[str, Record]]:
 
 
 def measure(records: dict[str, Record]) -> str:
-    """What a task's scores are, for the head of its column."""
+    """The measure of a task, for the head of its column."""
     return "PER, %" if next(iter(records.values()))["probe"]["is_sequence"] else "accuracy, %"
 
 
@@ -78,7 +78,7 @@ def score(record: Record) -> str:
 
 
 def data_of(tasks: dict[str, dict[str, Record]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table of what each task was learnt from and scored on."""
+    """Head and rows of the table of data: what each task was trained and scored on."""
     rows = []
     for task, records in tasks.items():
         record = next(iter(records.values()))
@@ -91,7 +91,7 @@ def data_of(tasks: dict[str, dict[str, Record]]) -> tuple[list[str], list[list[s
 
 
 def draw_layers(tasks: dict[str, dict[str, Record]], path: Path) -> bool:
-    """Draws the weights of all layers, a panel for each task; nothing where no features have several layers."""
+    """Draws the weights of the layers, a panel for each task; returns False if no features have several layers."""
     layered = {
         task: {name: each["probe"]["layer_weights"] for name, each in records.items()}
         for task, records in tasks.items()

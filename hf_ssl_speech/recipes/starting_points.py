@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.trainer import TRAINER_STATE_NAME
 
+from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.files import read_json
 from hf_ssl_speech.models.classes import config_class_of, load_config
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.arguments import SpeechModelArguments
+from hf_ssl_speech.training.callbacks import Tally
+
+logger = logging.getLogger(__name__)
 
 # Fields of the pretraining recipe. In a stock config they are meant for fine-tuning (masks over 5% of the frames) or
 # missing, so continued pretraining takes them from the paper.
@@ -48,6 +56,34 @@ def stock_config(start: str) -> PreTrainedConfig:
     if config_class_of(config.model_type) is None:
         raise ValueError(f"{start} is of type {config.model_type!r}: expected a wav2vec 2.0 or HuBERT checkpoint.")
     return config
+
+
+def load_start(
+    model_class: type[PreTrainedModel], start: str, *, tell: bool = True, **settings: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model to train, with the weights of a checkpoint, ours or stock.
+
+    One line of the log, once for each checkpoint, names what starts fresh, as a head on an encoder does; transformers
+    would warn of it in a table every time.
+
+    Args:
+        tell: Whether to log that line. A caller that has other weights for the head leaves it out.
+        settings: Arguments of `from_pretrained`, such as fields of the configuration.
+    Returns:
+        The model in float32, whatever precision the checkpoint was saved in, and the modules with fresh weights.
+    """
+    of_transformers = logging.getLogger(PreTrainedModel.__module__)
+    of_transformers.disabled, before = True, of_transformers.disabled  # a higher level would make it warn of more
+    try:
+        model, report = model_class.from_pretrained(start, dtype=torch.float32, output_loading_info=True, **settings)
+    finally:
+        of_transformers.disabled = before
+    fresh = sorted({name.rsplit(".", 1)[0] for name in report["missing_keys"]})
+    if fresh and tell:
+        logger.info_once(f"{start} has no weights for {', '.join(fresh)}: they start fresh.")
+    if report["unexpected_keys"]:
+        logger.info_once(f"These weights of {start} have no use here: {', '.join(sorted(report['unexpected_keys']))}")
+    return model, fresh
 
 
 def find_objective(model_args: SpeechModelArguments) -> str:
@@ -90,3 +126,14 @@ def start_facts(start: str | None) -> dict[str, Any]:
     # A folder is named by its full path: "runs/mine" could be mistaken for a repository on the Hub.
     source = str(Path(start).resolve()) if start and Path(start).exists() else start
     return {"source": source, "record": read_record(start) if start else None}
+
+
+def hours_seen_by(start: str) -> float | None:
+    """Hours of audio that the pretraining of a local model, or of a checkpoint of a run, had seen; None if unknown."""
+    record, state = read_record(start), Path(start, TRAINER_STATE_NAME)
+    if record and record["hours_seen"]:
+        return record["hours_seen"]
+    if not state.exists():
+        return None
+    tally = read_json(state, "the state of a training").get("stateful_callbacks", {}).get(Tally.__name__)
+    return tally["attributes"]["samples_seen"] / SAMPLE_RATE / 3600 if tally else None

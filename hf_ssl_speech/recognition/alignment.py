@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, Wav2Vec2Processor
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.preparing import SkipReport, keeping_format
+from hf_ssl_speech.data.data_facts import SkipReport
+from hf_ssl_speech.data.preparing import keeping_format
 from hf_ssl_speech.recognition.decoding import align_tokens
 from hf_ssl_speech.recognition.text import read_texts
 from hf_ssl_speech.recognition.transcript import Alphabet, Transcript

@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.preparing import SkipReport, keeping_format
+from hf_ssl_speech.data.data_facts import SkipReport
+from hf_ssl_speech.data.preparing import keeping_format
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.models.objectives import frames_needed

@@ -146,6 +146,14 @@ class SpeechTrainingArguments(TrainingArguments):
 class SpeechPreTrainingArguments(SpeechTrainingArguments):
     """Settings of a pretraining run; the defaults are those of wav2vec 2.0 BASE (section 4.2)."""
 
+    keep_hours: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "Keep the model after so many hours of audio seen, as in `--keep_hours 5 20 100`: in `hours-5` and "
+            "so on, beside the checkpoints, which save_total_limit does not count."
+        },
+    )
+
     learning_rate: float = 5e-4
     max_steps: int = 400_000
     warmup_steps: float = 0.08  # 32,000 of 400,000

@@ -11,7 +11,8 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset
 from transformers import Wav2Vec2CTCTokenizer
 
 from hf_ssl_speech.data.columns import find_audio_column, usual_text_name, with_audio
-from hf_ssl_speech.data.preparing import SkipReport, prepare_speech, prepare_stream, split_facts, stream_facts
+from hf_ssl_speech.data.data_facts import SkipReport, split_facts, stream_facts
+from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
 from hf_ssl_speech.data.rows import as_prepared
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.recognition.normalization import TextNormalization

@@ -15,6 +15,7 @@ from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.training.checks import refuse_config
 from hf_ssl_speech.training.given_data import ready_for_pretraining
+from hf_ssl_speech.training.milestones import Milestones
 from hf_ssl_speech.training.precision import refuse_low_precision
 from hf_ssl_speech.training.trainer import SpeechTrainer
 
@@ -34,6 +35,7 @@ class SpeechPreTrainer(SpeechTrainer):
     """
 
     args: SpeechPreTrainingArguments
+    own_metrics = ("effective_rank",)
 
     def __init__(
         self,
@@ -72,3 +74,5 @@ class SpeechPreTrainer(SpeechTrainer):
             processing_class,
             **kwargs,
         )
+        if args.keep_hours:
+            self.add_callback(Milestones(self, args.keep_hours))

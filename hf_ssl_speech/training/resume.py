@@ -19,7 +19,7 @@ from transformers.trainer_utils import (
     sort_checkpoints,
 )
 
-from hf_ssl_speech.data.preparing import STREAM
+from hf_ssl_speech.data.data_facts import STREAM
 from hf_ssl_speech.files import read_json
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.records import RECORD_FILE, Record, read_record

@@ -155,15 +155,21 @@ class KMeansUnits:
         Raises:
             ValueError: If the source computes other features than the units were fitted on, or NaN. The row is named.
         """
+        return self.predict_frames(rows, source)[0]
+
+    def predict_frames(
+        self, rows: Sequence[Mapping[str, Any]], source: FeatureSource
+    ) -> tuple[list[np.ndarray], list[Tensor]]:
+        """`predict_rows`, and the features that the units were made of, `(frames, width)` for each row."""
         self.check_features(source.description)
         if not rows:
-            return []
+            return [], []
         features = source.features(rows)
         if not torch.stack([frames.isfinite().all() for frames in features]).all():
             for row, frames in zip(rows, features):
                 check_finite(frames, f"The features of row {row['name']}")
         units = self.predict(torch.cat(features)).to("cpu", torch.int32)
-        return [part.numpy() for part in units.split([len(frames) for frames in features])]
+        return [part.numpy() for part in units.split([len(frames) for frames in features])], features
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A tokenizer of these units as text, without repeats, for language models: see `unit_tokenizer`."""

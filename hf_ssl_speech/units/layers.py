@@ -1,4 +1,4 @@
-"""Finds the layer of an encoder with the best units: all layers in one pass, measured one after the other."""
+"""Finds the layer of an encoder with the best units; all layers are computed in one pass over the audio."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.families import encoder_of, layers_of
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, FeatureSource, HiddenFeatures, rows_of
 from hf_ssl_speech.data.processes import rank_and_size
+from hf_ssl_speech.units.embedding import EmbeddingSums
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.quality import UnitQuality, phones_to_frames, unit_agreement
 from hf_ssl_speech.units.remembered import Remembered
 
-# How audio is disturbed to see which units stay: as another microphone and another room might.
+# How audio is disturbed to see which units stay the same: as much as another microphone or room might do.
 NOISE_DECIBELS, GAIN_DECIBELS = 15.0, 6.0
 
 
 class EveryLayer(HiddenFeatures):
-    """All layers of an encoder, from the first on, side by side: `(frames, layers * width)`."""
+    """All layers of an encoder side by side, the first one first: `(frames, layers * width)`."""
 
     def __init__(self, model, **settings):
         super().__init__(model, len(layers_of(encoder_of(model))), **settings)
@@ -39,12 +40,12 @@ class EveryLayer(HiddenFeatures):
 
 
 class OneLayer(FeatureSource):
-    """One layer's part of what `EveryLayer` gives, directly or remembered.
+    """One layer of the features of `EveryLayer`.
 
     Args:
-        every: Gives the features of all layers.
-        layer: Which one, counted from 1.
-        width: Values in a frame of one layer.
+        every: The source of all layers' features, which may be kept in memory.
+        layer: The layer, counted from 1.
+        width: Number of values in a frame of one layer.
     """
 
     def __init__(self, every: FeatureSource, layer: int, width: int):
@@ -54,18 +55,18 @@ class OneLayer(FeatureSource):
         self.columns = slice((layer - 1) * width, layer * width)
 
     def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """Its columns of all layers."""
+        """The columns of this layer."""
         return [frames[:, self.columns].contiguous() for frames in self.every.features(rows)]
 
 
 def disturb(waveform: np.ndarray, sample_id: int, seed: int = 0) -> np.ndarray:
-    """Adds white noise 15 dB below the speech, then makes all louder or softer by up to 6 dB.
+    """Adds white noise 15 dB below the speech, then makes the sum louder or softer by up to 6 dB.
 
     For `SpeechFeatures.with_changed_audio`.
 
     Args:
         waveform: Float32 `(samples,)`.
-        sample_id: Of the waveform's row; decides noise and gain, together with `seed`.
+        sample_id: The `sample_id` of the waveform's row. Together with `seed` it decides noise and gain.
         seed: Other seeds give other noise and gain.
     Returns:
         Float32 `(samples,)`, clipped to -1 to 1.
@@ -83,33 +84,40 @@ def measure_units(
     dataset: Dataset,
     silence: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The quality of a unit set on validation rows, over all processes.
+    """The quality of a unit set, and of the features it is made of, on validation rows, over all processes.
 
-    Two criteria can tell good units. `pnmi`, with the other figures of `UnitQuality`, asks how much the units tell of
-    the phones, on rows that have some. `agreement` needs no labels: units are made of every utterance twice, once
-    disturbed by noise and another loudness, which leave alone what is said; the normalised mutual information of both
-    says how much of a unit is about something that stays. Unlike the share of equal units it gives nothing for units
-    that hardly ever change: they tell little of each other.
+    Good units show in two ways. `pnmi`, with the other figures of `UnitQuality`, is how much the units tell about the
+    phones, on rows that have phones. `agreement` needs no labels: each utterance gets units twice, as it is and
+    disturbed by noise and another loudness, which do not change what is said. It is the normalised mutual information
+    of the two, so that, unlike the share of equal units, it stays low for units that hardly ever change.
+    `effective_rank` and `davies_bouldin` (see `EmbeddingSums`) need no labels either.
 
     Args:
         units: Fitted on training rows.
-        source, disturbed: Give the features of `dataset`, and those of its disturbed rows.
-        dataset: Prepared rows; with the column `phones`, where phones are known.
+        source, disturbed: The sources of the features of `dataset` and of its disturbed rows.
+        dataset: Prepared rows, with a column `phones` if phones are known.
         silence: Labels of silence beyond the usual ones (see `is_silence`).
     Returns:
-        The figures; those that need phones only if rows have some.
+        The figures. Those that need phones are missing if no row has phones.
     """
     rows = split_dataset_by_node(dataset, *rank_and_size())
     found: list[dict[str, Any]] = []
+    sums = EmbeddingSums(units.centroids)
     for batch in rows.iter(ROWS_AT_ONCE):
         batch = rows_of(batch)
-        for row, clean, other in zip(batch, units.predict_rows(batch, source), units.predict_rows(batch, disturbed)):
+        predicted, features = units.predict_frames(batch, source)
+        for clean, frames in zip(predicted, features):
+            sums.add(frames, torch.from_numpy(clean))
+        for row, clean, other in zip(batch, predicted, units.predict_rows(batch, disturbed)):
             found.append({"clean": clean, "disturbed": other, "phones": frame_phones(row, clean, units, silence)})
     found = [row for row in gather_object(found) if len(row["clean"])]
     if not found:
         raise ValueError("None of the validation rows has usable audio: units can't be measured on them.")
     clean, other = (np.concatenate([row[name] for row in found]) for name in ("clean", "disturbed"))
-    quality = {"agreement": unit_agreement(clean, other)}
+    sums, *others = gather_object([sums])
+    for each in others:
+        sums.join(each)
+    quality = {"agreement": unit_agreement(clean, other), **sums.measures}
     aligned = [row for row in found if row["phones"]]
     if aligned:
         quality |= UnitQuality().compute(
@@ -134,16 +142,16 @@ def compare_layers(
     """Fits units to each layer of an encoder and measures them, with one pass over the audio for all layers.
 
     Args:
-        encoder: The encoder; which of its layers is opened makes no difference.
+        encoder: The encoder. Its own choice of a layer makes no difference.
         train: Prepared rows to fit on.
         validation: Prepared rows to measure on.
         num_units: Units in each set.
         seed: The seed of k-means.
-        memory_bytes: Keep no more features than this in memory; others are computed again in each pass.
+        memory_bytes: The most memory for features. Those that do not fit are computed again in each pass.
         silence: As for `measure_units`.
         kmeans: More arguments of `KMeansUnits.fit`.
     Returns:
-        For each layer from 1 on its number, the inertia, and what `measure_units` tells.
+        For each layer from 1 on, its number, the inertia, and the figures of `measure_units`.
     """
     description = encoder.description
     every = EveryLayer(
@@ -153,7 +161,7 @@ def compare_layers(
         encoder=description.encoder,
         extractor=encoder.extractor,
     )
-    every.skipped = encoder.skipped  # who asks for the comparison learns what was left out
+    every.skipped = encoder.skipped  # whoever asks for the comparison learns what was left out
     sources = [Remembered(source, memory_bytes / 3) for source in (every, every, every.with_changed_audio(disturb))]
     layers = []
     for layer in range(1, every.layer + 1):
@@ -167,7 +175,7 @@ def compare_layers(
 def frame_phones(
     row: Mapping[str, Any], units: Sequence[int], made_by: KMeansUnits, silence: Collection[str] = ()
 ) -> list[str]:
-    """The phone of each unit's frame; nothing where the row has no phones."""
+    """The phone of each unit's frame; empty if the row has no phones."""
     if not row.get("phones"):
         return []
     window_seconds = made_by.features.window_samples / SAMPLE_RATE
@@ -175,7 +183,7 @@ def frame_phones(
 
 
 def first_hours(dataset: Dataset, hours: float, seed: int) -> Dataset:
-    """Random rows that make up about this many hours; all if there are fewer."""
+    """Random rows of about this many hours together; all rows if there are fewer."""
     order = np.random.default_rng(seed).permutation(len(dataset))
     ends = np.cumsum(dataset.with_format("numpy")["num_samples"][:][order]) / SAMPLE_RATE / 3600
     return dataset.select(np.sort(order[: 1 + np.searchsorted(ends, hours)]))

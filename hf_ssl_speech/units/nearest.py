@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-# Frames x clusters worked on together: on a CPU what its cache holds, elsewhere 256 MB.
+# Frames x clusters that are computed together: on a CPU as many as its cache holds, elsewhere 256 MB.
 _CPU_SCORES, _DEVICE_SCORES = 2**19, 2**26
 
 
@@ -45,8 +45,8 @@ def split_into_blocks(frames: Tensor, num_clusters: int) -> tuple[Tensor, ...]:
 class NearestCentroid:
     """Which centroid is the nearest: `nearest(frames)` gives numbers `(frames,)` for frames `(frames, dims)` float32.
 
-    Exact: half the squared distance less half the frame's squared norm is compared in float32; where rounding might
-    decide, as with frames and centroids far from each other, once more in float64.
+    The choice is exact. Half the squared distance, less half the frame's squared norm, is compared in float32; where
+    rounding might decide, as for frames far from all centroids, it is compared again in float64.
 
     Args:
         centroids: `(clusters, dims)` float32.
@@ -55,15 +55,15 @@ class NearestCentroid:
 
     def __init__(self, centroids: Tensor, dtype: torch.dtype = torch.float32):
         self.centroids, self.dtype = centroids, dtype
-        self.origin = centroids.mean(0)  # what all frames share would use up the digits
+        self.origin = centroids.mean(0)  # an offset that all frames share would cost digits
         self.places = centroids - self.origin
         self.half_norms = self.places.square().sum(1) / 2
-        # Twice the bound on the rounding of a product of `dims` terms and its sum, beside the largest of these.
+        # Twice the bound on the rounding error of a sum of `dims` products, relative to the largest of them.
         self.rounding = 2 * (centroids.shape[1] + 2) * _rounding_step(centroids.device)
         self.farthest, self.largest = self.places.norm(dim=1).max(), self.half_norms.max()
 
     def __call__(self, frames: Tensor) -> Tensor:
-        with torch.autocast(frames.device.type, enabled=False):  # precision is chosen here, not by who calls
+        with torch.autocast(frames.device.type, enabled=False):  # the precision is chosen here, not by the caller
             centred = frames - self.origin
             scores = torch.addmm(
                 self.half_norms.to(self.dtype), centred.to(self.dtype), self.places.T.to(self.dtype), alpha=-1
@@ -77,14 +77,14 @@ class NearestCentroid:
         return labels
 
     def in_float64(self, frames: Tensor) -> Tensor:
-        """The same, at twice the cost or more."""
+        """The same in float64, which takes at least twice as long."""
         origin, places, half_norms = self.exact
         centred = frames.to(origin.device).double() - origin
         return torch.addmm(half_norms, centred, places.T, alpha=-1).argmin(dim=1)
 
     @cached_property
     def exact(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Origin, centroids from there, and half their squared norms in float64, on the CPU where a device has none."""
+        """Origin, centroids relative to it, and half their squared norms in float64; on the CPU if a GPU has none."""
         centroids = self.centroids.cpu() if self.centroids.device.type == "mps" else self.centroids
         origin = centroids.double().mean(0)
         places = centroids.double() - origin
@@ -92,6 +92,6 @@ class NearestCentroid:
 
 
 def _rounding_step(device: torch.device) -> float:
-    """Half the distance between neighbouring numbers in which matrices are multiplied, beside 1."""
+    """Half the distance from 1 to the next larger number in the precision of matrix products."""
     tf32 = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
     return 2.0**-11 if tf32 else 2.0**-24

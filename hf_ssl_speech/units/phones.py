@@ -18,21 +18,20 @@ logger = logging.getLogger(__name__)
 
 SILENCE = "SIL"
 # Silence, noise and spoken noise as TIMIT, the Montreal Forced Aligner, Kaldi, Buckeye, WebMAUS, Festival and CMU
-# Sphinx spell them, without brackets and case. The empty name is silence in every TextGrid.
+# Sphinx spell them, without brackets and in lower case. The empty name is silence in every TextGrid.
 NO_PHONES = {
     "", "sil", "silence", "sp", "spn", "nsn", "noi", "noise", "pau", "pause", "epi", "h#", "#h", "#", "_", "eps",
     "nib", "usb", "lau", "laugh", "laughter", "vocnoise", "iver", "unknown", "exclude", "cutoff", "b_trans",
     "e_trans", "breath", "cough", "smack", "nonspeech", "spoken_noise", "v-noise", "unk", "oov",
 }  # fmt: skip
 BRACKETS = "<>[](){}+*~ \t"
-# WebMAUS's pause and the ends of a sentence in CMU Sphinx; without brackets these are phones: p: is a long p.
+# WebMAUS's pause and the ends of a sentence in CMU Sphinx. Without brackets these are phones: p: is a long p.
 ONLY_IN_BRACKETS = {"p:", "s", "/s"}
-# What may go before a hyphen and the word or noise in question, as in SIL-2, <LAUGH-yeah>, IVER-LAUGH; without brackets
-# these only.
+# Labels such as SIL-2, <LAUGH-yeah> and IVER-LAUGH name a noise before a hyphen; without brackets it is one of these.
 BEFORE_HYPHEN = {"exclude", "sil", "noise", "iver"}
 # Kaldi marks where in a word a phone stands.
 WORD_POSITION = re.compile(r"(?<=[^\W_])_[BIES]$")
-# So much longer than its audio an utterance's alignment may be, and so much of an overlap or gap is rounding.
+# An alignment may last this much longer than its audio; gaps and overlaps up to this long are rounding.
 SLACK_SECONDS, ROUNDING_SECONDS = 0.1, 1e-3
 NAMED = 5
 
@@ -41,8 +40,8 @@ def is_silence(phone: str | None, others: Collection[str] = ()) -> bool:
     """Whether a label means silence or noise instead of a phone.
 
     Args:
-        phone: As an alignment gives it; none is the empty name.
-        others: More labels that do, spelt as they are there.
+        phone: The label in the alignment; None counts as the empty name.
+        others: More labels that mean silence, spelt as in the alignment.
     """
     label = WORD_POSITION.sub("", (phone or "").strip()).casefold()
     plain = label.strip(BRACKETS) or label  # in X-SAMPA { and } are vowels
@@ -72,7 +71,7 @@ def sequence_of(value: Any, silence: Collection[str] = ()) -> list[str] | None:
 
 
 def in_order(phones: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The phones that last some time, by their starts; of two that start together, the longer first.
+    """The phones that have a duration, in order of their starts; of two that start together, the longer first.
 
     Raises:
         ValueError: If a time is not a number, or a phone ends before it starts.
@@ -90,9 +89,9 @@ def check_end(phones: Sequence[Mapping[str, Any]], seconds: float, what: str = "
     """Raises a ValueError if phones go on after the audio, as they do if their times are not in seconds.
 
     Args:
-        phones: With their times.
+        phones: The phones with their times.
         seconds: Length of the audio.
-        what: Begins the message.
+        what: The subject of the message.
     """
     end = max((phone["end"] for phone in phones), default=0.0)
     if end > seconds + SLACK_SECONDS:
@@ -149,12 +148,12 @@ def check_phones(
     """Checks the phones of a data set before anything is measured with them.
 
     Args:
-        names: Of the utterances.
-        phones: Of each utterance, `{"phone", "start", "end"}` in seconds; none where they are not known.
+        names: Names of the utterances.
+        phones: For each utterance its `{"phone", "start", "end"}` in seconds, or None if its phones are not known.
         seconds: Length of each utterance.
         silence: More labels that mean silence.
     Raises:
-        ValueError: If times are not in seconds, or are no times. The utterance is named.
+        ValueError: If times are not in seconds, or are not numbers. The utterance is named.
     """
     report = PhoneReport()
     for name, row, length in zip(names, phones, seconds):
@@ -178,7 +177,7 @@ def check_phones(
 
 
 def check_phone_column(rows: Dataset | None, silence: Collection[str] = ()) -> dict[str, Any]:
-    """What a record says of the phones of prepared rows, which are checked and told in the log; empty without any.
+    """Checks the phones of prepared rows and logs what it finds: facts for the record, empty if there are no phones.
 
     Raises:
         ValueError: As `check_phones`.

@@ -1,4 +1,4 @@
-"""Pictures of units: along an utterance, and against phones."""
+"""Pictures of units: along an utterance, and beside phones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hf_ssl_speech.units.quality import phone_normalized_mutual_information
 # 25 ms windows every 5 ms.
 FFT_SAMPLES, WINDOW_SAMPLES, HOP_SAMPLES = 512, 400, 80
 DECIBELS_SHOWN = 70
-# How much of a strip's width a character takes.
+# The share of a strip's width that a character takes.
 CHARACTER_SHARE = 0.0065
 
 
@@ -41,11 +41,11 @@ def draw_units(
 
     Args:
         row: A prepared row; `name` goes into the title.
-        units: Its units, `(frames,)`; of several unit sets by their names, which are drawn one under the other.
+        units: Its units, `(frames,)`, or those of several unit sets by name, drawn one below the other.
         phones: `{"phone", "start", "end"}` in seconds; empty where there are none.
-        path: Of the PNG.
+        path: The PNG file to write.
         start: Where the picture begins, in seconds.
-        seconds: How much of the utterance is drawn.
+        seconds: Length of the part that is drawn.
         hop_seconds: Time from one unit to the next.
     """
     waveform = row_waveform(row)
@@ -68,11 +68,11 @@ def draw_units(
 
 
 def draw_unit_strip(axis: Axes, label: str, units: ArrayLike, hop_seconds: float):
-    """Draws units as coloured boxes in a row, one for each run of equal ones, as far as the axis reaches.
+    """Draws a coloured box for each run of equal units, as far as the axis reaches.
 
     Args:
-        axis: Whose x-axis is in seconds.
-        label: Stands left of it.
+        axis: Where to draw; its x-axis is in seconds.
+        label: The text on the left.
         units: Unit of each frame, `(frames,)`.
         hop_seconds: Time from one unit to the next.
     """
@@ -85,12 +85,12 @@ def draw_unit_strip(axis: Axes, label: str, units: ArrayLike, hop_seconds: float
 def draw_phone_unit_matrix(units: ArrayLike, phones: Sequence[str], path: str | os.PathLike):
     """Draws P(phone | unit): how well a unit determines the phone (HuBERT, "Metrics of Target Quality").
 
-    Phones stand in order of frequency, units in that of the phone they mostly mean: good units make a staircase.
+    Phones are sorted by frequency and units by the phone they mostly stand for, so that good units make a staircase.
 
     Args:
         units: Unit of each frame, `(frames,)`.
         phones: Phone of each frame.
-        path: Of the PNG.
+        path: The PNG file to write.
     """
     names, phone_numbers, frequencies = np.unique(np.asarray(phones), return_inverse=True, return_counts=True)
     unit_numbers, unit_places = np.unique(np.asarray(units), return_inverse=True)
@@ -145,5 +145,5 @@ def _draw_strip(axis: Axes, label: str, runs: Sequence[tuple[float, float, Any, 
 
 
 def _unit_color(unit: int) -> np.ndarray:
-    """A light colour of the unit's own: hues a golden section apart keep neighbouring numbers apart."""
+    """A light colour for each unit. Hues go by the golden ratio, so that neighbouring numbers look different."""
     return hsv_to_rgb((unit * 0.618034 % 1, 0.3 + 0.2 * (unit % 3 == 0), 0.95))

@@ -32,7 +32,7 @@ def phones_to_frames(
     Returns:
         One label per frame; `SIL` where no phone is, however silence is spelt there.
     Raises:
-        ValueError: If the phones go on after the frames, or a time is none.
+        ValueError: If the phones go on after the frames, or a time is missing.
     """
     phones = in_order(phones)
     if num_frames:
@@ -47,23 +47,23 @@ def phones_to_frames(
 
 
 def phone_purity(units: ArrayLike, phones: ArrayLike) -> float:
-    """Share of frames labelled rightly if every unit stood for its most frequent phone.
+    """Share of frames that would be labelled correctly if every unit stood for its most frequent phone.
 
     Args:
         units: Unit of each frame, `(frames,)`.
-        phones: Phone of each frame, `(frames,)`, strings or numbers. Likewise below.
+        phones: Phone of each frame, `(frames,)`, strings or numbers.
     """
     counts = _joint_counts(units, phones)
     return float(counts.max(1).sum() / counts.sum())
 
 
 def cluster_purity(units: ArrayLike, phones: ArrayLike) -> float:
-    """Share of frames labelled rightly if every phone stood for its most frequent unit: falls as units get many."""
+    """`phone_purity` the other way round, a unit for each phone: the more units there are, the lower it is."""
     return phone_purity(phones, units)
 
 
 def phone_normalized_mutual_information(units: ArrayLike, phones: ArrayLike) -> float:
-    """PNMI: the share of the phones' entropy that knowing the units takes away, from 0 to 1.
+    """PNMI: the share of the phones' entropy that is gone once the units are known, from 0 to 1.
 
     Raises:
         ValueError: If all frames have the same phone, whose entropy is zero.
@@ -77,7 +77,7 @@ def phone_normalized_mutual_information(units: ArrayLike, phones: ArrayLike) -> 
 
 def unit_agreement(units: ArrayLike, other_units: ArrayLike) -> float:
     """Normalised mutual information of two unit sets over the same frames: 1 if they differ in numbering only, 0 if
-    one says nothing about the other. Divided by the mean of both entropies."""
+    one says nothing about the other. The norm is the mean of the two entropies."""
     counts = _joint_counts(units, other_units)
     entropy, other_entropy = _entropy(counts.sum(1)), _entropy(counts.sum(0))
     if entropy + other_entropy == 0:
@@ -86,8 +86,8 @@ def unit_agreement(units: ArrayLike, other_units: ArrayLike) -> float:
 
 
 def usage_entropy(units: ArrayLike) -> float:
-    """Entropy of the units' frequencies in nats; its exponential, the perplexity, is the number of units that, used
-    evenly, would have the same."""
+    """Entropy of the units' frequencies in nats. Its exponential, the perplexity, is the number of evenly used units
+    that would have this entropy."""
     return _entropy(np.unique(np.asarray(units), return_counts=True)[1])
 
 
@@ -106,7 +106,7 @@ def dead_clusters(units: ArrayLike, num_clusters: int) -> int:
 
 
 def mean_run_length(utterances: Sequence[ArrayLike]) -> float:
-    """Frames that a unit lasts on average before another follows; no run goes on into the next utterance.
+    """Mean number of frames before the unit changes. Every utterance starts a new run.
 
     Args:
         utterances: Units of each utterance, `(frames,)` each.

@@ -11,11 +11,11 @@ from hf_ssl_speech.data.features import FeatureSource
 
 
 class Remembered(FeatureSource):
-    """The features of one dataset, computed once and kept until the memory for them is full; others are computed anew.
+    """Features of one dataset that are kept once they are computed; those that no longer fit are computed each time.
 
     Args:
-        source: Computes them.
-        memory_bytes: Keep no more than this.
+        source: The source that computes them.
+        memory_bytes: The most memory for what is kept.
     """
 
     def __init__(self, source: FeatureSource, memory_bytes: float):
@@ -25,7 +25,7 @@ class Remembered(FeatureSource):
         self.kept: dict[int, Tensor] = {}
 
     def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """As the source gives them."""
+        """The features of the source."""
         new = [row for row in rows if row["sample_id"] not in self.kept]
         found = {row["sample_id"]: frames for row, frames in zip(new, self.source.features(new))} if new else {}
         answer = [self.kept.get(row["sample_id"], found.get(row["sample_id"])) for row in rows]

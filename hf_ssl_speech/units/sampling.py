@@ -1,4 +1,4 @@
-"""A random sample of a stream of features: the same whatever the order of its frames and whichever process has them."""
+"""A random sample of a stream of features that depends neither on their order nor on the number of processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_ssl_speech.data.processes import failing_together, in_several_processes, rank_and_size
 
-# Frames with their ids: float32 `(frames, dims)`, and int64 `(frames, 2)` that name utterance and frame in it.
+# Frames with their ids: float32 `(frames, dims)`, and int64 `(frames, 2)`: the utterance, and the frame in it.
 IdentifiedFrames = tuple[Tensor, Tensor]
 
 
@@ -19,12 +19,12 @@ def draw_sample(stream: Callable[[], Iterable[IdentifiedFrames]], size: int, see
     """A random sample of the frames of all processes.
 
     Each frame gets a random key from its id, and the frames with the smallest keys are taken. So the choice does not
-    depend on the values of the frames, which differ in the last bits with the batches that an encoder gets, and every
-    process gets the same sample in the same random order. Of several frames with one id, one is in the sample at most.
+    depend on the values of the frames, whose last bits change with the batches that an encoder gets, and every process
+    gets the same sample in the same random order. Of several frames with the same id, at most one is taken.
 
     Args:
-        stream: Starts the stream of this process: frames and their ids.
-        size: At most so many frames are drawn.
+        stream: Starts the stream of this process, which gives frames and their ids.
+        size: The most frames to draw.
         seed: Decides which frames are drawn.
     Returns:
         The sample, `(frames, dims)`, and how many frames all processes have together.
@@ -43,7 +43,7 @@ def draw_sample(stream: Callable[[], Iterable[IdentifiedFrames]], size: int, see
         raise ValueError(f"The processes have features of different widths: {widths}. They need the same `batches`.")
 
     smallest = torch.cat(all_keys).unique()[:size].to(keys.device)
-    # A frame that several processes have comes from the first of them.
+    # If several processes have a frame, it comes from the first of them.
     of_others = torch.cat([keys[:0].cpu(), *all_keys[: rank_and_size()[0]]]).to(keys.device)
     taken = (keys <= smallest[-1]) & ~torch.isin(keys, of_others)
     # Every process puts its frames in their places; the maximum over processes then has them all.

@@ -1,4 +1,4 @@
-"""Where k-means starts: frames of the sample that lie far from each other."""
+"""The first centroids of k-means: frames of the sample that lie far from each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hf_ssl_speech.units.nearest import assign
 
-# k-means++ looks at this many frames for each cluster.
+# k-means++ chooses among this many frames for each cluster.
 _SEEDING_FRAMES = 32
 
 
@@ -21,7 +21,7 @@ def seed_one_by_one(
     if weights is None:
         sample = sample[: _SEEDING_FRAMES * num_clusters]
         weights = sample.new_ones(len(sample))
-    # In float64: of groups far apart, differences of norms would lose the distances within each.
+    # In float64, because differences of large norms would lose the distances within groups that are far apart.
     centred = sample.double() - sample.mean(0, dtype=torch.float64)
     weights = weights.double()
     norms = centred.square().sum(1)

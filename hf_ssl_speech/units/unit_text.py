@@ -51,7 +51,7 @@ def unit_tokenizer(num_units: int) -> PreTrainedTokenizerFast:
 
 
 def without_repeats(units: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The unit of each run of equal ones, and the frames that the run lasts, `(runs,)` int32 both."""
+    """The unit of each run of equal units, and the run's length in frames, both `(runs,)` int32."""
     units = np.asarray(units, np.int32)
     starts = np.flatnonzero(np.diff(units, prepend=-1))
     return units[starts], np.diff(starts, append=len(units)).astype(np.int32)
