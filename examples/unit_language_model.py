@@ -53,12 +53,13 @@ def train(texts: list[str], tokenizer, args: argparse.Namespace) -> GPT2LMHeadMo
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(tokenizer), n_positions=LONGEST, n_embd=args.width, n_layer=args.layers, n_head=4,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
     settings = TrainingArguments(
-        args.output_dir, max_steps=args.updates, per_device_train_batch_size=args.batch_size, learning_rate=args.learning_rate,
-        lr_scheduler_type="cosine", warmup_steps=args.updates // 20, weight_decay=0.1, logging_steps=50,
+        args.output_dir, max_steps=args.updates, per_device_train_batch_size=args.batch_size,
+        learning_rate=args.learning_rate, lr_scheduler_type="cosine", warmup_steps=args.updates // 20, weight_decay=0.1, logging_steps=50,
         save_strategy="no", report_to="none", seed=args.seed,
     )  # fmt: skip
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
