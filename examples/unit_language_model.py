@@ -59,7 +59,8 @@ def train(texts: list[str], tokenizer, args: argparse.Namespace) -> GPT2LMHeadMo
     )  # fmt: skip
     settings = TrainingArguments(
         args.output_dir, max_steps=args.updates, per_device_train_batch_size=args.batch_size,
-        learning_rate=args.learning_rate, lr_scheduler_type="cosine", warmup_steps=args.updates // 20, weight_decay=0.1, logging_steps=50,
+        learning_rate=args.learning_rate, lr_scheduler_type="cosine", warmup_steps=args.updates // 20,
+        weight_decay=0.1, logging_steps=50,
         save_strategy="no", report_to="none", seed=args.seed,
     )  # fmt: skip
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
