@@ -9,7 +9,17 @@ import pytest
 import torch
 from conftest import TINY
 
-from hf_ssl_speech import CTCCollator, SSLHubertForCTC, SSLWav2Vec2Config, SSLWav2Vec2ForCTC, SSLWav2Vec2ForPreTraining
+from hf_ssl_speech import (
+    CTCCollator,
+    SpeechCTCTrainer,
+    SpeechCTCTrainingArguments,
+    SSLHubertForCTC,
+    SSLWav2Vec2Config,
+    SSLWav2Vec2ForCTC,
+    SSLWav2Vec2ForPreTraining,
+    make_processor,
+    to_transformers,
+)
 from hf_ssl_speech.models.objectives import ctc_loss, frames_needed
 from hf_ssl_speech.training.schedules import tri_stage
 
@@ -115,6 +125,42 @@ def test_the_head_learns_alone_until_the_encoder_thaws(make_tiny):
         model(**speech).loss.backward()
         assert model.lm_head.weight.grad is not None
         assert (model.base_model.encoder.layer_norm.weight.grad is not None) == (update >= 2)
+
+
+def test_a_mix_of_layers_starts_as_their_mean_learns_with_the_head_and_is_refused_where_stock_has_none(
+    tiny_hubert, make_tiny, tmp_path
+):
+    tiny_hubert.save_pretrained(tmp_path)
+    model = (
+        SSLHubertForCTC.from_pretrained(tmp_path, ctc_layer_mix=True, vocab_size=8, final_dropout=0.0).double().eval()
+    )
+    audio = torch.randn(2, 8000, dtype=torch.float64)
+    outputs = model(audio, output_hidden_states=True)
+    mean = torch.stack(outputs.hidden_states).mean(0)
+    torch.testing.assert_close(outputs.logits, model.lm_head(mean), rtol=1e-10, atol=1e-10)
+
+    model.train().set_update(0)
+    model.thaw_update, model.encoder_learns = 10, False  # the encoder rests: head and weights learn
+    model(audio, labels=torch.tensor([[3, 4], [5, -100]])).loss.backward()
+    learning = {name for name, weight in model.named_parameters() if weight.grad is not None}
+    assert learning == {"layer_weights", "lm_head.weight", "lm_head.bias"} and model.layer_weights.grad.abs().min() > 0
+
+    args = SpeechCTCTrainingArguments(
+        tmp_path,
+        learning_rate=1e-3,
+        head_learning_rate=1e-2,
+        use_cpu=True,
+        eval_strategy="no",
+        load_best_model_at_end=False,
+    )
+    processor = make_processor(["abcde"])
+    assert len(processor.tokenizer) == 8
+    optimizer = SpeechCTCTrainer(model.float(), args, processing_class=processor).create_optimizer()
+    fast = {id(weight) for group in optimizer.param_groups if group["lr"] == 1e-2 for weight in group["params"]}
+    assert fast == {id(weight) for name, weight in model.named_parameters() if name in learning}
+    with pytest.raises(ValueError, match="Stock CTC models have no ctc_layer_mix"):
+        to_transformers(model)
+    assert not any("layer_weights" in name for name in make_tiny(SSLHubertForCTC).state_dict())
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,10 @@ def to_transformers(model: SSLSpeechPreTrainedModel) -> PreTrainedModel:
     stock's own for fine-tuning, 5%, instead of those of pretraining. CTC losses are averaged over rows.
 
     Raises:
-        ValueError: If the model is none of ours.
+        ValueError: If the model is none of ours, or has what stock lacks (a CTC head on a mix of layers).
     """
+    if isinstance(model, SSLSpeechForCTC) and model.config.ctc_layer_mix:
+        raise ValueError("Stock CTC models have no ctc_layer_mix: this one can't be exported, or not with its head.")
     if isinstance(model, SSLHubertForPreTraining):
         model = model.base_model
     if type(model) not in STOCK_CLASSES:

@@ -92,7 +92,8 @@ class SSLSpeechConfig(PreTrainedConfig):
 
     The defaults are the BASE model of both papers in pretraining. `feature_gradient_scale` multiplies the gradient that
     enters the conv encoder; `feature_penalty_weight` weighs the mean square of its output. Masks are drawn by the
-    collators, or in fine-tuning without one by the model with a head.
+    collators, or in fine-tuning without one by the model with a head. With `ctc_layer_mix`, which stock does not have,
+    a CTC head gets the weighted sum of all layers.
 
     `preset(size)` makes the configuration of a size, other fields given by name:
 
@@ -142,6 +143,7 @@ class SSLSpeechConfig(PreTrainedConfig):
     use_weighted_layer_sum: bool = False
     classifier_proj_size: int = 256
     classifier_pooling: Literal["mean", "attentive"] = "mean"
+    ctc_layer_mix: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2

@@ -37,7 +37,9 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
     """An encoder with a linear layer that maps frames to characters by CTC (wav2vec 2.0, section 3.3).
 
     In training, batches that bring no masks get some as the config says (see `SSLSpeechModel.draw_masks`). Set
-    `thaw_update` to let the head learn alone, without a gradient in the encoder, until `set_update` gets there.
+    `thaw_update` to let the head learn alone, without a gradient in the encoder, until `set_update` gets there. With
+    `config.ctc_layer_mix` the head gets the sum of all hidden states, whose weights are learnt and start alike, instead
+    of the last one.
     """
 
     encoder_class: type[SSLSpeechModel]
@@ -48,9 +50,16 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
         setattr(self, self.base_model_prefix, self.encoder_class(config))
         self.dropout = nn.Dropout(config.final_dropout)
         self.lm_head = XavierLinear(config.hidden_size, config.vocab_size)
+        if config.ctc_layer_mix:
+            self.layer_weights = nn.Parameter(torch.empty(config.num_hidden_layers + 1))
         self.thaw_update = 0
         self.encoder_learns = True
         self.post_init()
+
+    def set_initial_values(self):
+        """The layers' weights, all alike."""
+        if self.config.ctc_layer_mix:
+            init.constant_(self.layer_weights, 0.0)
 
     @can_return_tuple
     def forward(
@@ -84,11 +93,14 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
                 attention_mask,
                 mask_time_indices,
                 mask_feature_indices,
-                output_hidden_states=output_hidden_states,
+                output_hidden_states=True if self.config.ctc_layer_mix else output_hidden_states,
                 output_attentions=output_attentions,
                 return_dict=True,
             )
-        logits = self.lm_head(self.dropout(outputs.last_hidden_state))  # (batch, frames, vocabulary)
+        hidden = outputs.last_hidden_state
+        if self.config.ctc_layer_mix:
+            hidden = mix_layers(torch.stack(outputs.hidden_states, dim=1), self.layer_weights)
+        logits = self.lm_head(self.dropout(hidden))  # (batch, frames, vocabulary)
         if outputs.frame_mask is not None:
             # Code that decodes all frames of a padded batch, as the ASR pipeline does, finds no text in the padding.
             nothing = torch.full_like(logits[0, 0], torch.finfo(logits.dtype).min)

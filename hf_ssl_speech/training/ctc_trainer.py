@@ -115,11 +115,13 @@ class SpeechCTCTrainer(SpeechTrainer):
         return {"task": "ctc", "text": {"normalization": self.normalization.to_dict()}}
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's own; with `head_learning_rate` the head's weights are groups of their own, the last ones."""
+        """Trainer's own; with `head_learning_rate` the head's weights, and those of a mix of layers, are groups of
+        their own, the last ones."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new and self.args.head_learning_rate is not None:
-            head = {id(weight) for name, weight in (model or self.model).named_parameters() if "lm_head." in name}
+            weights = (model or self.model).named_parameters()
+            head = {id(weight) for name, weight in weights if "lm_head." in name or name.endswith("layer_weights")}
             give_own_rate(optimizer, head, self.args.head_learning_rate)
         return optimizer
 

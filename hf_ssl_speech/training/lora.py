@@ -30,8 +30,10 @@ def add_lora(model: SSLSpeechForCTC, **settings: Any) -> PeftModel:
         The model in PEFT's wrapper, for `SpeechCTCTrainer`. `merge_lora` turns it into a model without adapters.
     Raises:
         ImportError: If the extra `lora` is missing.
-        ValueError: If PEFT has no such setting, or the model no such modules.
+        ValueError: If PEFT has no such setting, the model no such modules, or its head a mix of layers to learn.
     """
+    if model.config.ctc_layer_mix:
+        raise ValueError("Adapters leave all weights frozen but the head's: with LoRA, leave out ctc_layer_mix.")
     if importlib.util.find_spec("peft") is None:
         raise ImportError("Adapters need peft: pip install peft")
     from peft import LoraConfig, get_peft_model
