@@ -107,7 +107,8 @@ def test_hours_seen_count_those_of_the_start(tmp_path):
     first = {"hours_seen": 9.0, "start": {"source": None, "record": None}}
     second = {"hours_seen": 6.0, "start": {"source": "first", "record": first}}
     for name, record in (("first", first), ("second", second)):
-        write_record(new_record("complete", {}, seconds=1.0, device=torch.device("cpu"), processes=1, **record), tmp_path / name)
+        made = new_record("complete", {}, seconds=1.0, device=torch.device("cpu"), processes=1, **record)
+        write_record(made, tmp_path / name)
     assert hours_seen_by(str(tmp_path / "first")) == 9 and hours_seen_by(str(tmp_path / "second")) == 15
 
 
