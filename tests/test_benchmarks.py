@@ -1,6 +1,7 @@
 """The benchmarks run, and what they claim can be read from their files."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def test_a_step_has_the_loss_and_gradients_of_its_peers_and_its_time_is_measured
         assert case["loss_difference"] < 1e-4 and case["gradient_difference"] < 2e-3
         assert all(0 < share < 10 for share in case["share_of_product"].values())
         assert case["seconds"]["ours"]["minimum"] <= case["seconds"]["ours"]["median"]
+
+
+def test_the_pages_of_results_tell_what_was_kept_last_and_nothing_of_a_machines_folders(benchmark):
+    made = benchmark("results_page")
+    for page, text in ((made.RESULTS, made.results()), (made.LOG, made.log()), (made.README, made.readme())):
+        assert page.read_text() == text, "run `python benchmarks/results_page.py`"
+    assert made.BEGIN in made.README.read_text()
+    for file in made.MEASURED.glob("*/*.json"):
+        assert not re.search(r'"[^"]*(?:^|[\s"])/\w+/', file.read_text()), file
 
 
 def test_the_page_on_speed_tells_what_was_measured_last(benchmark):

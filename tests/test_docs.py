@@ -5,16 +5,18 @@ import functools
 import io
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import tiny_model
+from conftest import save_encoder, tiny_model
 from torture.inputs import save_recognizer
 
 import hf_ssl_speech
+from hf_ssl_speech import HiddenFeatures, KMeansUnits, SSLHubertModel
 from hf_ssl_speech.commands.main import COMMANDS, main
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 
@@ -25,6 +27,7 @@ HERE = [
     "docs/hubert.md",
     "docs/few_labels.md",
     "docs/probes.md",
+    "docs/units.md",
 ]  # other pages with code have tests of their own
 SETTINGS_OF_TRAINER = ("pretrain", "units", "hubert", "finetune", "label-efficiency")
 COMMAND = re.compile(r"hf-ssl-speech ([a-z-]+)([^\n`#|]*)")
@@ -45,6 +48,10 @@ def place(tmp_path_factory):
         soundfile.write(folder / "my_audio" / f"{number}.flac", noise, 16_000)
     torch.manual_seed(0)
     save_recognizer(folder / "runs" / "recogniser")
+    source = HiddenFeatures.from_pretrained(save_encoder(folder / "runs" / "hubert", SSLHubertModel), 1, device="cpu")
+    centroids = torch.randn(5, source.description.width)
+    units = KMeansUnits(centroids, torch.ones(5), replace(source.description, encoder="runs/hubert"), {})
+    units.save_pretrained(folder / "runs" / "better-units")
     classifier = tiny_model(hf_ssl_speech.SSLHubertForSequenceClassification, use_weighted_layer_sum=True)
     classifier.save_pretrained(folder / "runs" / "probes" / "SID" / "mine")
     feature_extractor_for(classifier.config).save_pretrained(folder / "runs" / "probes" / "SID" / "mine")

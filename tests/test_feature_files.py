@@ -12,9 +12,9 @@ from datasets import load_dataset
 from hf_ssl_speech import SSLHubertModel, load_speech, prepare_speech
 from hf_ssl_speech.commands.main import run
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
-from hf_ssl_speech.recipes.features import without_repeats
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
+from hf_ssl_speech.units.unit_text import without_repeats
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,14 @@ def test_units_lose_their_repeats_and_nothing_else(speech, tmp_path, caplog):
         assert (np.diff(run_row["units"]) != 0).all()
         assert (row["units"] == units.predict_rows([rows[str(row["name"])]], source)[0]).all()
     caplog.clear()
-    write(speech, tmp_path / "short", "--units", str(tmp_path / "units"))
+    write(speech, tmp_path / "short", "--units", str(tmp_path / "units"), "--text_files", "true")
     assert "complete" in caplog.text
+    labels = [line.split() for line in (tmp_path / "short/train.km").read_text().splitlines()]
+    assert [len(each) for each in labels] == [len(row["units"]) for row in whole]
+    _, *manifest = (tmp_path / "short/train.tsv").read_text().splitlines()
+    for line, num_samples in zip(manifest, short["num_samples"], strict=True):
+        path, samples = line.split("\t")
+        assert int(samples) == num_samples == soundfile.info(path).frames
     with pytest.raises(ValueError, match="keep_repeats"):
         write(speech, tmp_path / "short", "--units", str(tmp_path / "units"), "--keep_repeats", "true")
 
@@ -102,6 +108,7 @@ def test_runs_of_units():
     [
         (("--layer", "2"), "Give encoder and layer"),
         (("--units", "nowhere", "--layer", "1"), "leave out encoder and layer"),
+        (("--text_files", "true"), "give the unit set"),
         (("--keep", "phones"), r"no columns \['phones'\]"),
         (("--splits", "dev"), "no split 'dev'"),
     ],

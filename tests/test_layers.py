@@ -113,7 +113,7 @@ def test_units_of_tones_tell_the_tone_and_units_of_chance_agree_on_nothing(rows)
     blind = measure_units(units, source, Chance(), rows[1])
     assert blind["agreement"] < 0.15
     without = measure_units(units, source, source.with_changed_audio(disturb), rows[1].remove_columns("phones"))
-    assert without == {"agreement": quality["agreement"]}
+    assert without == {name: quality[name] for name in ("agreement", "effective_rank", "davies_bouldin")}
 
 
 class Chance(MfccFeatures):

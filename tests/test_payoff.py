@@ -54,7 +54,7 @@ def speech(folder: Path):
         Dataset.from_list(rows).to_parquet(folder / f"{split}.parquet")
 
 
-def test_kept_models_stand_in_one_table_and_picture_against_hours_seen(kept, tmp_path):
+def test_kept_models_stand_in_one_table_and_picture_against_hours_seen(kept, tmp_path, monkeypatch):
     speech(tmp_path / "speech")
     starts = sorted(str(folder) for folder in kept.glob("hours-*"))
     command = [
@@ -71,10 +71,26 @@ def test_kept_models_stand_in_one_table_and_picture_against_hours_seen(kept, tmp
         probe = read_record(tmp_path / "payoff" / "probe" / "PR" / name)
         assert points[name]["per"] == probe["probe"]["error"]
         layers = read_record(tmp_path / "payoff" / "units" / name)["layers"]
-        assert points[name]["pnmi"] == max(layer["pnmi"] for layer in layers)
+        assert points[name]["best"]["pnmi"] == max(layer["pnmi"] for layer in layers)
+        assert points[name]["best"]["effective_rank"] > 1
     report = (tmp_path / "payoff" / "report.md").read_text()
     assert "CER with 0.1 min, %" in report and "arxiv.org/abs/2402.13723" in report
     assert (tmp_path / "payoff" / "payoff.png").stat().st_size > 1000
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import keep_records
+    import results_page
+
+    monkeypatch.setattr(keep_records, "KEPT", tmp_path / "measured")
+    monkeypatch.setattr(results_page, "MEASURED", tmp_path / "measured")
+    keep_records.main(["tiny", str(tmp_path / "payoff"), str(kept)])
+    keep_records.main(["tried", str(kept), "--trials", "Does it learn?", "--verdict", "No."])
+    page = results_page.results()
+    for name in ("early", "late", "scratch"):
+        told = points[name]["errors"]["0.1"]["cer"]
+        assert f"| {name} | {100 * told['value']:.1f} [" in page
+    assert "| run | wav2vec2 | 0.0 M | 3 x 32 |" in page and "| 4 | 0.0 |" in page
+    assert str(tmp_path) not in page + results_page.log() and "Does it learn?" in results_page.log()
 
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "payoff").rglob("run.json")}
     run("payoff", command)  # reads everything back

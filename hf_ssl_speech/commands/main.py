@@ -32,6 +32,7 @@ COMMANDS = {
     "export": "Write a model in a form that needs nothing of this package.",
     "card": "Make the model card of a folder from its records.",
     "push": "Put a model or a unit set on the Hub, with its card.",
+    "replay": "Compute the update again at which a run went wrong, and find where.",
     "configs": "List the configurations that come with the package, print or copy one.",
     "make-speech": "Make a speech corpus on the spot, for a trial without any download.",
 }

@@ -41,7 +41,7 @@ from hf_ssl_speech.models.configuration import AUTO_MODULE
 from hf_ssl_speech.recognition.normalization import NORMALIZATION_FILE
 from hf_ssl_speech.recognition.transcription import load_processor
 from hf_ssl_speech.records import RECORD_FILE, read_record
-from hf_ssl_speech.units.kmeans_units import CENTROIDS_FILE, FACTS_FILE, KMeansUnits
+from hf_ssl_speech.units.kmeans_units import CENTROIDS_FILE, FACTS_FILE, HERE, KMeansUnits
 from hf_ssl_speech.uploading import ACCESS_TOKEN, WEIGHTS_PUSHED, Pushed, PushFailed, Repository
 
 __all__ = ["PushFailed", "Pushed", "push_to_hub"]
@@ -246,7 +246,9 @@ def prepared(folder: Path, stock: bool, encoder: str | None) -> Iterator[Path]:
         raise ValueError(f"{folder} holds units: transformers has no form of its own for them.")
     # A set beside a model goes along, but for a push in transformers' own form.
     has_units = not stock and (folder / FACTS_FILE).exists()
-    units = KMeansUnits.from_pretrained(folder).for_others(encoder) if has_units else None
+    units = KMeansUnits.from_pretrained(folder) if has_units else None
+    if units:
+        units = units.for_others(HERE if units.lies_with_encoder(folder) else encoder)
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary, folder.resolve().name)
         target.mkdir()

@@ -64,6 +64,27 @@ def perplexity(distributions: Tensor) -> Tensor:
     return torch.exp(-torch.special.xlogy(distributions, distributions).sum(-1))
 
 
+def gram_matrix(frames: Tensor) -> Tensor:
+    """Products of the values of frames, `(frames, width)`, summed over the frames: `(width, width)` float64.
+
+    In float32 the small directions, by which the rank is told, would drown in rounding.
+    """
+    frames = (frames.cpu() if frames.device.type == "mps" else frames).double()
+    return frames.T @ frames
+
+
+def effective_rank(gram: Tensor) -> Tensor:
+    """How many directions frames use: the perplexity of their singular values (RankMe, arXiv:2210.02885).
+
+    Args:
+        gram: `gram_matrix` of the frames, added up over all of them.
+    Returns:
+        A scalar from 1, where all frames lie on one line, to the width, where they use all directions alike.
+    """
+    singular_values = torch.linalg.eigvalsh(gram.cpu()).clamp(min=0).sqrt()
+    return perplexity(singular_values / singular_values.sum().clamp(min=torch.finfo(gram.dtype).tiny))
+
+
 def diversity_loss(probabilities: Tensor, valid: Tensor) -> Tensor:
     """How far the average choice of codebook entries is from using all equally, in [0, 1) (wav2vec 2.0, equation 4).
 

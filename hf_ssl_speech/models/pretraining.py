@@ -99,6 +99,9 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
             mask = outputs.frame_mask
             statistics["frames"] = torch.full_like(predicted, labels.shape[:2].numel()) if mask is None else mask.sum()
             statistics |= {"total": total, "predicted": predicted}
+            if not self.training:
+                hidden = outputs.last_hidden_state
+                statistics["gram"] = objectives.gram_matrix(hidden.flatten(0, 1) if mask is None else hidden[mask])
             statistics = {name: value.detach() for name, value in statistics.items()}
         return SSLPreTrainingOutput(
             loss, outputs.last_hidden_state, statistics, outputs.hidden_states, outputs.attentions
@@ -116,8 +119,13 @@ class SSLSpeechForPreTraining(SSLSpeechPreTrainedModel):
         return ["loss", "feature_penalty", "masked_share"]
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """Means over all frames behind `statistics`, which were added up over batches and ranks."""
-        return {
+        """Means over all frames behind `statistics`, which were added up over batches and ranks.
+
+        In an evaluation also the effective rank of the last layer's frames, which tells without labels how much of its
+        width the encoder uses.
+        """
+        rank = {"effective_rank": float(objectives.effective_rank(statistics["gram"]))} if "gram" in statistics else {}
+        return rank | {
             "loss": float(statistics["total"] / statistics["predicted"].clamp(min=1)),
             "feature_penalty": float(statistics["penalty"] / statistics["predicted"].clamp(min=1)),
             "masked_share": float(statistics["masked"] / statistics["frames"].clamp(min=1)),

@@ -303,6 +303,10 @@ class FeatureArguments:
         default=False,
         metadata={"help": "Write a unit for each frame; by default one for each run, and how long it lasts."},
     )
+    text_files: bool = field(
+        default=False,
+        metadata={"help": "Units: write them as text too (SPLIT.txt, .jsonl, and fairseq's .km with its .tsv)."},
+    )
     splits: list[str] = field(default_factory=lambda: ["train"], metadata={"help": "Splits of the data to write."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
     audio_column: str = field(default="audio", metadata={"help": "Column with the audio."})
@@ -328,6 +332,8 @@ class FeatureArguments:
             raise ValueError("The unit set says which encoder and layer it takes: leave out encoder and layer.")
         if (self.encoder is None) != (self.layer is None):
             raise ValueError("Give encoder and layer, both or none of them.")
+        if self.text_files and not self.units:
+            raise ValueError("text_files writes units as text: give the unit set with `units`.")
 
 
 def named(checkpoints: list[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
@@ -30,6 +32,7 @@ from hf_ssl_speech.recipes.splits import check_skipped
 from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.records import new_record, write_record
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
+from hf_ssl_speech.units.unit_text import without_repeats, write_unit_texts
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ class FeatureWriter:
             self.source = HiddenFeatures.from_pretrained(args.encoder, args.layer, **settings)
         else:
             self.source = MfccFeatures(device=state.device)
+        self.kept = list(dict.fromkeys(["name", *(["num_samples"] if self.units else []), *args.keep]))
         self.splits, self.facts = {}, {}
         for split in args.splits:
             self.splits[split], self.facts[split] = self.load(split)
@@ -70,7 +74,14 @@ class FeatureWriter:
         identity = self.identify()
         if is_complete(self.folder, identity):
             logger.info(f"The features in {self.folder} are complete")
-            return
+        else:
+            self.write_all(identity)
+        if self.args.text_files and self.state.is_main_process:
+            for split, rows in self.splits.items():
+                self.write_texts(split, rows)
+
+    def write_all(self, identity: dict[str, Any]):
+        """Writes every split, and the record."""
         give_large_arrays_back()
         started, written = time.perf_counter(), {}
         for split, rows in self.splits.items():
@@ -140,6 +151,13 @@ class FeatureWriter:
         partial.replace(path)
         return count
 
+    def write_texts(self, split: str, rows: Dataset):
+        """Writes the units of a split once more, as text."""
+        files = sorted(map(str, (self.folder / DATA_FOLDER).glob(f"{split}-*.parquet")))
+        with tempfile.TemporaryDirectory() as cache:
+            write_unit_texts(Dataset.from_parquet(files, cache_dir=cache), audio_paths(rows), self.folder / split)
+        logger.info(f"The units as text are in {self.folder / split}.txt, .jsonl, .km and .tsv")
+
     def bar(self, total: int, split: str) -> tqdm:
         """A progress bar, shown by the first process only."""
         silent = self.args.disable_tqdm or not self.state.is_main_process
@@ -147,7 +165,7 @@ class FeatureWriter:
 
     def features_of(self, rows: Dataset) -> Features:
         """The columns of the dataset and their types."""
-        kept = {name: rows.features[name] for name in ("name", *self.args.keep)}
+        kept = {name: rows.features[name] for name in self.kept}
         if not self.units:
             vector = List(Value(self.args.number_format), length=self.source.description.width)
             return Features(kept | {"features": List(vector)})
@@ -161,7 +179,7 @@ class FeatureWriter:
         else:
             found = [frames.cpu().numpy() for frames in self.source.features(rows)]
         usable = [place for place, each in enumerate(found) if len(each)]
-        columns = {name: [rows[place][name] for place in usable] for name in ("name", *self.args.keep)}
+        columns = {name: [rows[place][name] for place in usable] for name in self.kept}
         found = [found[place] for place in usable]
         if not self.units:
             return columns | {"features": as_vectors(found, self.source.description.width, self.args.number_format)}
@@ -183,11 +201,12 @@ def load_units(source: str) -> KMeansUnits:
         raise ValueError(f"No unit set can be loaded: {error}") from error
 
 
-def without_repeats(units: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The unit of each run of equal units, and the run's length in frames, both `(runs,)` int32."""
-    units = np.asarray(units, np.int32)
-    starts = np.flatnonzero(np.diff(units, prepend=-1))
-    return units[starts], np.diff(starts, append=len(units)).astype(np.int32)
+def audio_paths(rows: Dataset) -> dict[str, str | None]:
+    """The audio file of each row by its name; None where the audio lies inside another file."""
+    found = {}
+    for batch in rows.select_columns(["name", "audio"]).with_format("arrow").iter(1000):
+        found |= zip(batch["name"].to_pylist(), pc.struct_field(batch["audio"].combine_chunks(), "path").to_pylist())
+    return {name: path if path and Path(path).is_file() else None for name, path in found.items()}
 
 
 def as_vectors(rows: Sequence[np.ndarray], width: int, number_format: str) -> pa.Array:

@@ -23,6 +23,8 @@ QUALITY = (
     ("phone_purity", "phone purity", ".3f"),
     ("cluster_purity", "cluster purity", ".3f"),
     ("agreement", "agreement", ".3f"),
+    ("effective_rank", "effective rank", ".1f"),
+    ("davies_bouldin", "Davies-Bouldin", ".2f"),
     ("unit_perplexity", "perplexity", ".1f"),
     ("dead_clusters", "dead", "d"),
     ("mean_run_length", "mean run, frames", ".2f"),
@@ -31,8 +33,10 @@ WORK = {"model": "training", "layers": "units of every layer, measured", "units"
 UNITS_GLOSSARY = """\
 PNMI: share of the phones' entropy that knowing the units removes. Phone purity: share of frames whose phone is the \
 most frequent one of their unit; cluster purity: share of frames whose unit is the most frequent one of their phone. \
-Agreement: normalised mutual information of the units of clean and of disturbed audio (noise, loudness). Perplexity: \
-effective number of units in use. Dead: units never used. All are measured on validation audio, not used in training."""
+Agreement: normalised mutual information of the units of clean and of disturbed audio (noise, loudness). Effective \
+rank: how many directions the features use (perplexity of their singular values). Davies-Bouldin: how much each unit \
+overlaps with the one most like it, less is better. Perplexity: effective number of units in use. Dead: units never \
+used. All are measured on validation audio, not used in training."""
 MODELS_GLOSSARY = """\
 Accuracy: share of the masked or unmasked frames whose unit the model predicts; guessing gives about one over the \
 perplexity of the units. Hours seen: audio trained on, repetitions included."""

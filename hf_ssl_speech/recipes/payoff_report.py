@@ -27,13 +27,22 @@ BASE = {
     "10 minutes": {4_200: (98.6, 99.2), 16_700: (72, 74), 66_700: (51, 51), 267_000: (42, 46)},
     "100 hours": {4_200: (30, 30), 16_700: (16.7, 16.7), 66_700: (9, 9), 267_000: (6.3, 6.3)},
 }
+# What is told of the best layer of an encoder; the last two need no labels.
+OF_LAYER = (
+    ("pnmi", "PNMI", ".3f"),
+    ("layer", "layer", "d"),
+    ("effective_rank", "effective rank", ".1f"),
+    ("davies_bouldin", "Davies-Bouldin", ".2f"),
+)
 GLOSSARY = f"""\
 Hours seen: audio that the encoder was pretrained on, repeats included. Error rates: on test rows, which chose \
 nothing, mean over seeds, with 95% intervals over draws of seeds and of test rows. PER of the probe: frozen encoder, \
 learned weights of its layers, a linear layer with CTC. PNMI: share of the phones' entropy that knowing the units \
-takes away, of the units of the best layer, on the validation rows that it is chosen on. Dashed in the picture: fresh \
-weights trained with the same settings, and 80 mel bands. The last panel shows another model and other data, which \
-can't be set beside the figures here: wav2vec 2.0 BASE, WER on LibriSpeech's test-clean ([published study]({STUDY}))."""
+takes away, of the units of the best layer, on the validation rows that it is chosen on; of the same layer, without \
+labels, the effective rank of its frames and how much its units overlap (Davies-Bouldin, less is better). Dashed in \
+the picture: fresh weights trained with the same settings, and 80 mel bands. The last panel shows another model and \
+other data, which can't be set beside the figures here: wav2vec 2.0 BASE, WER on LibriSpeech's test-clean ([published \
+study]({STUDY}))."""
 
 
 def write_report(folder: str | os.PathLike) -> Path:
@@ -53,14 +62,14 @@ def write_report(folder: str | os.PathLike) -> Path:
     draw(points, about, measure, label, folder / PICTURE_FILE)
     amounts = about["minutes"]
     head = ["hours seen", "encoder", *(f"{label} with {amount_in_words(each)}, %" for each in amounts)]
-    head += ["PER of the probe, %", "PNMI", "layer"]
+    head += ["PER of the probe, %", *(label for _, label, _ in OF_LAYER)]
     rows = []
     for point in points:
         rates = [point["errors"].get(each, {}).get(measure) for each in amounts]
         rows.append(
             ["" if point["hours"] is None else f"{point['hours']:,.1f}", plain(point["name"])]
             + ["" if rate is None else in_percent(rate) for rate in (*rates, point["per"])]
-            + (["", ""] if point["pnmi"] is None else [f"{point['pnmi']:.3f}", f"{point['layer']}"])
+            + [format(point["best"][name], form) if name in point["best"] else "" for name, _, form in OF_LAYER]
         )
     parts = ["# What pretraining buys", introduction(about), table(head, rows), GLOSSARY, f"![Curves]({PICTURE_FILE})"]
     path = folder / REPORT_FILE
@@ -89,7 +98,7 @@ def collect(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             hours = given["hours"].get(name, 0.0 if name == SCRATCH else None)
             points.append(
                 {"name": name, "hours": hours, "errors": errors, "per": per}
-                | {"pnmi": best.get("pnmi"), "layer": best.get("layer"), "layers": record["layers"] if record else []}
+                | {"best": best, "layers": record["layers"] if record else []}
             )
     minutes = list(dict.fromkeys(curve["minutes"] for curve in labels["curves"]))
     about = {"minutes": minutes, **{each: labels.get(each) for each in ("updates", "data", "machine")}}
@@ -141,7 +150,7 @@ def draw(points: Sequence[Mapping[str, Any]], about: Mapping[str, Any], measure:
     mel = others.get(BASELINE, {}).get("per")
     if mel:
         panels[1].axhline(100 * mel["value"], color="0.4", ls="--", lw=1, label="mel bands")
-    measured = [(point["hours"], point["pnmi"]) for point in along if point["pnmi"] is not None]
+    measured = [(point["hours"], point["best"]["pnmi"]) for point in along if point["best"]]
     if measured:
         panels[2].plot(*zip(*measured), "o-", markersize=4)
     for amount, published in BASE.items():

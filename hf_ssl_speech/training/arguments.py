@@ -69,6 +69,14 @@ class SpeechTrainingArguments(TrainingArguments):
         metadata={"help": "Compute in bfloat16, with float32 weights: true, false, or auto (if it is faster)."},
     )
 
+    keep_failed_step: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Look at the gradient before every update; one that is no number is kept in `failed-step`, for "
+            "`hf-ssl-speech replay`. By default on a CPU: other devices would wait for the host."
+        },
+    )
+
     num_train_epochs: float = field(
         default=0.0,
         metadata={"help": "Length of the run in epochs, instead of max_steps; 0 to use max_steps."},

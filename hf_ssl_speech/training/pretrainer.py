@@ -35,6 +35,7 @@ class SpeechPreTrainer(SpeechTrainer):
     """
 
     args: SpeechPreTrainingArguments
+    own_metrics = ("effective_rank",)
 
     def __init__(
         self,

@@ -174,6 +174,7 @@ PANELS = {
     "Codebook entries in use (perplexity)": tuple(
         f"{kind}_perplexity_{group}" for kind in ("soft", "hard") for group in (1, 2)
     ),
+    "Effective rank of the last layer": ("effective_rank",),
     "Gradient norm": ("grad_norm",),
     "Learning rate": ("learning_rate", "head_learning_rate"),
     "Audio seconds per second": ("audio_seconds_per_second",),

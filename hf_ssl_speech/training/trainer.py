@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from transformers import Trainer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers import trainer as stock_trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
 
@@ -30,6 +30,7 @@ from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, only_weights, other_recipe
 from hf_ssl_speech.training.checkpoints import holds_weights_alone, newest_whole, write_manifest
+from hf_ssl_speech.training.failed_step import FailedSteps
 from hf_ssl_speech.training.given_data import GivenData, Ready, facts_of
 from hf_ssl_speech.training.health import HealthCheck
 from hf_ssl_speech.training.outcomes import UnhealthyRun
@@ -42,7 +43,7 @@ from hf_ssl_speech.training.trainer_settings import refuse_arguments, refuse_met
 logger = logging.getLogger(__name__)
 
 
-class SpeechTrainer(Trainer):
+class SpeechTrainer(FailedSteps):
     """transformers' Trainer with batches by duration and metrics over all ranks, for every model of the package.
 
     Args:

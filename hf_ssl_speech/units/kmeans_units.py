@@ -19,6 +19,7 @@ from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
 from hf_ssl_speech.audio import SAMPLE_RATE
@@ -31,6 +32,7 @@ from hf_ssl_speech.models.finite import check_finite
 from hf_ssl_speech.units.kmeans import fit_kmeans
 from hf_ssl_speech.units.nearest import assign
 from hf_ssl_speech.units.remembered import Remembered
+from hf_ssl_speech.units.unit_text import unit_tokenizer
 from hf_ssl_speech.uploading import Repository
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ FORMAT = 1
 FRAMES_A_UNIT = 30
 # HuBERT takes a tenth of 960 hours. Smaller data needs a larger share: up to this many hours, all of it.
 PUBLISHED_SHARE, ENOUGH_HOURS = 0.1, 20.0
+HERE = "."  # the encoder lies beside the units, in the same folder or repository
 MEMORY_GB = 4.0  # of features, to be kept from one pass to the next
 
 
@@ -152,15 +155,25 @@ class KMeansUnits:
         Raises:
             ValueError: If the source computes other features than the units were fitted on, or NaN. The row is named.
         """
+        return self.predict_frames(rows, source)[0]
+
+    def predict_frames(
+        self, rows: Sequence[Mapping[str, Any]], source: FeatureSource
+    ) -> tuple[list[np.ndarray], list[Tensor]]:
+        """`predict_rows`, and the features that the units were made of, `(frames, width)` for each row."""
         self.check_features(source.description)
         if not rows:
-            return []
+            return [], []
         features = source.features(rows)
         if not torch.stack([frames.isfinite().all() for frames in features]).all():
             for row, frames in zip(rows, features):
                 check_finite(frames, f"The features of row {row['name']}")
         units = self.predict(torch.cat(features)).to("cpu", torch.int32)
-        return [part.numpy() for part in units.split([len(frames) for frames in features])]
+        return [part.numpy() for part in units.split([len(frames) for frames in features])], features
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """A tokenizer of these units as text, without repeats, for language models: see `unit_tokenizer`."""
+        return unit_tokenizer(self.num_units)
 
     def open_features(self, **settings) -> SpeechFeatures:
         """The source of the features that these units need; it loads the encoder, if it takes one.
@@ -182,13 +195,23 @@ class KMeansUnits:
             )
 
     def save_pretrained(self, folder: str | os.PathLike):
-        """Writes `kmeans.safetensors` and `kmeans.json`, which may lie beside a model's files."""
+        """Writes `kmeans.safetensors` and `kmeans.json`, which may lie beside a model's files.
+
+        Beside the encoder that they were made with, they name no folder: encoder and units can be moved, copied and
+        pushed as one.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"centroids": self.centroids, "counts": self.counts}
         save_file(tensors, folder / CENTROIDS_FILE, metadata={"format": "pt"})
-        state = {"format": FORMAT, "num_units": self.num_units, "features": asdict(self.features), **self.facts}
+        features = replace(self.features, encoder=HERE) if self.lies_with_encoder(folder) else self.features
+        state = {"format": FORMAT, "num_units": self.num_units, "features": asdict(features), **self.facts}
         write_json(state, folder / FACTS_FILE)
+
+    def lies_with_encoder(self, folder: str | os.PathLike) -> bool:
+        """Whether the encoder of these units is the one in this folder."""
+        encoder = self.features.encoder
+        return encoder is not None and encoder != HERE and Path(encoder).resolve() == Path(folder).resolve()
 
     @classmethod
     def from_pretrained(cls, folder_or_repo: str | os.PathLike, **download) -> KMeansUnits:
@@ -215,6 +238,8 @@ class KMeansUnits:
             raise ValueError(f"{CENTROIDS_FILE} of {folder_or_repo} is damaged ({error}): get it again.") from error
         with naming_the_file(path, "a unit set"):
             features = as_dataclass(FeatureDescription, state.pop("features"))
+            if features.encoder == HERE:
+                features = replace(features, encoder=os.fspath(folder_or_repo))
             units = cls(tensors["centroids"], tensors["counts"], features, state)
         if units.num_units != num_units:
             raise ValueError(
@@ -223,21 +248,47 @@ class KMeansUnits:
             )
         return units
 
+    @classmethod
+    def from_centroids(cls, path: str | os.PathLike, source: FeatureSource) -> KMeansUnits:
+        """A unit set of centroids that another program has found, such as fairseq's k-means.
+
+        fairseq saves a whole scikit-learn object, by pickle. Save its centroids alone, where it was made:
+        `numpy.save("km.npy", joblib.load("km.bin").cluster_centers_)`.
+
+        Args:
+            path: A NumPy file (`.npy`) with `(units, width)` numbers.
+            source: Computes the features that they are centroids of. What the file does not tell must be right here:
+                encoder, layer, centring.
+        Raises:
+            ValueError: If it is no such file, or the width is another.
+        """
+        try:
+            centroids = np.load(path, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"{path} is no NumPy file of numbers ({error}); nothing is unpickled here.") from error
+        if not isinstance(centroids, np.ndarray) or centroids.ndim != 2 or centroids.dtype.kind != "f":
+            raise ValueError(f"{path} has no array of centroids; expected floating-point numbers (units, width).")
+        centroids = torch.from_numpy(centroids.astype(np.float32))
+        check_finite(centroids, f"The centroids in {path}")
+        facts = {"source": os.fspath(path)}
+        return cls(centroids, torch.zeros(len(centroids)), source.description, facts)
+
     def for_others(self, encoder: str | None = None) -> KMeansUnits:
         """The set as it may be published: units of a hidden layer name an encoder that others can load, too.
 
         Args:
-            encoder: The repository of the encoder, if the set names a folder of this machine.
+            encoder: The repository of the encoder, if the set names a folder of this machine; `.` if they go there
+                together.
         Raises:
             ValueError: If the encoder is on this machine only.
         """
         if self.features.kind == "mfcc":
             return self
         encoder = encoder or self.features.encoder
-        if not is_hub_id(encoder):
+        if encoder != HERE and not is_hub_id(encoder):
             raise ValueError(
                 f"These units are made of {encoder}, which nobody else has: push that encoder first, and name its "
-                "repository with `encoder`."
+                "repository with `encoder`; or save the units beside it, with save_pretrained, and push both."
             )
         return KMeansUnits(self.centroids, self.counts, replace(self.features, encoder=encoder), self.facts)
 

@@ -17,6 +17,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.families import encoder_of, layers_of
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, FeatureSource, HiddenFeatures, rows_of
 from hf_ssl_speech.data.processes import rank_and_size
+from hf_ssl_speech.units.embedding import EmbeddingSums
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.quality import UnitQuality, phones_to_frames, unit_agreement
 from hf_ssl_speech.units.remembered import Remembered
@@ -83,12 +84,13 @@ def measure_units(
     dataset: Dataset,
     silence: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The quality of a unit set on validation rows, over all processes.
+    """The quality of a unit set, and of the features it is made of, on validation rows, over all processes.
 
     Good units show in two ways. `pnmi`, with the other figures of `UnitQuality`, is how much the units tell about the
     phones, on rows that have phones. `agreement` needs no labels: each utterance gets units twice, as it is and
     disturbed by noise and another loudness, which do not change what is said. It is the normalised mutual information
     of the two, so that, unlike the share of equal units, it stays low for units that hardly ever change.
+    `effective_rank` and `davies_bouldin` (see `EmbeddingSums`) need no labels either.
 
     Args:
         units: Fitted on training rows.
@@ -100,15 +102,22 @@ def measure_units(
     """
     rows = split_dataset_by_node(dataset, *rank_and_size())
     found: list[dict[str, Any]] = []
+    sums = EmbeddingSums(units.centroids)
     for batch in rows.iter(ROWS_AT_ONCE):
         batch = rows_of(batch)
-        for row, clean, other in zip(batch, units.predict_rows(batch, source), units.predict_rows(batch, disturbed)):
+        predicted, features = units.predict_frames(batch, source)
+        for clean, frames in zip(predicted, features):
+            sums.add(frames, torch.from_numpy(clean))
+        for row, clean, other in zip(batch, predicted, units.predict_rows(batch, disturbed)):
             found.append({"clean": clean, "disturbed": other, "phones": frame_phones(row, clean, units, silence)})
     found = [row for row in gather_object(found) if len(row["clean"])]
     if not found:
         raise ValueError("None of the validation rows has usable audio: units can't be measured on them.")
     clean, other = (np.concatenate([row[name] for row in found]) for name in ("clean", "disturbed"))
-    quality = {"agreement": unit_agreement(clean, other)}
+    sums, *others = gather_object([sums])
+    for each in others:
+        sums.join(each)
+    quality = {"agreement": unit_agreement(clean, other), **sums.measures}
     aligned = [row for row in found if row["phones"]]
     if aligned:
         quality |= UnitQuality().compute(
