@@ -1,5 +1,7 @@
 """`hf-ssl-speech features`: the dataset holds what the source computes, and is written as it goes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -41,10 +43,12 @@ def write(speech, folder, *more):
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_layer_is_written_as_the_source_computes_it(speech, encoder, tmp_path, workers):
-    found = write(
-        speech, tmp_path, "--encoder", str(encoder), "--layer", "2", "--keep", "speaker", "--workers", workers
-    )
+def test_a_layer_is_written_as_the_source_computes_it(speech, encoder, tmp_path, monkeypatch, workers):
+    settings = ("--encoder", str(encoder), "--layer", "2", "--keep", "speaker", "--workers", workers)
+    monkeypatch.chdir(tmp_path)
+    strange = Path("a::b")  # which pyarrow and datasets take for an address
+    run("features", ["--data", str(speech), "--output_dir", str(strange), "--disable_tqdm", "true", *settings])
+    found = write(speech, strange.rename(tmp_path / "features"), *settings)
     rows, _ = prepare_speech(load_speech(str(speech)), min_seconds=0.1)
     expected = {
         row["name"]: frames.numpy()
@@ -56,7 +60,7 @@ def test_a_layer_is_written_as_the_source_computes_it(speech, encoder, tmp_path,
         assert row["features"].shape == expected[row["name"]].shape
         assert np.allclose(row["features"], expected[row["name"]], atol=2e-4)  # rounding: other rows in the batch
     assert "speaker" in found.column_names
-    record = read_record(tmp_path)
+    record = read_record(tmp_path / "features")
     assert record["status"] == "complete" and len(record["skipped"]) == 1
 
 

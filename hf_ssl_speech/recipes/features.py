@@ -137,7 +137,11 @@ class FeatureWriter:
         part = rows.shard(size, rank, contiguous=True) if size > 1 else rows
         schema = self.features_of(rows).arrow_schema
         count = 0
-        with pq.ParquetWriter(partial, schema, use_dictionary=False) as file, self.bar(len(part), split) as bar:
+        with (
+            partial.open("wb") as opened,  # of a name such as a::b, pyarrow would take the start for a protocol
+            pq.ParquetWriter(opened, schema, use_dictionary=False) as file,
+            self.bar(len(part), split) as bar,
+        ):
             for batch in decoded(part, self.args.workers):
                 columns = self.compute(batch)
                 table = pa.table([columns[name] for name in schema.names], schema=schema)
