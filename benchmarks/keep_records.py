@@ -65,7 +65,7 @@ def condense(record: Record, name: str) -> dict[str, Any] | None:
     if record["task"] is None and identity.get("model_type") and record["hours_seen"]:
         last = [point for point in record["curves"] if "eval_loss" in point][-1:]
         settings = {name: value for name, value in identity.items() if name not in NOT_SETTINGS}
-        start = {"start": Path(identity["start"]).name} if identity["start"] else {}
+        start = {"start": Path(identity["start"]).name} if identity.get("start") else {}
         units = record["data"]["train"]["units"]["sets"]
         return common | {
             "kind": "pretraining",

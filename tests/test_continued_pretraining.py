@@ -9,6 +9,7 @@ from transformers import HubertModel, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, 
 from hf_ssl_speech import (
     SpeechPreTrainingArguments,
     SSLHubertConfig,
+    SSLHubertForPreTraining,
     SSLWav2Vec2Config,
     SSLWav2Vec2Model,
     create_model_card,
@@ -18,9 +19,9 @@ from hf_ssl_speech.data.data_facts import split_facts
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.recipes.pretraining import make_model, pretrain
 from hf_ssl_speech.recipes.splits import Split
-from hf_ssl_speech.recipes.starting_points import find_objective
+from hf_ssl_speech.recipes.starting_points import find_objective, hours_seen_by
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
-from hf_ssl_speech.records import read_record
+from hf_ssl_speech.records import new_record, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments
 
 
@@ -85,6 +86,30 @@ def test_hubert_gets_a_fresh_head_of_as_many_units_as_the_data_has(save_stock):
     with pytest.raises(ValueError, match="The number of units in the columns units"):
         UnitLabels.load(model_args, data_args)
     assert make_model(model_args, num_units=[7]).unit_embeddings[0].weight.shape == (7, 256)
+
+
+def test_other_units_get_a_fresh_head_and_the_encoder_stays(make_tiny, tmp_path, caplog):
+    caplog.set_level("INFO")
+    trained = make_tiny(SSLHubertForPreTraining, num_units=[10])
+    trained.save_pretrained(tmp_path / "first")
+    model_args = SpeechModelArguments(model_name_or_path=str(tmp_path / "first"))
+    same, other = (make_model(model_args, num_units=[units]) for units in (10, 25))
+    for name, weight in trained.state_dict().items():
+        assert torch.equal(same.state_dict()[name], weight)
+        assert torch.equal(other.state_dict()[name], weight) == name.startswith("hubert."), name
+    assert other.config.num_units == [25] and other.unit_embeddings[0].weight.shape[0] == 25
+    assert "only the encoder comes from" in caplog.text
+    again = make_model(model_args, fresh_head=True, num_units=[10])
+    assert not torch.equal(again.unit_embeddings[0].weight, trained.unit_embeddings[0].weight)
+
+
+def test_hours_seen_count_those_of_the_start(tmp_path):
+    first = {"hours_seen": 9.0, "start": {"source": None, "record": None}}
+    second = {"hours_seen": 6.0, "start": {"source": "first", "record": first}}
+    for name, record in (("first", first), ("second", second)):
+        made = new_record("complete", {}, seconds=1.0, device=torch.device("cpu"), processes=1, **record)
+        write_record(made, tmp_path / name)
+    assert hours_seen_by(str(tmp_path / "first")) == 9 and hours_seen_by(str(tmp_path / "second")) == 15
 
 
 def test_another_objective_and_other_sampling_rates_are_refused_in_a_sentence(save_stock, tmp_path):

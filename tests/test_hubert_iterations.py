@@ -233,7 +233,7 @@ def test_a_teacher_of_another_frame_rate_is_refused_before_the_data_is_read(
 def test_start_weights_fill_the_encoder_and_leave_the_head_fresh(finished, make_iterations, tmp_path):
     start = finished / "1-model"
     iterations = make_iterations(tmp_path / "run", model={"model_name_or_path": str(start), "config": {}})
-    model = iterations.new_model(UnitLabels.from_sets([str(finished / "1-units")]).config_fields)
+    model = iterations.new_model(**UnitLabels.from_sets([str(finished / "1-units")]).config_fields)
     saved = load_file(start / "model.safetensors")
     assert model.config.num_units == [8]
     assert torch.equal(

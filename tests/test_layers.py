@@ -15,7 +15,6 @@ from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
 from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
 from hf_ssl_speech.recipes.hubert_iterations import HubertIterations, HubertIterationsArguments
-from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments
 from hf_ssl_speech.units.layers import (
     EveryLayer,
@@ -164,7 +163,7 @@ def test_on_real_speech_the_label_free_choice_is_a_layer_that_has_learnt(corpora
     )  # fmt: skip
     arguments[0].objective = "hubert"
     iterations = HubertIterations(*arguments)
-    new = iterations.new_model(UnitLabels(("units",))).eval()
+    new = iterations.new_model().eval()
     iterations.run()
     layers = json.loads((tmp_path / "1-layers" / "run.json").read_text())["layers"]
     trained = HiddenFeatures.from_pretrained(tmp_path / "1-model", 1, device="cpu", center=True)

@@ -20,8 +20,6 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.features import FeatureSource, HiddenFeatures, MfccFeatures, SpeechFeatures
 from hf_ssl_speech.data.preparing import row_waveform
-from hf_ssl_speech.models.configuration import SSLHubertConfig
-from hf_ssl_speech.models.encoder import SSLHubertModel
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
 from hf_ssl_speech.recipes.arguments import CRITERIA, HubertIterationsArguments
 from hf_ssl_speech.recipes.iterations_report import EXAMPLE_FILE, write_report
@@ -32,7 +30,7 @@ from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.recipes.unit_labels import UnitLabels, check_label_rate
 from hf_ssl_speech.records import Record, new_record, read_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
-from hf_ssl_speech.training.checks import check_schedule, refuse_config
+from hf_ssl_speech.training.checks import check_schedule
 from hf_ssl_speech.training.findings import Finding
 from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
@@ -128,7 +126,7 @@ class HubertIterations:
             ValueError: If the layers for the units do not exist, a model can't be made or loaded, or the teacher's
                 frame rate differs from the models'.
         """
-        settings, model = self.iterations_args, self.new_model({})
+        settings, model = self.iterations_args, self.new_model()
         config = model.config
         refuse_metric(self.args, model.metric_names)
         highest = config.num_hidden_layers
@@ -149,7 +147,7 @@ class HubertIterations:
         args.output_dir = str(self.folder)
         most = max(settings.num_units_of(iteration) for iteration in range(settings.iterations))
         set_seed(args.seed)
-        model = self.new_model({"num_units": [most]})
+        model = self.new_model(num_units=[most])
         feature_extractor = feature_extractor_for(model.config, self.model_args.model_name_or_path)
         to_come = [
             split.rows and split.rows.add_column("units", [None] * len(split.rows))
@@ -268,7 +266,7 @@ class HubertIterations:
         name, args = f"{iteration}-model", self.args_of(iteration)
         units = UnitLabels.from_sets([str(self.folder / f"{iteration - 1}-units")])
         set_seed(args.seed)
-        model = self.new_model(units.config_fields)
+        model = self.new_model(**units.config_fields)
         identity = identify(model, args, self.train, self.validation, units)
         if is_complete(self.folder / name, identity):
             logger.info(f"{name} is complete")
@@ -288,18 +286,9 @@ class HubertIterations:
             args.max_steps = updates[min(iteration, len(updates)) - 1]
         return args
 
-    def new_model(self, fields: dict[str, Any]) -> SSLHubertForPreTraining:
+    def new_model(self, **fields: Any) -> SSLHubertForPreTraining:
         """Fresh weights, or the encoder of `model_name_or_path` with a fresh head; `fields` say how many units."""
-        start = self.model_args.model_name_or_path
-        if start is None:
-            return make_model(self.model_args, **fields)
-        SSLHubertConfig.check_names(self.model_args.config)
-        config = SSLHubertConfig.from_pretrained(start, **(fields | self.model_args.config))
-        attention = {"attn_implementation": self.model_args.attn_implementation}
-        refuse_config(config, predicts_hidden=True)
-        model = SSLHubertForPreTraining._from_config(config, **attention)
-        model.hubert.load_state_dict(SSLHubertModel.from_pretrained(start).state_dict())
-        return model
+        return make_model(self.model_args, fresh_head=True, **fields)
 
     # What stages share ---------------------------------------------------------------------------------------------
 

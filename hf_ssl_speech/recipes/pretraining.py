@@ -33,13 +33,14 @@ from hf_ssl_speech.training.resume import run_identity
 logger = logging.getLogger(__name__)
 
 
-def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForPreTraining:
+def make_model(model_args: SpeechModelArguments, *, fresh_head: bool = False, **fields: Any) -> SSLSpeechForPreTraining:
     """The model to train: a preset, or the weights of a checkpoint, ours or stock.
 
     Masks, dropout and losses in a stock checkpoint's config are meant for fine-tuning or missing, so the paper's
-    settings are used instead.
+    settings are used instead. A checkpoint that predicts another number of units gives its encoder only.
 
     Args:
+        fresh_head: Whether to take the encoder only in any case, as for units that have another meaning.
         fields: Fields of the configuration that the data decides; those of `model_args` override them.
     Raises:
         ValueError: If there is no such checkpoint, its kind or objective is another one, a field is unknown, or the
@@ -54,7 +55,11 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
         theirs = stock_config(start)
         if is_stock(theirs):
             fields = published_recipe(theirs) | fields
-        model, fresh = load_start(pretraining_class, start, **attention, **fields)
+        theirs, ours = (each.get("num_units") for each in (theirs.to_dict(), fields))
+        if fresh_head or (theirs and ours and list(theirs) != list(ours)):
+            model, fresh = load_encoder(pretraining_class, start, **attention, **fields)
+        else:
+            model, fresh = load_start(pretraining_class, start, **attention, **fields)
         if is_stock(theirs) and hasattr(model, "quantizer") and "gumbel_temperature_start" not in model_args.config:
             start_temperature(model, fresh)
     else:
@@ -62,6 +67,22 @@ def make_model(model_args: SpeechModelArguments, **fields: Any) -> SSLSpeechForP
     refuse_config(model.config, predicts_hidden=True)
     logger.info(f"{pretraining_class.__name__}, {model.num_parameters():,} parameters, from {start or 'fresh weights'}")
     return model
+
+
+def load_encoder(
+    pretraining_class: type[SSLSpeechForPreTraining], start: str, *, attn_implementation: str | None, **fields: Any
+) -> tuple[SSLSpeechForPreTraining, list[str]]:
+    """The encoder of a checkpoint, ours or stock, with fresh weights for all that is above it.
+
+    Returns:
+        The model, and the modules with fresh weights.
+    """
+    config = pretraining_class.config_class.from_pretrained(start, **fields)
+    model = pretraining_class._from_config(config, attn_implementation=attn_implementation)
+    encoder, fresh = load_start(type(model.base_model), start, tell=False, **fields)
+    model.base_model.load_state_dict(encoder.state_dict())
+    logger.info(f"The head for {fields.get('num_units')} units starts fresh: only the encoder comes from {start}.")
+    return model, fresh + [name for name, _ in model.named_children() if name != model.base_model_prefix]
 
 
 def start_temperature(model: SSLSpeechForPreTraining, fresh: Sequence[str]):

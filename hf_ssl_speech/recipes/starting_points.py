@@ -14,7 +14,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.files import read_json
 from hf_ssl_speech.models.classes import config_class_of, load_config
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
-from hf_ssl_speech.records import read_record
+from hf_ssl_speech.records import Record, read_record
 from hf_ssl_speech.training.arguments import SpeechModelArguments
 from hf_ssl_speech.training.callbacks import Tally
 
@@ -129,11 +129,22 @@ def start_facts(start: str | None) -> dict[str, Any]:
 
 
 def hours_seen_by(start: str) -> float | None:
-    """Hours of audio that the pretraining of a local model, or of a checkpoint of a run, had seen; None if unknown."""
+    """Hours of audio that the pretraining of a local model, or of a checkpoint of a run, had seen; None if unknown.
+
+    Those of the models that it started from count too.
+    """
     record, state = read_record(start), Path(start, TRAINER_STATE_NAME)
     if record and record["hours_seen"]:
-        return record["hours_seen"]
+        return _hours_of(record)
     if not state.exists():
         return None
     tally = read_json(state, "the state of a training").get("stateful_callbacks", {}).get(Tally.__name__)
-    return tally["attributes"]["samples_seen"] / SAMPLE_RATE / 3600 if tally else None
+    run = read_record(Path(start).parent)
+    before = _hours_of(run["start"]["record"]) if run and run["start"]["record"] else 0.0
+    return tally["attributes"]["samples_seen"] / SAMPLE_RATE / 3600 + before if tally else None
+
+
+def _hours_of(record: Record) -> float:
+    """Hours that a run's model has seen, and those of its starts before."""
+    before = record["start"]["record"]
+    return (record["hours_seen"] or 0.0) + (_hours_of(before) if before else 0.0)
