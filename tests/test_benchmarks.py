@@ -2,10 +2,22 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
+
+from hf_ssl_speech.commands.parsing import parse_arguments
+from hf_ssl_speech.recipes.arguments import LabelEfficiencyArguments, PayoffArguments, UnitArguments
+from hf_ssl_speech.training.arguments import (
+    SpeechCTCTrainingArguments,
+    SpeechDataArguments,
+    SpeechModelArguments,
+    SpeechPreTrainingArguments,
+    SpeechTextArguments,
+)
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -43,3 +55,31 @@ def test_the_pages_of_results_tell_what_was_kept_last_and_nothing_of_a_machines_
 def test_the_page_on_speed_tells_what_was_measured_last(benchmark):
     made = benchmark("performance_page")
     assert made.PAGE.read_text() == made.page(), "run `python benchmarks/performance_page.py`"
+
+
+def test_the_commands_for_one_gpu_are_understood_and_those_that_take_too_long_are_stopped(
+    benchmark, capsys, monkeypatch
+):
+    made = benchmark("one_gpu")
+    made.main(["--corpora", "/corpora", "--dry_run"])
+    lines = capsys.readouterr().out.splitlines()
+    text = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
+    kinds = {
+        "units": (SpeechDataArguments, UnitArguments),
+        "pretrain": (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments),
+        "payoff": (PayoffArguments, LabelEfficiencyArguments, *text),
+    }
+    assert len(lines) == 6
+    found = {}
+    for line in lines:
+        _, _, command, *words = shlex.split(line)
+        on_a_cpu = [] if command == "units" else ["--use_cpu", "true"]
+        found[command] = parse_arguments([*words, *on_a_cpu], *kinds[command])
+        if command == "payoff":  # it starts from what the pretraining keeps
+            kept, starts = found["pretrain"][-1], found["payoff"][1].named_starts
+            assert [f"hours-{hours:g}" for hours in kept.keep_hours] == list(starts)[1:-1]
+            assert starts["hubert"] == kept.output_dir
+
+    monkeypatch.setattr(made, "STOPS", 10)
+    monkeypatch.setattr(made.subprocess, "Popen", lambda command: Popen(["sleep", "30"]))
+    assert made.run("pretrain", 0) is None

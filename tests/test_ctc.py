@@ -259,3 +259,27 @@ def test_the_learning_rate_has_the_three_stages_of_the_paper():
     assert rates[6_500 + 3_250] == pytest.approx(0.05**0.5)  # halfway down an exponential
     assert rates[13_000] == pytest.approx(0.05)
     assert max(abs(a - b) for a, b in itertools.pairwise(rates)) < 1e-3  # no jumps
+
+
+def test_speeds_follow_from_seed_epoch_and_row_and_leave_room_for_the_labels(config):
+    rows = rows_of(*[1.0] * 40)
+    batches = {}
+    for epoch in (0, 1):
+        collators = [CTCCollator(config, speeds, normalize=False, seed=3) for speeds in ([0.9, 1, 1.1], ())]
+        for collator in collators:
+            collator.set_epoch(epoch)
+        batches[epoch] = [collators[0].utterance(row, [])[0] for row in rows]
+        again = [collators[0].utterance(row, [])[0] for row in reversed(rows)]  # in whatever order they come
+        assert all(np.array_equal(one, other) for one, other in zip(batches[epoch], reversed(again)))
+        assert all(len(collators[1].utterance(row, [])[0]) == 16_000 for row in rows)
+    lengths = [[len(wave) for wave in batches[epoch]] for epoch in (0, 1)]
+    assert {round(16_000 / length, 1) for length in lengths[0]} == {0.9, 1.0, 1.1} and lengths[0] != lengths[1]
+
+    # A tone of 1,000 Hz becomes one of 1,100 Hz at 1.1 times the speed.
+    tone = (np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000) * 10_000).astype(np.int16)
+    (fast, _) = CTCCollator(config, [1.1], normalize=False).utterance(rows[0] | {"samples": tone}, [])
+    assert np.abs(np.fft.rfft(fast, 160_000)).argmax() / 10 == pytest.approx(1100, abs=1)
+
+    full = rows_of(1.0, labels=([2, 3] * 24 + [2],))  # 49 labels in 49 frames
+    assert len(CTCCollator(config, [1.1], normalize=False).utterance(full[0], [])[0]) == 16_000
+    assert CTCCollator(config, [1.1], normalize=False, evaluation=True).speeds == []

@@ -60,8 +60,11 @@ class SpeechCollator:
 
     def generator(self, row: Mapping[str, Any]) -> np.random.Generator:
         """Of a row in this epoch."""
-        epoch = row.get("epoch", int(self.epoch))  # a stream counts its epochs itself
-        return np.random.default_rng((self.seed, epoch, row["sample_id"]))
+        return np.random.default_rng(self.key(row))
+
+    def key(self, row: Mapping[str, Any]) -> tuple[int, int, int]:
+        """Seed, epoch and sample id, which decide all that is drawn for a row."""
+        return self.seed, row.get("epoch", int(self.epoch)), row["sample_id"]  # a stream counts its epochs itself
 
     def waveform(self, row: Mapping[str, Any]) -> np.ndarray:
         """The normalised waveform of a row, `(samples,)` float32.

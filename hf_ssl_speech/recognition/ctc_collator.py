@@ -6,23 +6,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import soxr
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from hf_ssl_speech.audio import BadAudio
+from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.collators import SpeechCollator
 from hf_ssl_speech.data.masking import draw_spans
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.models.heads import check_labels
+from hf_ssl_speech.models.objectives import frames_needed
+
+SPEED_STREAM = 1  # of random numbers, beside that of masks
 
 
 class CTCCollator(SpeechCollator):
     """Batches for `SSLWav2Vec2ForCTC` and `SSLHubertForCTC` from the rows of `add_labels`.
 
     In training, spans of frames and of channels are hidden as the config's `mask_time_*` and `mask_feature_*` say
-    (wav2vec 2.0, section 4.3); audio no longer than a span stays whole. In `evaluation` nothing is, and the batch has
-    the transcripts too.
+    (wav2vec 2.0, section 4.3); audio no longer than a span stays whole. Where `speeds` are given, each row is played at
+    one of them, drawn anew in each epoch; faster audio must leave a frame for each label, else the row stays as it is.
+    In `evaluation` nothing of this is done, and the batch has the transcripts too.
 
     A batch holds `input_values` `(batch, samples)`, `attention_mask` (only if a row is padded), `labels`
     `(batch, tokens)` filled up with -100, `mask_time_indices` `(batch, frames)` and `mask_feature_indices`
@@ -33,8 +38,9 @@ class CTCCollator(SpeechCollator):
         ValueError: If a span of channels is as wide as the model, or, when it comes by, if a label is beyond its head.
     """
 
-    def __init__(self, config: SSLSpeechConfig, **settings):
+    def __init__(self, config: SSLSpeechConfig, speeds: Sequence[float] = (), **settings):
         super().__init__(config, **settings)
+        self.speeds = [] if self.evaluation else list(speeds)
         if config.mask_feature_prob and config.mask_feature_length >= config.hidden_size:
             raise ValueError(
                 f"A mask spans {config.mask_feature_length} channels but the model has {config.hidden_size}: lower "
@@ -66,7 +72,17 @@ class CTCCollator(SpeechCollator):
             return np.zeros(row["num_samples"], np.float32), np.zeros(0, np.int64)
         labels = np.asarray(row["labels"], np.int64)
         check_labels(int(labels.max()), self.config)
-        return waveform, labels
+        return (self.at_a_speed(waveform, labels, row) if self.speeds else waveform), labels
+
+    def at_a_speed(self, waveform: np.ndarray, labels: np.ndarray, row: Mapping[str, Any]) -> np.ndarray:
+        """The waveform at a speed drawn for the row in this epoch: slower is longer, and lower in pitch."""
+        # Not the generator of the masks: these stay what they are without speeds, as far as lengths allow.
+        draw = np.random.default_rng((SPEED_STREAM, *self.key(row)))
+        speed = self.speeds[draw.integers(len(self.speeds))]
+        frames = num_frames(int(len(waveform) / speed), self.config.conv_layers)
+        if speed == 1 or int(frames_needed(torch.from_numpy(labels))) > frames:
+            return waveform
+        return soxr.resample(waveform, SAMPLE_RATE * speed, SAMPLE_RATE)
 
     def masks(self, row: Mapping[str, Any], num_samples: int) -> tuple[np.ndarray, np.ndarray]:
         """Which frames `(frames,)` and which channels `(hidden,)` of a row are hidden."""

@@ -198,6 +198,13 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
             "their share of all updates."
         },
     )
+    speeds: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "Play each utterance at one of these speeds, drawn anew in each epoch, as in `--speeds 0.9 1 1.1`; "
+            "by default as it is."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations in a row without an improvement."}
     )
@@ -219,6 +226,8 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
 
     def __post_init__(self):
         check_three_stages(self)
+        if any(not 0.5 <= speed <= 2 for speed in self.speeds):
+            raise ValueError(f"speeds is {self.speeds}: give numbers from 0.5 to 2, where 1 is as it was said.")
         if self.freeze_transformer_updates % 1 == 0:  # a number of updates, and no share
             self.freeze_transformer_updates = int(self.freeze_transformer_updates)
         super().__post_init__()

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import Wav2Vec2Processor
 from transformers.trainer_utils import EvalLoopOutput
 
+from hf_ssl_speech.data.batching import DurationBatchSampler
 from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.recognition.ctc_collator import CTCCollator
@@ -88,7 +89,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         super().__init__(
             model,
             args,
-            CTCCollator(model.config, **settings),
+            CTCCollator(model.config, args.speeds, **settings),
             CTCCollator(model.config, **settings, evaluation=True),
             partial(ready_for_ctc, args=args, tokenizer=tokenizer, normalization=normalization, config=model.config),
             train_dataset,
@@ -103,6 +104,12 @@ class SpeechCTCTrainer(SpeechTrainer):
         self.patience = Patience(args.early_stopping_patience) if args.early_stopping_patience else None
         if self.patience:
             self.add_callback(self.patience)
+
+    def sampler(self, dataset: Dataset, **settings) -> DurationBatchSampler:
+        """This rank's batches, with room for the slowest speed; one utterance always fits."""
+        slowest = min([1.0, *self.args.speeds])
+        fitting = max(self.args.batch_seconds * slowest, self.args.max_seconds)
+        return super().sampler(dataset, **{"batch_seconds": fitting, **settings})
 
     @property
     def is_complete(self) -> bool:

@@ -33,6 +33,7 @@ MUST_AGREE = (
     "head_learning_rate",
     "freeze_conv_encoder",
     "freeze_transformer_updates",
+    "speeds",
 )
 # Settings that follow from the devices, or only decide when to stop: recorded, free to change.
 MAY_DIFFER = ("batch_seconds", "gradient_accumulation_steps", "bf16", "fp16", "early_stopping_patience")

@@ -156,15 +156,10 @@ class SpeechTrainer(FailedSteps):
 
     def sampler(self, dataset: Dataset, **settings) -> DurationBatchSampler:
         """This rank's batches of a dataset."""
-        return DurationBatchSampler(
-            dataset.with_format("numpy")["num_samples"][:],
-            batch_seconds=self.args.batch_seconds,
-            max_seconds=self.args.max_seconds,
-            seed=self.data_collator.seed,
-            num_replicas=self.args.world_size,
-            rank=self.args.process_index,
-            **settings,
-        )
+        args, lengths = self.args, dataset.with_format("numpy")["num_samples"][:]
+        settings = {"batch_seconds": args.batch_seconds, "max_seconds": args.max_seconds, **settings}
+        ranks = {"num_replicas": args.world_size, "rank": args.process_index}
+        return DurationBatchSampler(lengths, seed=self.data_collator.seed, **ranks, **settings)
 
     def dataloader(self, dataset: Any, collator: SpeechCollator, **batching) -> DataLoader:
         """Workers as the arguments say. Not prepared by Accelerate: the sampler already shares batches among ranks."""
