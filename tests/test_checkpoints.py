@@ -164,7 +164,7 @@ def test_a_preset_takes_overrides_and_an_unknown_one_is_refused_in_words():
         (dict(feat_extract_norm="batch"), "expected 'group' or 'layer'"),
         (dict(num_attention_heads=7), "does not split into 7 heads"),
         (dict(num_conv_pos_embedding_groups=7), "groups of the positional conv"),
-        (dict(mask_time_length=0), "at least one frame"),
+        (dict(mask_time_length=0), "mask_time_length is 0; expected 1 to 100,000"),
         (dict(codevector_dim=255), "does not split into 2 groups"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
