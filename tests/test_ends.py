@@ -98,7 +98,7 @@ def test_the_watch_tells_of_the_loss_before_it_ends_the_process(monkeypatch):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"save_strategy": "no"},  # only the final model
+        {"save_strategy": "no", "keep_failed_step": False},  # only the final model, and no look at each update
         {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "no"},
         {"eval_strategy": "steps", "eval_steps": 3, "save_steps": 3, "save_strategy": "steps"}
         | {"load_best_model_at_end": True},

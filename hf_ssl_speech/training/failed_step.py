@@ -38,7 +38,7 @@ class Step:
 
     batches: list[dict[str, Tensor]] = field(default_factory=list)
     random_states: list[dict[str, Tensor]] = field(default_factory=list)
-    items: list[int | None] = field(default_factory=list)
+    items: list[Tensor | int | None] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
 
 
@@ -65,7 +65,7 @@ class FailedSteps(Trainer):
         self.step = self.step or Step()
         self.step.batches.append(dict(inputs))
         self.step.random_states.append(random_state(self.args.device))
-        self.step.items.append(None if num_items_in_batch is None else int(num_items_in_batch))
+        self.step.items.append(num_items_in_batch)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.step.losses.append(loss)
         return loss
@@ -108,7 +108,7 @@ class FailedSteps(Trainer):
             "threads": torch.get_num_threads(),
             "attention": model.config._attn_implementation,
             "frozen": [name for name, weight in model.named_parameters() if not weight.requires_grad],
-            "items": step.items,
+            "items": [None if each is None else int(each) for each in step.items],
             "losses": [float(loss).hex() for loss in step.losses],  # JSON knows no NaN, and the digits stay
             "norm": norm.hex(),
         }
