@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_ssl_speech.markdown import plain, table
+from hf_ssl_speech.recipes.probing_report import score
+from hf_ssl_speech.records import Rate, in_percent
 
 ROOT = Path(__file__).parents[1]
 MEASURED, RESULTS, LOG, README = (
@@ -53,16 +55,30 @@ NOTES = """## Earlier
   that is used instead ([speed](performance.md))."""
 
 
-def kept(kind: str) -> list[dict[str, Any]]:
-    """The files of a kind, `results` or `trials`."""
-    return [json.loads(path.read_text()) for path in sorted((MEASURED / kind).glob("*.json"))]
+def kept(kind: str) -> dict[str, dict[str, Any]]:
+    """The files of a kind, `results` or `trials`, by their names."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((MEASURED / kind).glob("*.json"))}
 
 
-def percent(rate: dict[str, float] | None) -> str:
-    if not rate:
-        return ""
-    value, low, high = (100 * rate[name] for name in ("value", "low", "high"))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+def percent(rate: Rate | None) -> str:
+    """A rate with its interval; nothing where there is none."""
+    return in_percent(rate) if rate else ""
+
+
+def quality_cells(found: dict[str, float]) -> list[str]:
+    """The measures of units, in the order of `QUALITY`; nothing for those that were not taken."""
+    return [format(found[each], form) if each in found else "" for each, (_, form) in QUALITY.items()]
+
+
+def accuracy_cell(evaluation: dict[str, float]) -> str:
+    """The accuracy of a pretraining's last evaluation, whichever objective it has."""
+    accuracy = evaluation.get("eval_masked_accuracy", evaluation.get("eval_accuracy"))
+    return "" if accuracy is None else f"{accuracy:.1%}"
+
+
+def labels_points(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The points of a curve, the fewest labels first."""
+    return sorted(entry["labels"], key=lambda point: point["minutes_used"])
 
 
 def start_in_words(name: str, hours: dict[str, float | None]) -> str:
@@ -94,7 +110,7 @@ def labels_rows(entry: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = [
         [f"{point['minutes_used']:.1f}", start_in_words(point["start"], entry["hours_seen"]), f"{len(point['seeds'])}"]
         + [percent(point[name]) for name in measures]
-        for point in sorted(entry["labels"], key=lambda point: point["minutes_used"])
+        for point in labels_points(entry)
     ]
     return ["minutes of labels", "start", "seeds", *(RATES[name] for name in measures)], rows
 
@@ -116,7 +132,7 @@ def payoff_rows(entry: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         ["" if point["hours"] is None else f"{point['hours']:,.1f}", plain(point["name"])]
         + [percent(point["errors"].get(each, {}).get(name)) for each in amounts]
         + [percent(point["per"])]
-        + [format(point["best"][each], form) if each in point["best"] else "" for each, (_, form) in QUALITY.items()]
+        + quality_cells(point["best"])
         for point in points
     ]
     return with_values([*head, "PER of a probe, %", *(label for label, _ in QUALITY.values())], rows)
@@ -147,10 +163,8 @@ def probes(found: dict[str, Any]) -> list[str]:
         is_sequence = entries[0]["is_sequence"]
         rows = []
         for entry in entries:
-            error = entry["error"]
-            turned = {"value": 1 - error["value"], "low": 1 - error["high"], "high": 1 - error["low"]}
             name = start_in_words(entry["name"], {entry["name"]: entry["hours_seen"]})
-            rows.append([name, percent(error if is_sequence else turned)])
+            rows.append([name, score(entry)])
         told = f"{entries[0]['updates']:,} updates; {data_in_words(entries[0]['data'])}."
         sections += [f"### Probe of frozen features: {plain(task)}", told]
         sections += [table(["features", "PER, %" if is_sequence else "accuracy, %"], rows)]
@@ -163,7 +177,6 @@ def encoders(found: dict[str, Any]) -> list[str]:
     for entry in found["entries"]:
         if entry["kind"] == "pretraining":
             train, shape, last = entry["data"]["train"], entry["settings"], entry["evaluation"]
-            accuracy = last.get("eval_masked_accuracy", last.get("eval_accuracy"))
             row = [plain(entry["name"]), entry["objective"], f"{entry['parameters'] / 1e6:.1f} M"]
             row += [f"{shape['num_hidden_layers']} x {shape['hidden_size']}", f"{train['of']}, {train['hours']:.1f} h"]
             row += [
@@ -172,7 +185,7 @@ def encoders(found: dict[str, Any]) -> list[str]:
                 f"{entry['seed']}",
                 f"{entry['minutes']:.0f}",
             ]
-            row.append("" if accuracy is None else f"{accuracy:.1%}")
+            row.append(accuracy_cell(last))
             row.append(f"{last['eval_effective_rank']:.1f}" if "eval_effective_rank" in last else "")
             rows.append(row)
     head = ["run", "objective", "parameters", "layers x width", "data", "updates", "hours seen", "seed", "minutes"]
@@ -184,11 +197,7 @@ def units(found: dict[str, Any]) -> list[str]:
     """The table of unit sets."""
     entries = [entry for entry in found["entries"] if entry["kind"] == "units" and entry["quality"]]
     rows = [
-        [plain(entry["name"]), f"{entry['num_units']}", plain(entry["made_from"])]
-        + [
-            format(entry["quality"][each], form) if each in entry["quality"] else ""
-            for each, (_, form) in QUALITY.items()
-        ]
+        [plain(entry["name"]), f"{entry['num_units']}", plain(entry["made_from"]), *quality_cells(entry["quality"])]
         for entry in entries
     ]
     head = ["set", "units", "made from", *(label for label, _ in QUALITY.values())]
@@ -200,8 +209,8 @@ def units(found: dict[str, Any]) -> list[str]:
 def results() -> str:
     """docs/results.md."""
     parts = [INTRODUCTION.format(made=MADE)]
-    for path, found in zip(sorted((MEASURED / "results").glob("*.json")), kept("results")):
-        parts += [f"## {path.stem.replace('_', ' ').capitalize()}", f"Measured on {plain(found['machine'])}."]
+    for name, found in kept("results").items():
+        parts += [f"## {name.replace('_', ' ').capitalize()}", f"Measured on {plain(found['machine'])}."]
         parts += curves(found, "payoff", "What hours of pretraining buy", payoff_rows)
         parts += curves(found, "labels", "Errors against minutes of labels", labels_rows)
         parts += [*probes(found), *encoders(found), *units(found)]
@@ -231,10 +240,9 @@ def trials(found: dict[str, Any]) -> list[str]:
     for place, run in enumerate(runs):
         own = [each for each in sets if re.search(rf"of {re.escape(run['name'])}\b", each["made_from"])]
         best = max((each["quality"].get("pnmi", 0.0) for each in own), default=None)
-        accuracy = run["evaluation"].get("eval_masked_accuracy", run["evaluation"].get("eval_accuracy"))
         other = otherwise(run["settings"], runs[0]["settings"]) if place else first_in_words(run)
         row = [plain(run["name"]), other, f"{run['updates']:,}", f"{run['hours_seen']:.1f}", f"{run['minutes']:.0f}"]
-        rows.append([*row, "" if accuracy is None else f"{accuracy:.1%}", "" if best is None else f"{best:.3f}"])
+        rows.append([*row, accuracy_cell(run["evaluation"]), "" if best is None else f"{best:.3f}"])
     head = ["trial", "what is other", "updates", "hours seen", "minutes", "accuracy on validation", "PNMI"]
     train = runs[0]["data"]["train"]
     told = f"On {plain(train['of'])} ({train['hours']:.1f} h); {plain(found['machine'])}."
@@ -245,7 +253,7 @@ def trials(found: dict[str, Any]) -> list[str]:
 def log() -> str:
     """docs/log.md."""
     parts = [LOG_INTRODUCTION.format(made=MADE)]
-    for found in kept("trials"):
+    for found in kept("trials").values():
         parts += trials(found)
     return "\n\n".join([*parts, NOTES]) + "\n"
 
@@ -253,20 +261,13 @@ def log() -> str:
 def headline() -> str:
     """The table of the README: every curve of errors against minutes of labels, without intervals of measures."""
     rows = []
-    for found in kept("results"):
+    for found in kept("results").values():
         for entry in found["entries"]:
             if entry["kind"] == "labels":
-                for point in sorted(entry["labels"], key=lambda point: point["minutes_used"]):
-                    rates = [percent(point.get(name)) for name in RATES]
-                    scored = entry["data"]["test"]["of"]
-                    rows.append(
-                        [
-                            plain(scored),
-                            f"{point['minutes_used']:.1f}",
-                            start_in_words(point["start"], entry["hours_seen"]),
-                            *rates,
-                        ]
-                    )
+                for point in labels_points(entry):
+                    about = [plain(entry["data"]["test"]["of"]), f"{point['minutes_used']:.1f}"]
+                    about.append(start_in_words(point["start"], entry["hours_seen"]))
+                    rows.append([*about, *(percent(point.get(name)) for name in RATES)])
     head = ["scored on", "minutes of labels", "start", *RATES.values()]
     return table(*with_values(head, rows)) if rows else ""
 

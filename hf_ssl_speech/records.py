@@ -135,6 +135,12 @@ class Rate(TypedDict):
     confidence: float | None
 
 
+def in_percent(rate: Rate) -> str:
+    """A rate with its interval, in percent: `12.3 [8.7, 16.0]`."""
+    value, low, high = (100 * rate[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
 class Score(TypedDict):
     """An entry of `scores.json`: one model on one set of data."""
 

@@ -21,7 +21,7 @@ import hf_ssl_speech
 from hf_ssl_speech import KMeansUnits, SpeechPreTrainingArguments
 from hf_ssl_speech.data.features import weights_hash
 from hf_ssl_speech.recipes import hubert_iterations as iterations_module
-from hf_ssl_speech.recipes import running
+from hf_ssl_speech.recipes import running, stages
 from hf_ssl_speech.recipes.hubert_iterations import HubertIterations, HubertIterationsArguments
 from hf_ssl_speech.recipes.iterations_report import write_report
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
@@ -136,13 +136,13 @@ def test_a_run_killed_in_and_between_its_stages_ends_with_the_same_weights(
     trainer = SpeechPreTrainer
     kills = [
         (iterations_module, "measure_units", 1, False),  # units saved, no record yet
-        (iterations_module, "write_record", 1, True),  # between stages
+        (stages, "write_record", 1, True),  # between stages
         (trainer, "training_step", 2, False),  # before the first checkpoint
         (trainer, "training_step", 4, False),  # after a checkpoint
         (running.SaveModel, "on_train_end", 1, False),  # all updates done, no model saved
         (running.SaveModel, "on_train_end", 1, True),  # model saved, the record still says running
         (iterations_module, "compare_layers", 1, True),
-        (iterations_module, "write_record", 2, False),  # units of iteration 1 saved, no record
+        (stages, "write_record", 2, False),  # units of iteration 1 saved, no record
         (trainer, "_save_checkpoint", 1, False),
         (trainer, "evaluate", 1, True),
     ]

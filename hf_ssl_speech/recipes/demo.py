@@ -16,7 +16,7 @@ from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.files import read_json
 from hf_ssl_speech.markdown import table
 from hf_ssl_speech.recipes.label_efficiency_report import RESULTS_FILE
-from hf_ssl_speech.records import read_record
+from hf_ssl_speech.records import in_percent, read_record
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.pictures import draw_unit_strip
 
@@ -41,7 +41,7 @@ def conclude(folder: str | os.PathLike) -> str:
     draw(folder, points, next(iter(heard.values()))["references"][0])
     minutes = points["pretrained"]["minutes_used"]
     rows = [
-        [start, f"{minutes:.1f}", *(_percent(point[measure]) for measure in ("wer", "cer"))]
+        [start, f"{minutes:.1f}", *(in_percent(point[measure]) for measure in ("wer", "cer"))]
         for start, point in points.items()
     ]
     parts = [
@@ -111,7 +111,3 @@ def _draw_bars(axis: Axes, points: dict[str, dict[str, Any]]):
     axis.set_yticks(range(len(points)), list(points))
     axis.set(xlabel=f"word error rate after {minutes:.1f} minutes of transcripts, %", xlim=(0, None))
     axis.invert_yaxis()
-
-
-def _percent(rate: dict[str, Any]) -> str:
-    return f"{100 * rate['value']:.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"

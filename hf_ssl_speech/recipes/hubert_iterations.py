@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +25,9 @@ from hf_ssl_speech.recipes.iterations_report import EXAMPLE_FILE, write_report
 from hf_ssl_speech.recipes.pretraining import identify, make_model, pretrain
 from hf_ssl_speech.recipes.running import preflight
 from hf_ssl_speech.recipes.splits import hold_out, load_split
-from hf_ssl_speech.recipes.stages import is_complete
+from hf_ssl_speech.recipes.stages import is_complete, run_stage
 from hf_ssl_speech.recipes.unit_labels import UnitLabels, check_label_rate
-from hf_ssl_speech.records import Record, new_record, read_record, write_record
+from hf_ssl_speech.records import Record
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.checks import check_schedule
 from hf_ssl_speech.training.findings import Finding
@@ -293,25 +292,8 @@ class HubertIterations:
     # What stages share ---------------------------------------------------------------------------------------------
 
     def stage(self, name: str, identity: dict[str, Any], work: Callable[[Path], dict[str, Any]]) -> Record:
-        """The record of a stage, which is run first if it is not complete; all processes share the work."""
-        folder = self.folder / name
-        if is_complete(folder, identity):
-            logger.info(f"{name} is complete")
-            return read_record(folder)
-        started = time.perf_counter()
-        found = work(folder)
-        record = new_record(
-            "complete",
-            identity,
-            seconds=time.perf_counter() - started,
-            device=self.args.device,
-            processes=PartialState().num_processes,
-            **found,
-        )
-        if PartialState().is_main_process:
-            write_record(record, folder)
-        PartialState().wait_for_everyone()
-        return record
+        """`run_stage` in the folder of this name."""
+        return run_stage(self.folder / name, identity, self.args.device, work)
 
     def fingerprints(self) -> dict[str, str]:
         """Of the prepared rows."""

@@ -17,7 +17,7 @@ from hf_ssl_speech.files import write_json
 from hf_ssl_speech.markdown import plain, table
 from hf_ssl_speech.recognition.metrics import percentile_interval, resample_rates
 from hf_ssl_speech.recognition.transcript import writes_tokens_apart
-from hf_ssl_speech.records import Rate, command_line, device_name, now, versions
+from hf_ssl_speech.records import Rate, command_line, device_name, in_percent, now, versions
 
 RESULTS_FILE, REPORT_FILE, PICTURE_FILE = "results.json", "report.md", "curve.png"
 Measures = Mapping[str, tuple[str, str]]
@@ -141,7 +141,7 @@ def report(curves: Sequence[dict[str, Any]], about: Mapping[str, Any], measures:
     rows = []
     for point in sorted(curves, key=lambda point: point["minutes_used"]):
         needs = [_needed(point.get(f"scratch_minutes_{name}")) for name in measures]
-        rates = [_percent(point[name]) for name in measures]
+        rates = [in_percent(point[name]) for name in measures]
         rows.append([f"{point['minutes_used']:.1f}", plain(point["start"]), f"{len(point['seeds'])}", *rates, *needs])
     named = [name for _, name in measures.values()]
     head = ["minutes", "start", "seeds", *(f"{name}, %" for name in named)]
@@ -171,10 +171,6 @@ def draw_curves(curves: Sequence[dict[str, Any]], path: Path, measures: Measures
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
-
-
-def _percent(rate: Mapping[str, Any]) -> str:
-    return f"{100 * rate['value']:.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
 
 
 def _needed(found: Mapping[str, Any] | None) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,9 +17,8 @@ from hf_ssl_speech.recipes.label_efficiency import LabelEfficiency
 from hf_ssl_speech.recipes.payoff_report import LABELS, PROBES, STARTS_FILE, UNITS, write_report
 from hf_ssl_speech.recipes.probing import Probing
 from hf_ssl_speech.recipes.splits import Split, hold_out, load_split, with_a_share
-from hf_ssl_speech.recipes.stages import is_complete
+from hf_ssl_speech.recipes.stages import run_stage
 from hf_ssl_speech.recipes.starting_points import hours_seen_by
-from hf_ssl_speech.records import new_record, write_record
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
     SpeechDataArguments,
@@ -107,11 +106,10 @@ class Payoff:
 
     def cluster(self, name: str, checkpoint: str):
         """The units of every layer of an encoder, fitted on training rows and measured on validation rows."""
-        settings, folder, seed = self.settings, self.folder / UNITS / name, self.labels.seeds[0]
+        settings, seed = self.settings, self.labels.seeds[0]
         encoder = HiddenFeatures.from_pretrained(
             checkpoint, 1, center=settings.center, device=self.device, batch_seconds=settings.feature_seconds
         )
-        train, validation = (self.some_of(split, seed) for split in (self.train, self.validation))
         identity = {
             "stage": "layers",
             "weights_hash": encoder.description.weights_hash,
@@ -119,29 +117,21 @@ class Payoff:
             "seed": seed,
             "data": {"train": self.train.facts["fingerprint"], "validation": self.validation.facts["fingerprint"]},
         }
-        if is_complete(folder, identity):
-            return
-        started = time.perf_counter()
-        layers = compare_layers(
-            encoder,
-            train,
-            validation,
-            settings.num_units,
-            seed=seed,
-            memory_bytes=settings.memory_gb * 1e9,
-            progress=not self.args.disable_tqdm,
-        )
-        record = new_record(
-            "complete",
-            identity,
-            seconds=time.perf_counter() - started,
-            device=self.device,
-            processes=1,
-            data={"train": self.train.facts, "validation": self.validation.facts},
-            skipped=encoder.skipped,
-            layers=layers,
-        )
-        write_record(record, folder)
+
+        def work(folder: Path) -> dict[str, Any]:
+            layers = compare_layers(
+                encoder,
+                self.some_of(self.train, seed),
+                self.some_of(self.validation, seed),
+                settings.num_units,
+                seed=seed,
+                memory_bytes=settings.memory_gb * 1e9,
+                progress=not self.args.disable_tqdm,
+            )
+            data = {"train": self.train.facts, "validation": self.validation.facts}
+            return {"data": data, "skipped": encoder.skipped, "layers": layers}
+
+        run_stage(self.folder / UNITS / name, identity, self.device, work)
 
     def some_of(self, split: Split, seed: int):
         """Rows of a split that make up `unit_hours`."""

@@ -15,7 +15,7 @@ from hf_ssl_speech.markdown import plain, table
 from hf_ssl_speech.recipes.label_efficiency_report import MEASURES, PHONES, SCRATCH
 from hf_ssl_speech.recipes.label_efficiency_report import RESULTS_FILE as RESULTS
 from hf_ssl_speech.recipes.probing_report import read_tasks
-from hf_ssl_speech.records import command_line, now, read_record, versions
+from hf_ssl_speech.records import command_line, in_percent, now, read_record, versions
 
 LABELS, PROBES, UNITS = "labels", "probe", "units"
 STARTS_FILE, RESULTS_FILE, REPORT_FILE, PICTURE_FILE = "starts.json", "results.json", "report.md", "payoff.png"
@@ -127,11 +127,6 @@ def introduction(about: Mapping[str, Any]) -> str:
 def amount_in_words(minutes: str) -> str:
     """An amount of labels, for a head or a legend."""
     return "all labels" if minutes == "all" else f"{float(minutes):g} min"
-
-
-def in_percent(rate: Mapping[str, float]) -> str:
-    """A rate with its interval, in percent."""
-    return f"{100 * rate['value']:.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
 
 
 def draw(points: Sequence[Mapping[str, Any]], about: Mapping[str, Any], measure: str, label: str, path: Path):

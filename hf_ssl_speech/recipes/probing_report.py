@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hf_ssl_speech.files import write_json
 from hf_ssl_speech.markdown import plain, table
-from hf_ssl_speech.records import Record, read_record
+from hf_ssl_speech.records import Record, in_percent, read_record
 
 REPORT_FILE, PICTURE_FILE, RESULTS_FILE = "report.md", "layers.png", "results.json"
 GLOSSARY = """\
@@ -39,7 +40,7 @@ def write_report(folder: str | os.PathLike) -> Path:
     names = list(dict.fromkeys(name for records in tasks.values() for name in records))
     head = ["features", *(f"{plain(task)} {measure(records)}" for task, records in tasks.items())]
     rows = [
-        [plain(name), *(score(records[name]) if name in records else "" for records in tasks.values())]
+        [plain(name), *(score(records[name]["probe"]) if name in records else "" for records in tasks.values())]
         for name in names
     ]
     parts = ["# Probes", table(head, rows), GLOSSARY, "## Data", table(*data_of(tasks))]
@@ -68,13 +69,16 @@ def measure(records: dict[str, Record]) -> str:
     return "PER, %" if next(iter(records.values()))["probe"]["is_sequence"] else "accuracy, %"
 
 
-def score(record: Record) -> str:
-    """A score with its interval."""
-    probe = record["probe"]
-    value, low, high = (100 * probe["error"][name] for name in ("value", "low", "high"))
-    if not probe["is_sequence"]:
-        value, low, high = 100 - value, 100 - high, 100 - low
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+def score(probe: Mapping[str, Any]) -> str:
+    """Of sequences the error rate, of classes the accuracy, each with its interval.
+
+    Args:
+        probe: Says whether it `is_sequence`, and its `error`.
+    """
+    error = probe["error"]
+    if probe["is_sequence"]:
+        return in_percent(error)
+    return in_percent({**error, "value": 1 - error["value"], "low": 1 - error["high"], "high": 1 - error["low"]})
 
 
 def data_of(tasks: dict[str, dict[str, Record]]) -> tuple[list[str], list[list[str]]]:

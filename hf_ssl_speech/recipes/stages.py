@@ -1,12 +1,21 @@
-"""Whether a folder's result can be kept: it must be complete, and made with the settings that are asked for."""
+"""Results in folders: kept if they are complete and made with the settings that are asked for, made otherwise."""
 
 from __future__ import annotations
 
+import logging
 import os
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from hf_ssl_speech.records import read_record
+import torch
+from accelerate import PartialState
+
+from hf_ssl_speech.records import Record, new_record, read_record, write_record
 from hf_ssl_speech.training.resume import differences
+
+logger = logging.getLogger(__name__)
 
 
 def is_complete(folder: str | os.PathLike, identity: dict[str, Any]) -> bool:
@@ -33,3 +42,35 @@ def is_complete(folder: str | os.PathLike, identity: dict[str, Any]) -> bool:
             "delete that folder and everything made from it."
         )
     return record["status"] == "complete"
+
+
+def run_stage(
+    folder: Path, identity: dict[str, Any], device: torch.device, work: Callable[[Path], dict[str, Any]]
+) -> Record:
+    """The record of a stage, which is run first if it is not complete; all processes share the work.
+
+    Args:
+        folder: Of the stage; its name is what the log calls the stage.
+        identity: All settings that decide the result.
+        device: Where the work is done, for the record.
+        work: Does it, and returns what the record tells of it.
+    Raises:
+        ValueError: If the folder holds a result made with other settings.
+    """
+    if is_complete(folder, identity):
+        logger.info(f"{folder.name} is complete")
+        return read_record(folder)
+    started = time.perf_counter()
+    found = work(folder)
+    record = new_record(
+        "complete",
+        identity,
+        seconds=time.perf_counter() - started,
+        device=device,
+        processes=PartialState().num_processes,
+        **found,
+    )
+    if PartialState().is_main_process:
+        write_record(record, folder)
+    PartialState().wait_for_everyone()
+    return record
