@@ -163,6 +163,19 @@ def test_a_mix_of_layers_starts_as_their_mean_learns_with_the_head_and_is_refuse
     assert not any("layer_weights" in name for name in make_tiny(SSLHubertForCTC).state_dict())
 
 
+@pytest.mark.parametrize("writes", [True, False])
+def test_one_process_writes_how_transcripts_are_spelt(writes, make_tiny, tmp_path, monkeypatch):
+    args = SpeechCTCTrainingArguments(
+        output_dir=str(tmp_path / "run"), use_cpu=True, eval_strategy="no", load_best_model_at_end=False
+    )
+    model, processor = make_tiny(SSLWav2Vec2ForCTC, vocab_size=8), make_processor(["abcde"])
+    trainer = SpeechCTCTrainer(model.float(), args, processing_class=processor)
+    monkeypatch.setattr(SpeechCTCTrainingArguments, "should_save", writes)
+    trainer.save_model(str(tmp_path / "model"))
+    written = [name for name in ("text_normalization.json", "vocab.json") if (tmp_path / "model" / name).exists()]
+    assert len(written) == (2 if writes else 0)
+
+
 @pytest.mark.parametrize(
     ("model_class", "settings", "thaw_update", "lost"),
     [

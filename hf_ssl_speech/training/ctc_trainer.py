@@ -160,7 +160,8 @@ class SpeechCTCTrainer(SpeechTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None):
         super()._save(output_dir, state_dict)
-        self.normalization.save_pretrained(output_dir or self.args.output_dir)
+        if self.args.should_save:  # Trainer calls this in every process: two would write one file at a time
+            self.normalization.save_pretrained(output_dir or self.args.output_dir)
 
     # Evaluation ----------------------------------------------------------------------------------------------------
 
