@@ -285,3 +285,14 @@ def test_a_folder_that_is_not_there_is_told_without_asking_the_hub(name, tmp_pat
     for command in (["transcribe", name, "x.wav"], ["evaluate", "--models", name, *words]):
         with pytest.raises(SystemExit, match=f"There is no folder {name}"):
             main(command)
+
+
+def test_a_run_without_a_model_names_its_newest_checkpoint(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoint-5").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"holds no model, as it has no config\.json\."):
+        main(["transcribe", str(run), "x.wav"])
+    (run / "checkpoint-5" / "config.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"no config\.json; .*checkpoint-5 does\."):
+        main(["transcribe", str(run), "x.wav"])

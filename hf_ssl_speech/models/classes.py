@@ -7,6 +7,7 @@ from pathlib import Path
 
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from hf_ssl_speech.models import encoder, heads, pretraining
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
@@ -48,6 +49,10 @@ def load_config(source: str | os.PathLike) -> PreTrainedConfig:
     is_id = len(path.parts) <= 2 and str(source)[:1] not in (".", "~", os.sep)
     if not path.exists() and (not is_id or (len(path.parts) == 2 and path.parent.is_dir())):
         raise FileNotFoundError(f"There is no folder {source}.")
+    if path.is_dir() and not any((path / name).exists() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME)):
+        inside = sorted(path.glob(f"*/{CONFIG_NAME}"), key=lambda file: file.stat().st_mtime)
+        hint = f"; {inside[-1].parent} does" if inside else ""
+        raise FileNotFoundError(f"{source} holds no model, as it has no {CONFIG_NAME}{hint}.")
     return AutoConfig.from_pretrained(source)
 
 
