@@ -6,6 +6,7 @@ which rank or after how many interruptions the utterance is met.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.masking import draw_spans, sample_negatives
+from hf_ssl_speech.data.mixing import COPY, part_name
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.frames import num_frames
@@ -39,10 +41,20 @@ class SpeechCollator:
         normalize: Whether each utterance gets zero mean and unit variance, as the feature extractor's `do_normalize`.
         seed: With the epoch and the row's `sample_id` it decides all that is random.
         evaluation: If true, nothing changes with the epoch.
+        levels: Columns by whose values a batch tells its samples, in `samples_of`.
     """
 
-    def __init__(self, config: SSLSpeechConfig, *, normalize: bool, seed: int = 0, evaluation: bool = False):
+    def __init__(
+        self,
+        config: SSLSpeechConfig,
+        *,
+        normalize: bool,
+        seed: int = 0,
+        evaluation: bool = False,
+        levels: Sequence[str] = (),
+    ):
         self.config = config
+        self.levels = tuple(levels)
         self.normalize = normalize
         self.seed = seed
         self.evaluation = evaluation
@@ -62,9 +74,18 @@ class SpeechCollator:
         """Of a row in this epoch."""
         return np.random.default_rng(self.key(row))
 
-    def key(self, row: Mapping[str, Any]) -> tuple[int, int, int]:
-        """Seed, epoch and sample id, which decide all that is drawn for a row."""
-        return self.seed, row.get("epoch", int(self.epoch)), row["sample_id"]  # a stream counts its epochs itself
+    def key(self, row: Mapping[str, Any]) -> tuple[int, ...]:
+        """Seed, epoch and sample id, and of a copy its number: they decide all that is drawn for a row."""
+        key = (self.seed, row.get("epoch", int(self.epoch)), row["sample_id"])  # a stream counts its epochs itself
+        return (*key, row[COPY]) if row.get(COPY) else key
+
+    def samples_of(self, rows: Sequence[Mapping[str, Any]], waveforms: Sequence[np.ndarray]) -> dict[str, Any]:
+        """`samples_of`: how many samples of a batch come from each part of the data; nothing without `levels`."""
+        counts: Counter[str] = Counter()
+        for row, waveform in zip(rows, waveforms):
+            if self.levels and row.get(self.levels[0]) is not None:
+                counts[part_name(row, self.levels)] += len(waveform)
+        return {"samples_of": dict(counts)} if self.levels else {}
 
     def waveform(self, row: Mapping[str, Any]) -> np.ndarray:
         """The normalised waveform of a row, `(samples,)` float32.
@@ -119,6 +140,7 @@ class PretrainingCollator(SpeechCollator):
             "masked_positions": pad_sequence([mask.nonzero()[:, 0] for mask in masks], True, -1),
             "labels": pad_sequence([torch.from_numpy(utterance.labels) for utterance in utterances], True, -100),
             "skipped_rows": skipped,
+            **self.samples_of(rows, [utterance.waveform for utterance in utterances]),
         }
         return batch | self.objective_inputs(utterances)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from hf_ssl_speech.data.mixture_settings import MIX_BY_HELP, WEIGHTS_HELP, as_settings, levels_of
 from hf_ssl_speech.file_names import expanded
 from hf_ssl_speech.training.precision import decide_precision
 from hf_ssl_speech.training.schedules import (
@@ -57,6 +58,9 @@ class SpeechTrainingArguments(TrainingArguments):
         default=3600.0, metadata={"help": "Streaming: seconds of audio in the buffer that is sorted and shuffled."}
     )
 
+    weights: list[str] = field(default_factory=list, metadata={"help": WEIGHTS_HELP})
+    mix_by: list[str] = field(default_factory=list, metadata={"help": MIX_BY_HELP})
+
     preflight_only: bool = field(
         default=False,
         metadata={
@@ -96,6 +100,7 @@ class SpeechTrainingArguments(TrainingArguments):
         refuse_settings(self)
         refuse_values(self)
         self.output_dir = self.output_dir and expanded(str(self.output_dir))
+        self.weights, self.mix_by = as_settings(self.weights, self.mix_by)
         decide_length(self)
         decide_precision(self)
         super().__post_init__()
@@ -143,6 +148,11 @@ class SpeechTrainingArguments(TrainingArguments):
     def updates_until_learning(self, max_steps: int) -> int:
         """Updates of a run of `max_steps` before all weights learn at the peak learning rate: the warm-up."""
         return self.get_warmup_steps(max_steps)
+
+    @property
+    def levels(self) -> list[str]:
+        """The columns by which the training rows are mixed, from the outermost."""
+        return levels_of(self.weights, self.mix_by)
 
     @property
     def order_seed(self) -> int:
@@ -318,7 +328,8 @@ class SpeechDataArguments:
     train_data: list[str] = field(
         metadata={
             "help": "Hub dataset, folder of audio (with metadata or transcripts beside), Common Voice, Kaldi, "
-            "LibriSpeech or save_to_disk folder, Parquet files, manifests or CSV (patterns too); see docs/data.md."
+            "LibriSpeech or save_to_disk folder, Parquet files, manifests or CSV (patterns too), or several of these, "
+            "each with a name if you like (NAME=SOURCE); see docs/data.md."
         }
     )
     validation_data: list[str] | None = field(default=None, metadata={"help": "The same, for evaluation."})

@@ -25,6 +25,8 @@ MUST_AGREE = (
     "min_seconds",
     "max_seconds",
     "buffer_seconds",
+    "weights",
+    "mix_by",
     "seed",
     "data_seed",
     "tri_stage",
