@@ -4,7 +4,8 @@ from hf_ssl_speech.audio import read_audio
 from hf_ssl_speech.data.batching import DurationBatchSampler
 from hf_ssl_speech.data.collators import HubertPretrainingCollator, Wav2Vec2PretrainingCollator
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
-from hf_ssl_speech.data.preparing import prepare_speech
+from hf_ssl_speech.data.mixing import mixed_stream
+from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.hub.cards import create_model_card
 from hf_ssl_speech.hub.exchange import from_torchaudio, from_transformers, to_transformers
@@ -83,7 +84,9 @@ __all__ = [
     "load_speech",
     "make_processor",
     "merge_lora",
+    "mixed_stream",
     "prepare_speech",
+    "prepare_stream",
     "push_to_hub",
     "read_audio",
     "to_transformers",

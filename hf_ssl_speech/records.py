@@ -68,6 +68,17 @@ class UnitColumns(TypedDict):
     sets: list[UnitFacts]
 
 
+class CorpusFacts(TypedDict):
+    """One part of the training data: a corpus, or what has one value in the columns that are mixed by."""
+
+    rows: int | None
+    hours: float | None
+    share: float | None
+    repeats_each_epoch: float | None
+    hours_seen: float | None
+    repeats: float | None
+
+
 class SplitFacts(TypedDict):
     """Facts about the rows of one split."""
 
@@ -78,6 +89,7 @@ class SplitFacts(TypedDict):
     hours: float | None
     skipped: Skipped
     units: UnitColumns
+    corpora: dict[str, CorpusFacts]
 
 
 class Start(TypedDict):

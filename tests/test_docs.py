@@ -25,7 +25,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 HERE = [
     "README.md",
     "docs/hubert.md",
+    "docs/collections.md",
     "docs/few_labels.md",
+    "docs/noise.md",
     "docs/probes.md",
     "docs/units.md",
 ]  # other pages with code have tests of their own
@@ -39,13 +41,14 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with what the pages take for granted: recordings in `my_audio`, models in `runs`."""
+    """A folder with what the pages take for granted: recordings in two folders, models in `runs`."""
     folder = tmp_path_factory.mktemp("docs")
     generator = np.random.default_rng(0)
-    (folder / "my_audio").mkdir()
-    for number in range(6):
-        noise = generator.normal(scale=0.1, size=40_000)
-        soundfile.write(folder / "my_audio" / f"{number}.flac", noise, 16_000)
+    for corpus in ("my_audio", "many_languages"):
+        (folder / corpus).mkdir()
+        for number in range(6):
+            noise = generator.normal(scale=0.1, size=40_000)
+            soundfile.write(folder / corpus / f"{number}.flac", noise, 16_000)
     torch.manual_seed(0)
     save_recognizer(folder / "runs" / "recogniser")
     source = HiddenFeatures.from_pretrained(save_encoder(folder / "runs" / "hubert", SSLHubertModel), 1, device="cpu")

@@ -55,7 +55,7 @@ def parse_arguments(
             found = read_yaml(path)
             if path in configs().values() and gives(tokens, "train_data"):
                 found = {name: value for name, value in found.items() if name not in OF_ITS_DATA}
-            settings = [token for name, value in found.items() for token in as_tokens(name, value)]
+            settings = [token for name, value in found.items() for token in parser.as_tokens(name, value)]
             parser.check_names(settings)
         tokens = settings + tokens
     parser.check_names(tokens)
@@ -78,6 +78,14 @@ class _DataclassParser(Sentences, HfArgumentParser):
                 action.type = path_type
         if "--bf16" in self._option_string_actions:  # HfArgumentParser takes one type alone: bool
             self._option_string_actions["--bf16"].type = bool_or_auto
+
+    def as_tokens(self, name: str, value: Any) -> list[str]:
+        """A YAML entry as command-line tokens; a mapping where several values are expected becomes NAME=VALUE."""
+        action = self._option_string_actions.get(f"--{name}")
+        if isinstance(value, dict) and action is not None and action.nargs == "+":
+            several = {key: each if isinstance(each, list) else [each] for key, each in value.items()}
+            value = [f"{key}={one}" for key, ones in several.items() for one in ones]
+        return as_tokens(name, value)
 
     def take_back(self, tokens: Sequence[str]) -> list[str]:
         """The tokens without settings that a later empty value resets to their defaults.

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.families import hearing_of
+from hf_ssl_speech.data.mixing import Mixture
 
 # How much longer than its shortest row the longest of a bucket may be: the widest that costs at most this much more
 # padding than batches cut from the sorted rows. In wider buckets, batches differ more from epoch to epoch.
@@ -38,6 +39,9 @@ class DurationBatchSampler(Sampler[list[int]]):
         rank: The rank of this process.
         batches_per_update: Batches that make an update, over all ranks and accumulation steps; by default one a rank.
             With `shuffle` the first batches of an epoch are repeated at its end, until its last update is complete.
+        mixture: What an epoch draws from each corpus, instead of every row once. Each epoch then has other rows, and so
+            batches of its own, of which it takes as many as the first epoch has. A row that the mixture draws in its
+            n-th pass has the index `n * len(num_samples) + row`: see `MixedRows`.
     Raises:
         ValueError: If there are no rows, the longest does not fit into a batch, or the ranks don't fit together.
     """
@@ -53,6 +57,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         num_replicas: int = 1,
         rank: int = 0,
         batches_per_update: int | None = None,
+        mixture: Mixture | None = None,
     ):
         batches_per_update = batches_per_update or num_replicas
         if not 0 <= rank < num_replicas or batches_per_update % num_replicas:
@@ -67,7 +72,9 @@ class DurationBatchSampler(Sampler[list[int]]):
         self.num_replicas = num_replicas
         self.rank = rank
         self.epoch = 0
-        self._plan = _Plan(self.lengths, batch_seconds)
+        self.mixture = mixture
+        self._places = self._drawn(0)
+        self._plan = _Plan(self._lengths_at(self._places), batch_seconds)
         per_update = batches_per_update if shuffle else 1
         self._num_batches = -(-len(self._plan.starts) // per_update) * per_update  # of all ranks
         self._start = self._position = 0  # in batches of all ranks: where to begin, and how many are handed out
@@ -85,7 +92,22 @@ class DurationBatchSampler(Sampler[list[int]]):
 
     def _deal(self) -> _Epoch:
         """All ranks' batches of this epoch."""
-        return self._plan.deal(np.random.default_rng((self.seed, self.epoch)) if self.shuffle else None)
+        places, plan = self._places, self._plan
+        if self.mixture is not None and self.epoch:
+            places = self._drawn(self.epoch)
+            plan = _Plan(self._lengths_at(places), self.batch_seconds)
+        epoch = plan.deal(np.random.default_rng((self.seed, self.epoch)) if self.shuffle else None)
+        return epoch if places is None else epoch._replace(order=places[epoch.order])
+
+    def _drawn(self, epoch: int) -> np.ndarray | None:
+        """The indices of an epoch's rows; None for each row once."""
+        if self.mixture is None:
+            return None
+        rows, passes = self.mixture.draw(epoch, self.seed)
+        return passes * len(self.lengths) + rows
+
+    def _lengths_at(self, places: np.ndarray | None) -> np.ndarray:
+        return self.lengths if places is None else self.lengths[places % len(self.lengths)]
 
     def set_epoch(self, epoch: int):
         """Takes the order of another epoch, from its start. The same epoch again changes nothing."""
@@ -113,11 +135,11 @@ class DurationBatchSampler(Sampler[list[int]]):
     @property
     def mean_seconds(self) -> float:
         """Audio in a batch, padding not counted, in the mean over an epoch."""
-        return float(self.lengths.sum()) / SAMPLE_RATE / self.batches_of_all
+        return float(self._lengths_at(self._places).sum()) / SAMPLE_RATE / self.batches_of_all
 
     def largest_batch(self) -> list[int]:
         """Row indices of the batch with most samples, padding included; of several the one with the longest rows."""
-        epoch = self._plan.deal()
+        epoch = _Plan(self.lengths, self.batch_seconds).deal()
         rows, longest, _ = epoch.sizes(self.lengths)
         return epoch.batch(int(np.argmax(rows * longest))).tolist()  # the longest rows come first
 
@@ -136,9 +158,29 @@ class DurationBatchSampler(Sampler[list[int]]):
 
     def _sizes(self) -> tuple[np.ndarray, ...]:
         """Rows, longest row and samples of each batch, those too that come again at the end of the epoch."""
-        sizes = self._deal().sizes(self.lengths)
-        places = np.arange(self._num_batches) % self.batches_of_all
+        epoch = self._deal()
+        sizes = epoch.sizes(self.lengths)
+        places = np.arange(self._num_batches) % len(epoch.sequence)
         return tuple(size[places] for size in sizes)
+
+
+class SamplerOfParts(Sampler[list[int]]):
+    """The batches of several samplers, each for some rows of a dataset: no batch holds rows of two of them.
+
+    Args:
+        parts: Places of the rows of each part, and what makes batches of them.
+    """
+
+    def __init__(self, parts: Sequence[tuple[np.ndarray, DurationBatchSampler]]):
+        self.parts = parts
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows, sampler in self.parts:
+            for batch in sampler:
+                yield rows[batch].tolist()
+
+    def __len__(self) -> int:
+        return sum(len(sampler) for _, sampler in self.parts)
 
 
 class DurationBatchedStream(IterableDataset):
@@ -241,7 +283,7 @@ class _Epoch(NamedTuple):
 
     def sizes(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, longest row and samples of each batch as they come, from the lengths of all rows."""
-        in_order = lengths[self.order]
+        in_order = lengths[self.order % len(lengths)]  # further copies of a row are as long
         rows = np.diff(self.starts, append=len(self.order))
         longest = np.maximum.reduceat(in_order, self.starts)
         samples = np.add.reduceat(in_order, self.starts)

@@ -6,6 +6,7 @@ which rank or after how many interruptions the utterance is met.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
+from hf_ssl_speech.data.distortion import Distortion
 from hf_ssl_speech.data.masking import draw_spans, sample_negatives
+from hf_ssl_speech.data.mixing import COPY, part_name
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.frames import num_frames
@@ -39,10 +42,20 @@ class SpeechCollator:
         normalize: Whether each utterance gets zero mean and unit variance, as the feature extractor's `do_normalize`.
         seed: With the epoch and the row's `sample_id` it decides all that is random.
         evaluation: If true, nothing changes with the epoch.
+        levels: Columns by whose values a batch tells its samples, in `samples_of`.
     """
 
-    def __init__(self, config: SSLSpeechConfig, *, normalize: bool, seed: int = 0, evaluation: bool = False):
+    def __init__(
+        self,
+        config: SSLSpeechConfig,
+        *,
+        normalize: bool,
+        seed: int = 0,
+        evaluation: bool = False,
+        levels: Sequence[str] = (),
+    ):
         self.config = config
+        self.levels = tuple(levels)
         self.normalize = normalize
         self.seed = seed
         self.evaluation = evaluation
@@ -62,9 +75,18 @@ class SpeechCollator:
         """Of a row in this epoch."""
         return np.random.default_rng(self.key(row))
 
-    def key(self, row: Mapping[str, Any]) -> tuple[int, int, int]:
-        """Seed, epoch and sample id, which decide all that is drawn for a row."""
-        return self.seed, row.get("epoch", int(self.epoch)), row["sample_id"]  # a stream counts its epochs itself
+    def key(self, row: Mapping[str, Any]) -> tuple[int, ...]:
+        """Seed, epoch and sample id, and of a copy its number: they decide all that is drawn for a row."""
+        key = (self.seed, row.get("epoch", int(self.epoch)), row["sample_id"])  # a stream counts its epochs itself
+        return (*key, row[COPY]) if row.get(COPY) else key
+
+    def samples_of(self, rows: Sequence[Mapping[str, Any]], waveforms: Sequence[np.ndarray]) -> dict[str, Any]:
+        """`samples_of`: how many samples of a batch come from each part of the data; nothing without `levels`."""
+        counts: Counter[str] = Counter()
+        for row, waveform in zip(rows, waveforms):
+            if self.levels and row.get(self.levels[0]) is not None:
+                counts[part_name(row, self.levels)] += len(waveform)
+        return {"samples_of": dict(counts)} if self.levels else {}
 
     def waveform(self, row: Mapping[str, Any]) -> np.ndarray:
         """The normalised waveform of a row, `(samples,)` float32.
@@ -72,7 +94,10 @@ class SpeechCollator:
         Raises:
             BadAudio: If it turns out to be unusable.
         """
-        waveform = row_waveform(row)
+        return self.normalized(row_waveform(row))
+
+    def normalized(self, waveform: np.ndarray) -> np.ndarray:
+        """A waveform as the model takes it."""
         if self.normalize:
             (waveform,) = Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm([waveform], None)  # type: ignore[arg-type]
         return waveform
@@ -97,6 +122,7 @@ class PretrainingCollator(SpeechCollator):
 
     Args:
         max_seconds: Longer utterances are cropped, at a random place (from the start in `evaluation`).
+        distortion: What is heard beside the speech; nothing in `evaluation`. Masks and labels don't depend on it.
         settings: As every `SpeechCollator` takes them.
 
     A batch holds `input_values` `(batch, samples)`, `attention_mask` (only if a row is padded), `mask_time_indices`
@@ -105,13 +131,22 @@ class PretrainingCollator(SpeechCollator):
     the reason, and those that a stream has left out before.
     """
 
-    def __init__(self, config: SSLSpeechConfig, *, max_seconds: float | None = None, **settings):
+    def __init__(
+        self,
+        config: SSLSpeechConfig,
+        *,
+        max_seconds: float | None = None,
+        distortion: Distortion | None = None,
+        **settings,
+    ):
         super().__init__(config, **settings)
+        self.distortion = None if self.evaluation else distortion
         self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         skipped = self.skipped_before(rows)
         utterances = [self.utterance(row, skipped) for row in rows]
+        utterances = [self.distorted(utterance, row, rows) for utterance, row in zip(utterances, rows)]
         masks = [torch.from_numpy(utterance.mask) for utterance in utterances]
         batch: dict[str, Any] = {
             **self.pad_waveforms([utterance.waveform for utterance in utterances]),
@@ -119,6 +154,7 @@ class PretrainingCollator(SpeechCollator):
             "masked_positions": pad_sequence([mask.nonzero()[:, 0] for mask in masks], True, -1),
             "labels": pad_sequence([torch.from_numpy(utterance.labels) for utterance in utterances], True, -100),
             "skipped_rows": skipped,
+            **self.samples_of(rows, [utterance.waveform for utterance in utterances]),
         }
         return batch | self.objective_inputs(utterances)
 
@@ -145,6 +181,12 @@ class PretrainingCollator(SpeechCollator):
             generator=generator,
         )
         return Utterance(waveform, mask, self.labels(row, first_frame, mask), generator)
+
+    def distorted(self, utterance: Utterance, row: Mapping[str, Any], batch: Sequence[Mapping[str, Any]]) -> Utterance:
+        """The same utterance, as it is heard; what turned out unusable stays silent."""
+        clean = utterance.waveform
+        heard = self.distortion(clean, row, self.key(row), batch) if self.distortion and clean.any() else clean
+        return utterance if heard is clean else utterance._replace(waveform=self.normalized(heard))
 
     def crop(self, waveform: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
         """At most `max_seconds` of the waveform, from a frame's start, and that frame's number."""

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow
 import soundfile
 from datasets import Audio, Dataset, Features, IterableDataset, List, Value, concatenate_datasets
 from datasets import Sequence as SequenceFeature
@@ -155,6 +156,22 @@ def resolve(path: str, folder: str) -> str:
     spellings = (path, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")))
     beside, *others = (os.path.join(folder, name) for name in spellings)
     return next((name for name in (beside, path, *others) if os.path.exists(name)), beside)
+
+
+def with_value(dataset: AnyDataset, column: str, value: str) -> AnyDataset:
+    """Rows with the same text in a column of their own, which takes the place of one with its name."""
+    if column in dataset.column_names:
+        logger.warning("The column %r of the data gives way to the names of its sources.", column)
+        dataset = dataset.remove_columns(column)
+    if isinstance(dataset, IterableDataset):
+        features = dataset.features and Features(dataset.features | {column: Value("string")})
+        return dataset.map(_adding, fn_kwargs={"column": column, "value": value}, features=features)
+    values = Dataset(pyarrow.table({column: pyarrow.repeat(pyarrow.scalar(value), len(dataset))}))
+    return concatenate_datasets([dataset, values], axis=1)
+
+
+def _adding(row: dict[str, Any], column: str, value: str) -> dict[str, Any]:
+    return row | {column: value}
 
 
 @lru_cache(maxsize=1_000)

@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.mixture_settings import CORPUS, split_name
 from hf_ssl_speech.records import as_path, without_secrets
 
 NAMES_SHOWN = 4
@@ -65,10 +66,11 @@ def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipRepor
     Without a report, as of rows that were prepared elsewhere, nothing is said of what was left out.
     """
     samples = dataset.with_format("numpy")["num_samples"][:]
+    names = [*dataset["name"], *(dataset[CORPUS] if CORPUS in dataset.column_names else ())]
     return (
         {
             "source": _shown(source),
-            "fingerprint": hashlib.sha256(samples.tobytes() + "\n".join(dataset["name"]).encode()).hexdigest()[:16],
+            "fingerprint": hashlib.sha256(samples.tobytes() + "\n".join(names).encode()).hexdigest()[:16],
             "rows": len(dataset),
             "hours": float(samples.sum()) / SAMPLE_RATE / 3600,
         }
@@ -84,4 +86,6 @@ def stream_facts(source: Sequence[str]) -> dict[str, Any]:
 
 
 def _shown(source: str | Sequence[str]) -> str | list[str]:
-    return without_secrets(as_path(source)) if isinstance(source, str) else [_shown(one) for one in source]
+    if not isinstance(source, str):
+        return [_shown(one) for one in source]
+    return without_secrets(as_path(split_name(source)[1]))  # `corpora` tells the names

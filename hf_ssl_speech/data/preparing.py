@@ -52,6 +52,7 @@ def prepare_speech(
     cache: bool = False,
     num_proc: int | None = None,
     keep: Sequence[str] = (),
+    of_recordings: Sequence[str] = (),
     channel: int | None = None,
 ) -> tuple[Dataset, SkipReport]:
     """Measures every row of a dataset and leaves out those that can't be used.
@@ -67,6 +68,8 @@ def prepare_speech(
             are decoded once), audio stays encoded, and what only decoding shows is met by `row_waveform`.
         num_proc: Processes to measure or decode with.
         keep: Columns to keep beside the new ones, such as `text`.
+        of_recordings: Columns to keep that tell something of a whole recording, and so of each of its pieces, such as
+            `language`.
         channel: The channel of the audio to take, counted from 1; by default the mean of all.
     Returns:
         The usable rows and the report of the others. The rows have `name` (their `id`, else path, else number), for
@@ -80,7 +83,7 @@ def prepare_speech(
         ValueError: If a column is missing, no row can be used, or rows are to be cut whose columns are kept: what those
             tell is of the whole row.
     """
-    _check_columns(dataset.column_names, ["audio", *keep])
+    _check_columns(dataset.column_names, ["audio", *keep, *of_recordings])
     if len(dataset) == 0:
         raise ValueError("The dataset has no rows to prepare; check its source and split.")
     dataset = undecoded(dataset)
@@ -102,9 +105,13 @@ def prepare_speech(
         num_proc=num_proc,
         desc="Decoding audio" if cache else "Reading audio headers",
     )
-    kept = [*keep] if cache else ["audio", *keep]
+    kept = [*keep] if cache else ["audio", *keep, *of_recordings]
     if kept:
         measured = concatenate_datasets([measured, dataset.select_columns(kept)], axis=1)
+    if cache and of_recordings:
+        rows = np.array(measured["sample_id"]) % PIECE_ID
+        told = dataset.select_columns([*of_recordings]).with_format(None).select(rows).flatten_indices()
+        measured = concatenate_datasets([measured, told], axis=1)
     if longest and not cache:
         measured = with_pieces(measured, longest, num_proc)
     measured = with_distinct_names(measured)
@@ -245,6 +252,7 @@ def prepare_stream(
     min_seconds: float,
     max_seconds: float | None = None,
     keep: Sequence[str] = (),
+    of_recordings: Sequence[str] = (),
     channel: int | None = None,
     mark_unusable: bool = False,
     max_skipped_share: float | None = None,
@@ -258,6 +266,7 @@ def prepare_stream(
         min_seconds: Shorter audio is left out.
         max_seconds: Recordings are cut into pieces no longer than this, as `prepare_speech` does.
         keep: Columns to keep beside the new ones, such as `text`.
+        of_recordings: Columns to keep of each piece too, as for `prepare_speech`.
         channel: As for `prepare_speech`.
         mark_unusable: Whether rows that can't be used come by too, without samples, so that a training can report them.
             Each row then tells its `problem`, None for those that can be used.
@@ -268,11 +277,12 @@ def prepare_stream(
     Raises:
         ValueError: If a column is missing, or rows are to be cut whose columns are kept.
     """
-    _check_columns(dataset.column_names, ["audio", *keep])
+    _check_columns(dataset.column_names, ["audio", *keep, *of_recordings])
     if max_seconds and keep:
         raise ValueError(f"Columns {list(keep)} tell of whole rows: leave out `max_seconds`, or don't keep them.")
     longest = round(max_seconds * SAMPLE_RATE) if max_seconds else None
-    settings = {"min_seconds": min_seconds, "longest": longest, "keep": tuple(keep), "channel": channel}
+    kept = (*keep, *of_recordings)
+    settings = {"min_seconds": min_seconds, "longest": longest, "keep": kept, "channel": channel}
     return undecoded(dataset).map(
         _prepare_streamed,
         batched=True,  # only a batch may come back with fewer rows, or more

@@ -30,10 +30,11 @@ from datasets import (
 from datasets.data_files import SPLIT_KEYWORDS
 from huggingface_hub.errors import HFValidationError
 
-from hf_ssl_speech.data.columns import with_audio, with_text
+from hf_ssl_speech.data.columns import with_audio, with_text, with_value
 from hf_ssl_speech.data.conditions import only_matching, split_conditions
 from hf_ssl_speech.data.corpora import Splits, common_voice_splits, kaldi_splits, ljspeech_splits
 from hf_ssl_speech.data.folders import AUDIO_SUFFIXES, audio_splits, list_audio, load_tables, table_splits
+from hf_ssl_speech.data.mixture_settings import CORPUS, split_name
 from hf_ssl_speech.data.shards import is_address, load_shards
 from hf_ssl_speech.data.tables import TABLE_SUFFIXES
 from hf_ssl_speech.file_names import expanded
@@ -55,6 +56,7 @@ def load_speech(
     streaming: bool = False,
     audio_column: str = "audio",
     text_column: str = "text",
+    need: Sequence[str] = (),
 ) -> Dataset | IterableDataset:
     """Loads speech from any source, with encoded audio in a column `audio` and transcripts in `text`.
 
@@ -65,28 +67,39 @@ def load_speech(
             written by `save_to_disk`; or the name of a dataset on the Hub. Or several of these, as a list or with
             whitespace between. `~` and environment variables are expanded. `docs/data.md` shows each form.
             `[column=value]` at the end of a source takes only the rows with this value, or with one of several that `|`
-            separates.
+            separates. `NAME=` before a source is the name of its corpus.
         split: The split to take. Files named one by one are a single split, `train`.
         name: The configuration of a Hub dataset or of a folder with a dataset card.
         streaming: Whether to read the rows when they are needed instead of indexing them first.
         audio_column: Where the audio is: an `Audio` column, a struct of bytes and path, paths, or encoded bytes. Where
             nothing is called `audio`, the usual names are tried, and the log says which was taken.
         text_column: Where the transcripts are, found in the same way; rows without any are loaded as well.
+        need: Columns that every source must have.
     Returns:
         The rows of all sources in order, with the columns that all sources share. `audio` gives rows with `bytes` and
         `path`: an `Audio(decode=False)` column, or, streamed, a plain struct. Where a row is a part of its audio,
         `segment_start` and `segment_end` tell which, in seconds.
+        Where a source has a name, the column `corpus` tells of each row the name of its source.
     Raises:
         ValueError: If nothing is found at a source, a file can't be read, or there is no such split, column or value.
     """
     parts = []
-    for each in _each_source(source):
-        one, conditions = split_conditions(each)
+    sources = _each_source(source)
+    has_names = any(split_name(each)[0] for each in sources)
+    for each in sources:
+        name_of_corpus, one = split_name(each)
+        one, conditions = split_conditions(expanded(one))
         found = [
             with_text(with_audio(part, audio_column, one, folder), text_column, one)
             for part, folder in _load_one(one, split, name, streaming)
         ]
-        parts += only_matching(found, conditions, one)
+        found = only_matching(found, conditions, one)
+        lacking = [column for column in need for part in found if column not in part.column_names]
+        if lacking:
+            raise ValueError(
+                f"{one!r} has no column {lacking[0]!r}, which is needed; there are {found[0].column_names}."
+            )
+        parts += [with_value(part, CORPUS, name_of_corpus or one) for part in found] if has_names else found
     kinds = parts[0].features
     shared = [column for column in kinds if all(part.features.get(column) == kinds[column] for part in parts)]
     left_out = sorted({column for part in parts for column in part.column_names} - set(shared))
@@ -103,7 +116,8 @@ def available_splits(source: str | os.PathLike | Sequence[str | os.PathLike], na
     Raises:
         ValueError: If nothing is found at a source.
     """
-    splits = [_splits_of(split_conditions(one)[0], name) for one in _each_source(source)]
+    places = [split_conditions(expanded(split_name(one)[1]))[0] for one in _each_source(source)]
+    splits = [_splits_of(place, name) for place in places]
     return [split for split in splits[0] if all(split in others for others in splits)]
 
 

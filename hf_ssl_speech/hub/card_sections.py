@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_ssl_speech.markdown import code, plain, table
 from hf_ssl_speech.recipes.iterations_report import LAYERS_PICTURE, QUALITY, UNITS_PICTURE, last_value
-from hf_ssl_speech.records import Rate, Record, Score, SplitFacts, UnitFacts
+from hf_ssl_speech.records import CorpusFacts, Rate, Record, Score, SplitFacts, UnitFacts
 from hf_ssl_speech.training.record_keeper import PICTURE_FILE
 
 GROUPS_SHOWN = 10
@@ -111,6 +111,7 @@ def effort_table(record: Record) -> str:
         *(["predicts", plain(units)] for units in predicted),
         ["updates", shown(record["updates"], ",")],
         ["audio seen", shown(seen, ".2f", " hours") + repeats],
+        *([f"of it {plain(name)}", corpus_seen(facts)] for name, facts in train["corpora"].items()),
         ["effective batch", batch],
         ["precision", _precision(recipe)],
         ["seed", f"{recipe['seed']}" if "seed" in recipe else NOT_RECORDED],
@@ -121,6 +122,14 @@ def effort_table(record: Record) -> str:
     if recipe.get("head_learning_rate") is not None:
         rows.insert(1, ["peak learning rate of the head", f"{recipe['head_learning_rate']:g}"])
     return table(["", ""], rows)
+
+
+def corpus_seen(facts: CorpusFacts) -> str:
+    """How much of a corpus was seen, and how often it was repeated."""
+    seen = shown(facts["hours_seen"], ".2f", " hours")
+    if facts["hours"] is None or facts["repeats"] is None:
+        return seen
+    return f"{seen}, {facts['repeats']:.1f} times its {facts['hours']:.2f} hours"
 
 
 def measures_table(record: Record) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_ssl_speech.data.mixture_settings import MIX_BY_HELP, WEIGHTS_HELP, as_settings, levels_of
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.units.kmeans_units import MEMORY_GB
 
@@ -126,6 +127,8 @@ class UnitArguments:
         default=None,
         metadata={"help": "Share of the utterances to fit units on (default: 0.1, or as much as makes 20 hours)."},
     )
+    weights: list[str] = field(default_factory=list, metadata={"help": WEIGHTS_HELP})
+    mix_by: list[str] = field(default_factory=list, metadata={"help": MIX_BY_HELP})
     memory_gb: float = field(default=MEMORY_GB, metadata={"help": MEMORY_HELP})
     restarts: int = field(default=3, metadata={"help": "Number of starts of k-means; the best is kept."})
     seed: int = field(default=0, metadata={"help": "Seed for the choice of utterances and the starts of k-means."})
@@ -143,6 +146,14 @@ class UnitArguments:
     abx: bool = field(
         default=False, metadata={"help": "Measure ABX on the validation data, which needs `phones` and `speaker`."}
     )
+
+    def __post_init__(self):
+        self.weights, self.mix_by = as_settings(self.weights, self.mix_by)
+
+    @property
+    def levels(self) -> list[str]:
+        """The columns by which the sample is mixed, from the outermost."""
+        return levels_of(self.weights, self.mix_by)
 
 
 @dataclass

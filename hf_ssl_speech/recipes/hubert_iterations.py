@@ -24,7 +24,7 @@ from hf_ssl_speech.recipes.arguments import CRITERIA, HubertIterationsArguments
 from hf_ssl_speech.recipes.iterations_report import EXAMPLE_FILE, write_report
 from hf_ssl_speech.recipes.pretraining import identify, make_model, pretrain
 from hf_ssl_speech.recipes.running import preflight
-from hf_ssl_speech.recipes.splits import hold_out, load_split
+from hf_ssl_speech.recipes.splits import hold_out, load_split, repeats_of
 from hf_ssl_speech.recipes.stages import is_complete, run_stage
 from hf_ssl_speech.recipes.unit_labels import UnitLabels, check_label_rate
 from hf_ssl_speech.records import Record
@@ -234,6 +234,7 @@ class HubertIterations:
             "choice_hours": settings.choice_hours,
             "seed": seed,
             "data": self.fingerprints(),
+            **{name: getattr(self.args, name) for name in ("weights", "mix_by") if getattr(self.args, name)},
         }
 
         def work(folder: Path) -> dict[str, Any]:
@@ -244,6 +245,7 @@ class HubertIterations:
                 seed=seed,
                 share=settings.kmeans_share,
                 memory_gb=settings.memory_gb,
+                repeats=repeats_of(self.train.rows, self.args),
                 progress=not self.args.disable_tqdm,
             )
             if PartialState().is_main_process:

@@ -78,7 +78,7 @@ def preflight(trainer: SpeechTrainer, record: dict[str, Any], findings: Sequence
     sampler, lengths = None, None
     with failing_together():
         if isinstance(rows, Dataset):
-            sampler = trainer.sampler(rows, shuffle=True, batches_per_update=args.batches_per_update)
+            sampler = trainer.training_sampler()
             lengths = sampler.lengths
         size = run_size(args, sampler)
         found = [
@@ -156,6 +156,8 @@ def train_and_record(
             f"{trainer.args.output_dir}: the same command continues the run."
         )
     logger.info(left_out(facts, trainer.skipped_rows))
+    if keeper.corpora:
+        logger.info(corpora_seen(keeper.corpora["corpora"]))
     logger.info(f"The model, run.json and training.png are in {trainer.args.output_dir}")
 
 
@@ -172,6 +174,16 @@ def left_out(facts: dict[str, dict[str, Any]], skipped_rows: dict[str, str]) -> 
     counts = [f"{report['num_skipped']:,} of {report['total']:,} {split} rows" for split, report in reports.items()]
     while_training = "; ".join(f"{name} ({reason})" for name, reason in sorted(skipped_rows.items()))
     return f"Left out beforehand: {', '.join(counts) or 'not counted'}. While training: {while_training or 'none'}."
+
+
+def corpora_seen(corpora: dict[str, dict[str, float]]) -> str:
+    """The closing line about the audio of each corpus."""
+    told = [
+        f"{name} {facts.get('hours_seen', 0):,.2f} hours"
+        + (f" ({facts.get('repeats', 0):.2f} times all of it)" if "hours" in facts else "")
+        for name, facts in corpora.items()
+    ]
+    return f"Audio seen: {'; '.join(told)}."
 
 
 class SaveModel(TrainerCallback):

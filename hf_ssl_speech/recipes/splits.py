@@ -18,6 +18,8 @@ from datasets import Dataset, IterableDataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.data_facts import SkipReport, split_facts, stream_facts
+from hf_ssl_speech.data.mixing import check_columns, mixed_stream, mixture_of
+from hf_ssl_speech.data.mixture_settings import CORPUS, as_pairs, split_name
 from hf_ssl_speech.data.pieces import recording_name
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
 from hf_ssl_speech.data.rows import TOO_SHORT, most_unusable, share_with_short
@@ -72,6 +74,9 @@ def load_split(
     if not source:
         return Split()
     streaming = data_args.streaming and split == "train"
+    mixed_by = args.levels if split == "train" and hasattr(args, "levels") else []
+    if streaming and mixed_by:
+        return Split(load_mixed_stream(data_args, args, [*need, *(data_args.unit_columns or ())]), stream_facts(source))
     with PartialState().local_main_process_first():
         dataset = load_speech(
             source,
@@ -80,11 +85,14 @@ def load_split(
             streaming=streaming,
             audio_column=data_args.audio_column,
             text_column=text_column,
+            need=[level for level in mixed_by if level != CORPUS],
         )
+        check_columns(dataset.column_names, mixed_by)
+        told = {*getattr(args, "levels", ()), CORPUS}.intersection(dataset.column_names)
         kept = [*need, *(data_args.unit_columns or ()), *(column for column in keep if column in dataset.column_names)]
         # Kept columns describe whole rows: the transcript and the phones of a piece are unknown.
         limits = {"min_seconds": args.min_seconds, "max_seconds": None if kept else args.max_seconds}
-        limits |= {"channel": data_args.audio_channel}
+        limits |= {"channel": data_args.audio_channel, "of_recordings": sorted(told.difference(kept))}
         if streaming:
             # This shuffles only the shards: rows are shuffled after decoding, in the buffer that batches them.
             dataset = dataset.shuffle(seed=args.seed, buffer_size=1)
@@ -104,6 +112,56 @@ def load_split(
     if beside is not None and isinstance(beside.rows, Dataset):
         facts["shared_with_training"] = count_shared(beside.rows, dataset)
     return Split(dataset, facts)
+
+
+def load_mixed_stream(data_args: SpeechDataArguments, args: Any, keep: Sequence[str] = ()) -> IterableDataset:
+    """The training rows of several named sources as one stream, in the shares that `args.weights` gives them.
+
+    Raises:
+        ValueError: If a source has no name or no weight, or shares are asked for that need the hours of all sources.
+    """
+    if args.mix_by:
+        raise ValueError(
+            "mix_by makes shares of the hours of the data, and those of a stream are unknown: give weights, one for "
+            "each NAME=SOURCE in train_data, or leave out streaming."
+        )
+    sources: dict[str, list[str]] = {}
+    for source in data_args.train_data:
+        name, place = split_name(source)
+        if name is None:
+            raise ValueError(
+                f"weights are given, but the stream {source!r} has no name to be weighed by: write NAME={source}."
+            )
+        sources.setdefault(name, []).append(place)
+    streams = {}
+    for name, places in sources.items():
+        rows = load_speech(
+            places,
+            split=data_args.train_split,
+            name=data_args.dataset_config,
+            streaming=True,
+            audio_column=data_args.audio_column,
+        )
+        streams[name] = prepare_stream(
+            rows.shuffle(seed=args.seed, buffer_size=1),
+            min_seconds=args.min_seconds,
+            max_seconds=None if keep else args.max_seconds,
+            keep=keep,
+            channel=data_args.audio_channel,
+            mark_unusable=True,
+            max_skipped_share=data_args.max_skipped_share,
+        )
+    return mixed_stream(streams, as_pairs(args.weights, "weights")).shuffle(seed=args.seed, buffer_size=1)
+
+
+def repeats_of(rows: Dataset | IterableDataset, args: Any) -> np.ndarray | None:
+    """How often a mixture takes each row, for the sample that units are fitted on; None for each row once.
+
+    A stream comes mixed.
+    """
+    asked = as_pairs(args.weights, "weights"), as_pairs(args.mix_by, "mix_by")
+    mixture = mixture_of(rows, *asked, args.max_seconds) if isinstance(rows, Dataset) else None
+    return mixture and mixture.repeats()
 
 
 def hold_out(train: Split, validation: Split, data_args: SpeechDataArguments) -> tuple[Split, Split]:

@@ -14,7 +14,7 @@ from datasets import Dataset
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, FeatureSource, HiddenFeatures, MfccFeatures, rows_of
 from hf_ssl_speech.recipes.arguments import UnitArguments
-from hf_ssl_speech.recipes.splits import hold_out, load_split
+from hf_ssl_speech.recipes.splits import hold_out, load_split, repeats_of
 from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.records import new_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments
@@ -66,6 +66,7 @@ def make_units(data_args: SpeechDataArguments, args: UnitArguments, state: Parti
         share=args.kmeans_share,
         memory_gb=args.memory_gb,
         restarts=args.restarts,
+        repeats=repeats_of(train.rows, args),
     )
 
     # Quality, record and pictures.
@@ -95,6 +96,7 @@ def identify(source: FeatureSource, facts: dict[str, Any], args: UnitArguments) 
         "stage": "units",
         "features": {name: getattr(features, name) for name in ("kind", "layer", "center", "weights_hash")},
         **{name: getattr(args, name) for name in ("num_units", "kmeans_share", "restarts", "seed", "abx")},
+        **{name: getattr(args, name) for name in ("weights", "mix_by") if getattr(args, name)},
         **({"silence": sorted(args.silence)} if args.silence else {}),
         "data": {split: found["fingerprint"] for split, found in facts.items()},
     }

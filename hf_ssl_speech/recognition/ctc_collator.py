@@ -54,6 +54,7 @@ class CTCCollator(SpeechCollator):
             **self.pad_waveforms(waveforms),
             "labels": pad_sequence([torch.from_numpy(label) for label in labels], True, -100),
             "skipped_rows": skipped,
+            **self.samples_of(rows, waveforms),
         }
         if self.evaluation:
             batch["texts"] = [row["text"] for row in rows]

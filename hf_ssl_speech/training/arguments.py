@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from hf_ssl_speech.data.mixture_settings import MIX_BY_HELP, WEIGHTS_HELP, as_settings, levels_of
+from hf_ssl_speech.data.noise_settings import NoiseSettings
 from hf_ssl_speech.file_names import expanded
 from hf_ssl_speech.training.precision import decide_precision
 from hf_ssl_speech.training.schedules import (
@@ -57,6 +59,9 @@ class SpeechTrainingArguments(TrainingArguments):
         default=3600.0, metadata={"help": "Streaming: seconds of audio in the buffer that is sorted and shuffled."}
     )
 
+    weights: list[str] = field(default_factory=list, metadata={"help": WEIGHTS_HELP})
+    mix_by: list[str] = field(default_factory=list, metadata={"help": MIX_BY_HELP})
+
     preflight_only: bool = field(
         default=False,
         metadata={
@@ -96,6 +101,7 @@ class SpeechTrainingArguments(TrainingArguments):
         refuse_settings(self)
         refuse_values(self)
         self.output_dir = self.output_dir and expanded(str(self.output_dir))
+        self.weights, self.mix_by = as_settings(self.weights, self.mix_by)
         decide_length(self)
         decide_precision(self)
         super().__post_init__()
@@ -145,6 +151,11 @@ class SpeechTrainingArguments(TrainingArguments):
         return self.get_warmup_steps(max_steps)
 
     @property
+    def levels(self) -> list[str]:
+        """The columns by which the training rows are mixed, from the outermost."""
+        return levels_of(self.weights, self.mix_by)
+
+    @property
     def order_seed(self) -> int:
         """What decides order, crops and masks: `data_seed` if there is one, else `seed`."""
         return self.seed if self.data_seed is None else self.data_seed
@@ -162,11 +173,25 @@ class SpeechPreTrainingArguments(SpeechTrainingArguments):
         },
     )
 
+    noise: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Noise, other utterances, rooms and gain in what the model hears, as JSON: "
+            '\'{"data": ["musan/noise"], "share": 0.2}\'. See docs/noise.md.'
+        },
+    )
+
     learning_rate: float = 5e-4
     max_steps: int = 400_000
     warmup_steps: float = 0.08  # 32,000 of 400,000
     weight_decay: float = 0.01
     adam_epsilon: float = 1e-6
+
+    def __post_init__(self):
+        if self.noise:
+            given = fields_of(self.noise, "noise") if isinstance(self.noise, str) else self.noise
+            self.noise = NoiseSettings.of(given).to_dict()
+        super().__post_init__()
 
 
 @dataclass
@@ -318,7 +343,8 @@ class SpeechDataArguments:
     train_data: list[str] = field(
         metadata={
             "help": "Hub dataset, folder of audio (with metadata or transcripts beside), Common Voice, Kaldi, "
-            "LibriSpeech or save_to_disk folder, Parquet files, manifests or CSV (patterns too); see docs/data.md."
+            "LibriSpeech or save_to_disk folder, Parquet files, manifests or CSV (patterns too), or several of these, "
+            "each with a name if you like (NAME=SOURCE); see docs/data.md."
         }
     )
     validation_data: list[str] | None = field(default=None, metadata={"help": "The same, for evaluation."})

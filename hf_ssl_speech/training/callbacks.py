@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,6 +78,7 @@ class Tally(TrainerCallback, ExportableState):
     def __init__(self, trainer: SpeechTrainer):
         self.trainer = trainer
         self.samples_seen = 0
+        self.samples_of: Counter[str] = Counter()  # each part of the data
         self.earlier_loss_sum = 0.0  # of the updates before this start
 
     @property
@@ -84,10 +86,16 @@ class Tally(TrainerCallback, ExportableState):
         """Hours of audio that all ranks have trained on, repeats included."""
         return self.samples_seen / SAMPLE_RATE / 3600
 
+    @property
+    def hours_of(self) -> dict[str, float]:
+        """The same of each part of the data, as far as it has parts."""
+        return {name: samples / SAMPLE_RATE / 3600 for name, samples in sorted(self.samples_of.items())}
+
     def state(self) -> dict:
         """What a checkpoint keeps."""
         trainer = self.trainer
         attributes = {"samples_seen": self.samples_seen, "skipped_rows": trainer.skipped_rows}
+        attributes |= {"samples_of": dict(self.samples_of)} if self.samples_of else {}
         if trainer.loss_since_log is not None:
             attributes |= {
                 "loss_sum": trainer.loss_sum,
@@ -101,6 +109,7 @@ class Tally(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):
         saved, trainer = saved_attributes(self, state), self.trainer
         self.samples_seen = saved.get("samples_seen", self.samples_seen)
+        self.samples_of.update(saved.get("samples_of", {}))
         trainer.skipped_rows.update(saved.get("skipped_rows", {}))
         if state.global_step and "loss_sum" in saved:
             self.earlier_loss_sum = saved["loss_sum"]

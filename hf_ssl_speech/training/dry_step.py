@@ -113,6 +113,7 @@ def dry_step(trainer: SpeechTrainer, rows: list[dict[str, Any]]) -> int | None:
     model, args = trainer.model, trainer.args
     inputs = trainer.data_collator(rows)
     inputs.pop("skipped_rows")
+    inputs.pop("samples_of", None)
     with leaving_no_trace(model):
         model.train()
         model.set_update(getattr(model, "thaw_update", 0))  # the first update in which all learn

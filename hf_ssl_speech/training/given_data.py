@@ -12,6 +12,8 @@ from transformers import Wav2Vec2CTCTokenizer
 
 from hf_ssl_speech.data.columns import find_audio_column, usual_text_name, with_audio
 from hf_ssl_speech.data.data_facts import SkipReport, split_facts, stream_facts
+from hf_ssl_speech.data.mixing import COPY, check_columns
+from hf_ssl_speech.data.mixture_settings import CORPUS
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
 from hf_ssl_speech.data.rows import as_prepared
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
@@ -31,10 +33,12 @@ class GivenData(NamedTuple):
     Attributes:
         rows: Rows that are ready for training.
         report: Which rows were left out; None if nothing had to be done.
+        source: Where they come from, if that is known.
     """
 
     rows: Dataset | IterableDataset
     report: SkipReport | None = None
+    source: Sequence[str] = ()
 
 
 Ready = Callable[[Any, str], GivenData]
@@ -96,9 +100,9 @@ def ready_for_ctc(
 
 def facts_of(given: GivenData) -> dict[str, Any]:
     """What the run's record says of a dataset."""
-    source = given.rows.info.dataset_name or "a dataset given in Python"
+    source = given.source or given.rows.info.dataset_name or "a dataset given in Python"
     if isinstance(given.rows, IterableDataset):
-        return stream_facts([source])
+        return stream_facts([source] if isinstance(source, str) else source)
     return split_facts(source, given.rows, given.report)
 
 
@@ -168,14 +172,34 @@ def _prepared(
     keep: Sequence[str],
 ) -> GivenData:
     """Rows that are measured, or decoded as they come by."""
-    if set(_columns(dataset)) >= PREPARED:
+    columns = _columns(dataset)
+    levels = [level for level in dict.fromkeys([*args.levels, CORPUS]) if level in columns]
+    if part == "train":
+        _check_mixing(dataset, columns, args)
+    if set(columns) >= PREPARED:
         return GivenData(dataset)
+    limits = {"min_seconds": args.min_seconds, "max_seconds": max_seconds, "keep": keep, "of_recordings": levels}
     if isinstance(dataset, IterableDataset):
         dataset = with_audio(dataset, _audio_column(dataset, part), f"the {part} rows")
-        return GivenData(prepare_stream(dataset, min_seconds=args.min_seconds, max_seconds=max_seconds, keep=keep))
+        return GivenData(prepare_stream(dataset, **limits))
     dataset = with_audio(dataset.with_format(None), _audio_column(dataset, part), f"the {part} rows")
     with PartialState().local_main_process_first():
-        return GivenData(*prepare_speech(dataset, min_seconds=args.min_seconds, max_seconds=max_seconds, keep=keep))
+        return GivenData(*prepare_speech(dataset, **limits))
+
+
+def _check_mixing(dataset: Dataset | IterableDataset, columns: Sequence[str], args: SpeechTrainingArguments):
+    """Refuses rows that can't be mixed as the arguments say.
+
+    Raises:
+        ValueError: If they can't.
+    """
+    if isinstance(dataset, IterableDataset) and args.levels and COPY not in columns:
+        raise ValueError(
+            "Rows of a stream come in its own order, so that weights and mix_by can't change their shares: give "
+            "`mixed_stream({NAME: stream, ...}, weights)` of prepared streams, or load the rows with `streaming=False`."
+        )
+    if not isinstance(dataset, IterableDataset):
+        check_columns(columns, args.levels)
 
 
 def _told(given: GivenData, part: str) -> GivenData:

@@ -68,7 +68,7 @@ class RecordKeeper(TrainerCallback):
             processes=args.world_size,
             started=self.first_start,
             parameters=trainer.model.num_parameters(),
-            data=self.data,
+            data=self.data | {"train": self.data.get("train", {}) | self.corpora},
             recipe=settings_of(args) | self.used_by_optimizer,
             updates=state.global_step,
             kept_update=self.kept_update,
@@ -78,6 +78,15 @@ class RecordKeeper(TrainerCallback):
             curves=state.log_history,
             **self.more,
         )
+
+    @property
+    def corpora(self) -> dict[str, Any]:
+        """Of each part of the training data: rows, hours, share of an epoch, hours seen, how often it was repeated."""
+        parts = self.trainer.parts.facts() if self.trainer.parts else {}
+        for name, seen in self.trainer.tally.hours_of.items():
+            part = parts.setdefault(name, {})
+            part |= {"hours_seen": seen} | ({"repeats": seen / part["hours"]} if part else {})
+        return {"corpora": parts} if parts else {}
 
     @property
     def used_by_optimizer(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 import math
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers import trainer as stock_trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
+from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler, SamplerOfParts
 from hf_ssl_speech.data.collators import SpeechCollator
+from hf_ssl_speech.data.mixing import MixedRows, Mixture, mixture_of, parts_of, told_levels
+from hf_ssl_speech.data.mixture_settings import as_pairs
 from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
@@ -41,6 +44,8 @@ from hf_ssl_speech.training.stopping import ServeWhileTraining
 from hf_ssl_speech.training.trainer_settings import refuse_arguments, refuse_metric
 
 logger = logging.getLogger(__name__)
+
+MEASURED_OF_PARTS = ("loss", "accuracy")
 
 
 class SpeechTrainer(FailedSteps):
@@ -97,8 +102,16 @@ class SpeechTrainer(FailedSteps):
             **kwargs,
         )
         self.evaluation_collator = evaluation_collator
+        self.mixture: Mixture | None = None  # None: every row once in each epoch
+        self.parts: Mixture | None = None  # of which the record tells
+        self.data_collator.levels = told_levels(train_dataset, args.levels)
+        if isinstance(train_dataset, Dataset):
+            asked = as_pairs(args.weights, "weights"), as_pairs(args.mix_by, "mix_by")
+            self.mixture = mixture_of(train_dataset, *asked, args.max_seconds)
+            self.parts = self.mixture or parts_of(train_dataset, self.data_collator.levels, args.max_seconds)
         self.statistics: dict[str, Tensor] = {}  # this rank's, since they were last collected
         self.samples: int | Tensor = 0
+        self.samples_of: Counter[str] = Counter()  # each part of the data, as `samples`
         self.window: dict[str, Tensor] = {}  # all ranks', since the last log
         self.window_samples, self.window_start = 0, time.perf_counter()
         self.loss_since_log: float | None = None  # the mean over ranks, when health was last looked at
@@ -136,9 +149,18 @@ class SpeechTrainer(FailedSteps):
                 seed=self.data_collator.seed,
             )
             return self.dataloader(stream, self.data_collator, batch_size=None)
-        sampler = self.sampler(self.train_dataset, shuffle=True, batches_per_update=self.args.batches_per_update)
+        sampler = self.training_sampler()
         logger.info(f"Training batches: {sampler}")
-        return self.dataloader(self.train_dataset, self.data_collator, batch_sampler=sampler)
+        rows = self.train_dataset
+        if self.mixture:
+            logger.info(f"Mixture: {self.mixture}")
+            rows = MixedRows(rows)
+        return self.dataloader(rows, self.data_collator, batch_sampler=sampler)
+
+    def training_sampler(self) -> DurationBatchSampler:
+        """This rank's batches of the training rows, mixed as the arguments say."""
+        per_update = self.args.batches_per_update
+        return self.sampler(self.train_dataset, shuffle=True, batches_per_update=per_update, mixture=self.mixture)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """The same rows in the same batches every time, shared out among ranks."""
@@ -147,7 +169,12 @@ class SpeechTrainer(FailedSteps):
         elif isinstance(eval_dataset, str):
             eval_dataset = self.eval_dataset[eval_dataset]
         eval_dataset = self.ready(eval_dataset, "evaluation").rows
-        sampler = self.sampler(eval_dataset, shuffle=False)
+        self.evaluation_collator.levels = told_levels(eval_dataset, self.args.levels)
+        parts = parts_of(eval_dataset, self.evaluation_collator.levels)
+        sampler: Sampler = self.sampler(eval_dataset, shuffle=False)
+        if parts:
+            rows = [part.rows for part in parts.parts]
+            sampler = SamplerOfParts([(each, self.sampler(eval_dataset.select(each), shuffle=False)) for each in rows])
         return self.dataloader(eval_dataset, self.evaluation_collator, batch_sampler=sampler)
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
@@ -208,6 +235,7 @@ class SpeechTrainer(FailedSteps):
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> Tensor:
         """One micro-batch, its audio counted."""
         self.skipped_rows.update(inputs.pop("skipped_rows"))
+        self.samples_of.update(inputs.pop("samples_of", {}))
         mask = inputs.get("attention_mask")
         # Added up on the device, as the statistics are, so that the host need not wait for a number.
         self.samples = self.samples + (inputs["input_values"].numel() if mask is None else mask.sum())
@@ -256,7 +284,9 @@ class SpeechTrainer(FailedSteps):
         add_statistics(self.window, statistics)
         self.window_samples += samples
         self.tally.samples_seen += samples
-        self.statistics, self.samples = {}, 0
+        for counts in gather_object([dict(self.samples_of)]):
+            self.tally.samples_of.update(counts)
+        self.statistics, self.samples, self.samples_of = {}, 0, Counter()
 
     def gather(self, statistics: dict[str, Tensor], samples: int | Tensor = 0) -> tuple[dict[str, Tensor], int]:
         """Statistics and samples added up over ranks, and everyone's skipped rows."""
@@ -368,12 +398,18 @@ class SpeechTrainer(FailedSteps):
         model = self.model if prepared else self.accelerator.prepare_model(self.model, evaluation_mode=True)
         model.eval()
         statistics: dict[str, Tensor] = {}
+        of_parts: dict[str, dict[str, Tensor]] = {}
         for inputs in dataloader:
             self.skipped_rows.update(inputs.pop("skipped_rows"))
-            add_statistics(statistics, self.evaluation_step(model, inputs))
+            parts = inputs.pop("samples_of", {})
+            found = self.evaluation_step(model, inputs)
+            add_statistics(statistics, found)
+            for part in parts:  # no more than one
+                add_statistics(of_parts.setdefault(part, {}), found)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         statistics, _ = self.gather(statistics)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.metrics(statistics).items()}
+        metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.metrics_of_parts(of_parts).items()}
         # The time spent here is not the training's.
         self.window_start += time.perf_counter() - started
         return EvalLoopOutput(None, None, metrics, len(dataloader.dataset))
@@ -382,6 +418,17 @@ class SpeechTrainer(FailedSteps):
         """Statistics of one batch."""
         with self.compute_loss_context_manager():
             return model(**self._prepare_inputs(inputs)).statistics
+
+    def metrics_of_parts(self, statistics: dict[str, dict[str, Tensor]]) -> dict[str, float]:
+        """Loss and accuracy on each corpus, or part of one, where there are several: `loss_english`."""
+        names = sorted({name for each in gather_object([list(statistics)]) for name in each})
+        found = {name: self.model.metrics(self.gather(statistics.get(name, {}))[0]) for name in names}
+        return {
+            f"{metric}_{name}": value
+            for name, metrics in found.items()
+            for metric, value in metrics.items()
+            if metric in MEASURED_OF_PARTS and len(names) > 1
+        }
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """The metrics of an evaluation's added-up statistics."""

@@ -90,6 +90,7 @@ class KMeansUnits:
         seed: int = 0,
         share: float | None = None,
         memory_gb: float = MEMORY_GB,
+        repeats: np.ndarray | None = None,
         **kmeans,
     ) -> KMeansUnits:
         """Fits units to the features of a dataset, over all processes where torch.distributed is initialised.
@@ -103,6 +104,7 @@ class KMeansUnits:
                 stream, whose length is not known, gives 0.1.
             memory_gb: Gigabytes of features that each process keeps in memory; the rest is computed again in each
                 pass. An hour takes 56 MB as MFCC and 0.55 GB as a layer of BASE.
+            repeats: How often the whole data would take each row, as `Mixture.repeats` tells; by default once.
             kmeans: More arguments of `fit_kmeans`, such as `restarts`, `mini_batch` or `progress`.
         Returns:
             The units, the same in every process. Their `facts` tell `seed`, `share`, `inertia` (mean squared distance
@@ -115,7 +117,7 @@ class KMeansUnits:
             share = _default_share(dataset)
         if not 0 < share <= 1:
             raise ValueError(f"The share of the utterances is {share}; expected more than 0 and at most 1 (all).")
-        stream = FeatureStream(_choose(dataset, share, seed), Remembered(source, memory_gb * 1e9))
+        stream = FeatureStream(_choose(dataset, share, seed, repeats), Remembered(source, memory_gb * 1e9))
         found = fit_kmeans(stream, num_units, seed=seed, **kmeans)
         frames = int(found.counts.sum())
         if frames < FRAMES_A_UNIT * num_units:
@@ -336,18 +338,25 @@ def _default_share(dataset: Dataset | IterableDataset) -> float:
     return float(min(1.0, max(PUBLISHED_SHARE, ENOUGH_HOURS / hours)))
 
 
-def _choose(dataset: Dataset | IterableDataset, share: float, seed: int) -> Dataset | IterableDataset:
-    """A random share of the rows, chosen by their ids, so that streams and all processes make the same choice."""
-    if share == 1:
+def _choose(
+    dataset: Dataset | IterableDataset, share: float, seed: int, repeats: np.ndarray | None = None
+) -> Dataset | IterableDataset:
+    """A random share of the rows, chosen by their ids, so that streams and all processes make the same choice.
+
+    With `repeats`, a row is taken as often as its share of them says, rounded up or down at random.
+    """
+    if share == 1 and repeats is None:
         return dataset
 
-    def is_chosen(sample_id: int) -> bool:
+    def times(sample_id: int, wanted: float) -> int:
         digest = hashlib.blake2b(f"{seed} {sample_id}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little") < share * 2**64
+        return int(wanted) + (int.from_bytes(digest, "little") < wanted % 1 * 2**64)
 
     if isinstance(dataset, IterableDataset):
-        return dataset.filter(is_chosen, input_columns="sample_id")
-    return dataset.select([row for row, sample_id in enumerate(dataset["sample_id"]) if is_chosen(sample_id)])
+        return dataset.filter(lambda sample_id: times(sample_id, share) > 0, input_columns="sample_id")
+    wanted = share * (np.ones(len(dataset)) if repeats is None else repeats)
+    taken = [times(sample_id, each) for sample_id, each in zip(dataset["sample_id"], wanted.tolist())]
+    return dataset.select(np.repeat(np.arange(len(dataset)), taken))
 
 
 def _over_processes(number: int) -> int:
