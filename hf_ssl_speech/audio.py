@@ -125,6 +125,17 @@ def count_samples(audio: Any) -> int:
         return _resampled_length(decoder.num_samples, decoder.rate)
 
 
+def sampling_rate(audio: Any) -> int:
+    """The rate at which an audio is stored, in Hz.
+
+    Args:
+        audio: As for `read_audio`.
+    Raises:
+        BadAudio: If it is missing, or its header can't be read.
+    """
+    return _open(audio).rate if _is_file(audio) else _decoded(audio, 1)[1]
+
+
 @contextmanager
 def _naming() -> Iterator[None]:
     """Turns any error of a decoder into a BadAudio: one bad file must not end a run over all."""

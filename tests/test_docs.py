@@ -27,6 +27,7 @@ HERE = [
     "docs/hubert.md",
     "docs/collections.md",
     "docs/few_labels.md",
+    "docs/noise.md",
     "docs/probes.md",
     "docs/units.md",
 ]  # other pages with code have tests of their own

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
+from hf_ssl_speech.data.distortion import Distortion
 from hf_ssl_speech.data.masking import draw_spans, sample_negatives
 from hf_ssl_speech.data.mixing import COPY, part_name
 from hf_ssl_speech.data.preparing import row_waveform
@@ -93,7 +94,10 @@ class SpeechCollator:
         Raises:
             BadAudio: If it turns out to be unusable.
         """
-        waveform = row_waveform(row)
+        return self.normalized(row_waveform(row))
+
+    def normalized(self, waveform: np.ndarray) -> np.ndarray:
+        """A waveform as the model takes it."""
         if self.normalize:
             (waveform,) = Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm([waveform], None)  # type: ignore[arg-type]
         return waveform
@@ -118,6 +122,7 @@ class PretrainingCollator(SpeechCollator):
 
     Args:
         max_seconds: Longer utterances are cropped, at a random place (from the start in `evaluation`).
+        distortion: What is heard beside the speech; nothing in `evaluation`. Masks and labels don't depend on it.
         settings: As every `SpeechCollator` takes them.
 
     A batch holds `input_values` `(batch, samples)`, `attention_mask` (only if a row is padded), `mask_time_indices`
@@ -126,13 +131,22 @@ class PretrainingCollator(SpeechCollator):
     the reason, and those that a stream has left out before.
     """
 
-    def __init__(self, config: SSLSpeechConfig, *, max_seconds: float | None = None, **settings):
+    def __init__(
+        self,
+        config: SSLSpeechConfig,
+        *,
+        max_seconds: float | None = None,
+        distortion: Distortion | None = None,
+        **settings,
+    ):
         super().__init__(config, **settings)
+        self.distortion = None if self.evaluation else distortion
         self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         skipped = self.skipped_before(rows)
         utterances = [self.utterance(row, skipped) for row in rows]
+        utterances = [self.distorted(utterance, row, rows) for utterance, row in zip(utterances, rows)]
         masks = [torch.from_numpy(utterance.mask) for utterance in utterances]
         batch: dict[str, Any] = {
             **self.pad_waveforms([utterance.waveform for utterance in utterances]),
@@ -167,6 +181,12 @@ class PretrainingCollator(SpeechCollator):
             generator=generator,
         )
         return Utterance(waveform, mask, self.labels(row, first_frame, mask), generator)
+
+    def distorted(self, utterance: Utterance, row: Mapping[str, Any], batch: Sequence[Mapping[str, Any]]) -> Utterance:
+        """The same utterance, as it is heard; what turned out unusable stays silent."""
+        clean = utterance.waveform
+        heard = self.distortion(clean, row, self.key(row), batch) if self.distortion and clean.any() else clean
+        return utterance if heard is clean else utterance._replace(waveform=self.normalized(heard))
 
     def crop(self, waveform: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
         """At most `max_seconds` of the waveform, from a frame's start, and that frame's number."""

@@ -27,7 +27,8 @@ from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.training.arguments import SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.checks import refuse_config
 from hf_ssl_speech.training.findings import Finding, of_level
-from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
+from hf_ssl_speech.training.given_data import facts_of
+from hf_ssl_speech.training.pretrainer import SOUNDS, SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
 
 logger = logging.getLogger(__name__)
@@ -155,6 +156,7 @@ def pretrain(
     checkpoint, origin = take_folder(identity, args)
     collator_settings = {"unit_columns": units.columns} if units else None
     trainer = SpeechPreTrainer(model, args, train.rows, validation.rows, processing_class, collator_settings)
+    facts |= {name: facts_of(given) for name, given in trainer.given.items() if name in SOUNDS}
     preflight(trainer, {"identity": identity, "data": facts}, [*findings, origin])
     if not args.preflight_only:
         more = {"start": start_facts(start)} if start else None

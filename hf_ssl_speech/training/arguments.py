@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from hf_ssl_speech.data.mixture_settings import MIX_BY_HELP, WEIGHTS_HELP, as_settings, levels_of
+from hf_ssl_speech.data.noise_settings import NoiseSettings
 from hf_ssl_speech.file_names import expanded
 from hf_ssl_speech.training.precision import decide_precision
 from hf_ssl_speech.training.schedules import (
@@ -172,11 +173,25 @@ class SpeechPreTrainingArguments(SpeechTrainingArguments):
         },
     )
 
+    noise: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Noise, other utterances, rooms and gain in what the model hears, as JSON: "
+            '\'{"data": ["musan/noise"], "share": 0.2}\'. See docs/noise.md.'
+        },
+    )
+
     learning_rate: float = 5e-4
     max_steps: int = 400_000
     warmup_steps: float = 0.08  # 32,000 of 400,000
     weight_decay: float = 0.01
     adam_epsilon: float = 1e-6
+
+    def __post_init__(self):
+        if self.noise:
+            given = fields_of(self.noise, "noise") if isinstance(self.noise, str) else self.noise
+            self.noise = NoiseSettings.of(given).to_dict()
+        super().__post_init__()
 
 
 @dataclass

@@ -33,10 +33,12 @@ class GivenData(NamedTuple):
     Attributes:
         rows: Rows that are ready for training.
         report: Which rows were left out; None if nothing had to be done.
+        source: Where they come from, if that is known.
     """
 
     rows: Dataset | IterableDataset
     report: SkipReport | None = None
+    source: Sequence[str] = ()
 
 
 Ready = Callable[[Any, str], GivenData]
@@ -98,9 +100,9 @@ def ready_for_ctc(
 
 def facts_of(given: GivenData) -> dict[str, Any]:
     """What the run's record says of a dataset."""
-    source = given.rows.info.dataset_name or "a dataset given in Python"
+    source = given.source or given.rows.info.dataset_name or "a dataset given in Python"
     if isinstance(given.rows, IterableDataset):
-        return stream_facts([source])
+        return stream_facts([source] if isinstance(source, str) else source)
     return split_facts(source, given.rows, given.report)
 
 

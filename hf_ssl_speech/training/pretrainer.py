@@ -6,18 +6,23 @@ import copy
 from functools import partial
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from transformers import Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.data.collators import pretraining_collator
+from hf_ssl_speech.data.distortion import Distortion, load_noise
 from hf_ssl_speech.data.feature_extractor import check_rate, feature_extractor_for
+from hf_ssl_speech.data.noise_settings import NoiseSettings
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.training.checks import refuse_config
-from hf_ssl_speech.training.given_data import ready_for_pretraining
+from hf_ssl_speech.training.given_data import GivenData, ready_for_pretraining
 from hf_ssl_speech.training.milestones import Milestones
 from hf_ssl_speech.training.precision import refuse_low_precision
 from hf_ssl_speech.training.trainer import SpeechTrainer
+
+SOUNDS = ("noise", "impulse responses")
 
 
 class SpeechPreTrainer(SpeechTrainer):
@@ -74,5 +79,17 @@ class SpeechPreTrainer(SpeechTrainer):
             processing_class,
             **kwargs,
         )
+        if args.noise and train_dataset is not None:
+            self.data_collator.distortion = self.make_distortion(NoiseSettings.of(args.noise))
         if args.keep_hours:
             self.add_callback(Milestones(self, args.keep_hours))
+
+    def make_distortion(self, settings: NoiseSettings) -> Distortion:
+        """What the settings ask for, with its sounds; the record tells of these."""
+        with PartialState().local_main_process_first():
+            for name, sources in zip(SOUNDS, (settings.data, settings.impulse_responses)):
+                if sources:
+                    self.given[name] = GivenData(*load_noise(sources, name), sources)
+        noise, impulses = ((name in self.given and self.given[name].rows) or None for name in SOUNDS)
+        speech = self.train_dataset if isinstance(self.train_dataset, Dataset) else None
+        return Distortion(settings, noise, impulses, speech)

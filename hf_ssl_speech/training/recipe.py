@@ -27,6 +27,7 @@ MUST_AGREE = (
     "buffer_seconds",
     "weights",
     "mix_by",
+    "noise",
     "seed",
     "data_seed",
     "tri_stage",
