@@ -58,6 +58,9 @@ convolutions run at up to twice the rate of torch's own matrix product on this p
 - The first group norm follows from the covariance of the samples in a window, so the first convolution and its norm are
   one small matrix product.
 - Attention is written out as matrix products where torch's own is slower: in bf16, and with dropout.
+- On AMD processors with AVX-512, float32 products are left to oneDNN: MKL, which torch takes for them, uses half of
+  their width.
+- Linear layers compute a multiple of 64 frames, so that oneDNN need not make machine code for every length of a batch.
 - Dropout decides for four values with each random number.
 - HuBERT's logits come from one matrix product on masked frames only, wav2vec 2.0's from one per utterance.
 - `hf-ssl-speech` lets freed memory stay with the process. From Python, call

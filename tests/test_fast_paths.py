@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from hf_ssl_speech.models.channels_last import conv_and_norm, conv_frames
 from hf_ssl_speech.models.conv_encoder import ValidGroupNorm
 from hf_ssl_speech.models.dropout import drop
+from hf_ssl_speech.models.products import linear, onednn_is_faster, product
 from hf_ssl_speech.models.transformer import eager_attention
 
 EXACT = 1e-10  # in float64
@@ -36,6 +37,28 @@ def test_a_convolution_over_frames_is_the_convolution_of_torch(kernel, stride, l
     assert_same(
         lambda *inputs: conv_frames(*inputs, stride), plain, numbers(3, length, 4), numbers(6, 4, kernel), numbers(6)
     )
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 64, 5), (2, 40, 5)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_linear_layer_on_rounded_rows_is_that_of_torch(shape, biased):
+    bias = [numbers(6)] if biased else []
+    assert_same(linear, F.linear, numbers(*shape[:-1] or (1,), 5), numbers(6, 5), *bias)
+
+
+@pytest.mark.parametrize("faster", [False, True])
+def test_float32_products_are_right_whichever_library_computes_them(faster, monkeypatch):
+    if faster and not onednn_is_faster():
+        pytest.skip("oneDNN's product is not used on this processor")
+    monkeypatch.setattr("hf_ssl_speech.models.products.onednn_is_faster", lambda: faster)
+    left, right, bias = torch.randn(40, 70), torch.randn(70, 30), torch.randn(30)
+    wide = torch.randn(70, 60)
+    for one, other in ((left, right), (left.T.contiguous().T, right.T.contiguous().T), (left, wide[:, 10:40])):
+        for added in (None, bias):
+            true = one.double() @ other.double() + (0 if added is None else added.double())
+            # Each of the 70 sums rounds, at most by the sum of the absolute terms.
+            bound = 71 * torch.finfo(torch.float32).eps * (one.abs().double() @ other.abs().double() + bias.abs().max())
+            assert ((product(one, other, added) - true).abs() <= bound).all()
 
 
 @pytest.mark.parametrize("padded", [False, True])

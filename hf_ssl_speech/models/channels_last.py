@@ -10,16 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_ssl_speech.models.precision import at_least_float32
-
-
-def is_fast(frames: Tensor) -> bool:
-    """Whether `conv_frames` is faster: measured on CPUs only; compilers choose layouts themselves.
-
-    Models take it in training, where a rounding of the last bit does not matter; out of training they compute what
-    stock models compute, bit by bit.
-    """
-    return frames.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+from hf_ssl_speech.models.precision import at_least_float32, in_autocast
+from hf_ssl_speech.models.products import product
 
 
 def conv_frames(frames: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -35,14 +27,6 @@ def conv_frames(frames: Tensor, weight: Tensor, bias: Tensor | None, stride: int
     frames, weight = in_autocast(frames), in_autocast(weight)
     windows = ConvFrames.apply(frames.contiguous(), weight, stride)
     return windows if bias is None else windows + bias.to(windows.dtype)
-
-
-def in_autocast(tensor: Tensor) -> Tensor:
-    """The tensor in the precision in which autocast computes products, if it is on."""
-    device = tensor.device.type
-    if not torch.is_autocast_enabled(device) or tensor.dtype == torch.float64:
-        return tensor
-    return tensor.to(torch.get_autocast_dtype(device))
 
 
 class ConvFrames(torch.autograd.Function):
@@ -93,7 +77,7 @@ def weight_gradient(frames: Tensor, gradient: Tensor, kernel: int, stride: int) 
             frames.storage_offset() + first * channels,
         )
         # Row by row: batched products of strided bf16 matrices copy them first.
-        products = [row.T @ matrix for row, matrix in zip(gradient, windows)]
+        products = [product(row.T, matrix) for row, matrix in zip(gradient, windows)]
         part = torch.stack(products).sum(0)  # (out channels, taps * channels)
         parts.append(part.unflatten(1, (taps, channels)))
     return torch.cat(parts, 1).transpose(1, 2)

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from hf_ssl_speech.models.channels_last import conv_and_norm, conv_frames, is_fast
+from hf_ssl_speech.models.channels_last import conv_and_norm, conv_frames
 from hf_ssl_speech.models.checkpointing import CheckpointedLayer
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.dropout import Dropout
 from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import UniformLinear
 from hf_ssl_speech.models.precision import at_least_float32
+from hf_ssl_speech.models.products import is_fast
 
 
 class ValidGroupNorm(nn.GroupNorm):

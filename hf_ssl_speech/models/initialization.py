@@ -15,8 +15,10 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 from transformers import initialization as init
 
+from hf_ssl_speech.models.products import Linear
 
-class UniformLinear(nn.Linear):
+
+class UniformLinear(Linear):
     """A linear layer that starts as torch's own does, uniform in 1 / sqrt(inputs); the transformer's are N(0, .02)."""
 
     def set_initial_values(self):

@@ -13,6 +13,14 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def in_autocast(tensor: Tensor) -> Tensor:
+    """The tensor in the precision in which autocast computes products, if it is on."""
+    device = tensor.device.type
+    if not torch.is_autocast_enabled(device) or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device))
+
+
 def in_float32(function):
     """Runs a function of tensors outside autocast, with its first argument in at least float32.
 

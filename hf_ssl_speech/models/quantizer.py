@@ -10,6 +10,7 @@ from transformers import initialization as init
 
 from hf_ssl_speech.models.configuration import SSLWav2Vec2Config
 from hf_ssl_speech.models.precision import at_least_float32
+from hf_ssl_speech.models.products import linear
 
 
 class Quantized(NamedTuple):
@@ -66,7 +67,7 @@ class GumbelQuantizer(nn.Module):
         """
         with torch.autocast(frames.device.type, enabled=False):
             weight, bias = map(at_least_float32, (self.weight_proj.weight, self.weight_proj.bias))
-            logits = nn.functional.linear(at_least_float32(frames), weight, bias)
+            logits = (linear if self.training else nn.functional.linear)(at_least_float32(frames), weight, bias)
             logits = logits.unflatten(-1, (self.num_groups, self.num_entries))  # (batch, masked, groups, entries)
             probabilities = logits.softmax(-1)
             if self.training:
