@@ -49,7 +49,9 @@ DOUBTS = (
     ),
     Doubt(
         "characters that a wrong encoding left",
-        regex.compile(r"[\ufffd\ud800-\udfff\u0080-\u0084\u0086-\u009f\p{Co}]|\u00c3[\u0080-\u00bf]|\u00e2\u20ac[\p{P}\p{S}\u0080-\u00bf]"),
+        regex.compile(
+            r"[\ufffd\ud800-\udfff\u0080-\u0084\u0086-\u009f\p{Co}]|\u00c3[\u0080-\u00bf]|\u00e2\u20ac[\p{P}\p{S}\u0080-\u00bf]"
+        ),
         "read the file in the encoding it was written in",
     ),
     Doubt(

@@ -22,8 +22,8 @@ _LETTER_LIKE = regex.compile(f"[{LETTER_LIKE}]")
 # Compatibility ---------------------------------------------------------------------------------------------------
 
 # Letters that NFKC takes apart, into what nobody writes: Thai and Lao sara am (the tone mark would stand between the
-# parts), the Lao letters ho no and ho mo, the Armenian letter yev, Korean letters that stand alone, and the numero sign,
-# which is no Latin word in any language.
+# parts), the Lao letters ho no and ho mo, the Armenian letter yev, and Korean letters that stand alone; and the numero
+# sign, which no language says as the Latin word.
 _WHOLE = regex.compile(r"[\u0e33\u0eb3\u0edc\u0edd\u0587\u2116\u3131-\u318e]")
 
 
@@ -151,7 +151,8 @@ _LETTERS_IN_PARTS = [(regex.compile(parts), letter) for parts, letter in _IN_PAR
 def drop_invisible(text: str) -> str:
     """A text without what can't be seen and only stretches; joiners and variants stay where letters change with them.
 
-    Letters in parts become whole. What goes: controls, soft hyphens, zero-width spaces, directions, variation selectors, fillers, enclosing marks.
+    Letters in parts become whole. What goes: controls, soft hyphens, zero-width spaces, directions, variation
+    selectors, fillers, enclosing marks.
     """
     text = "".join(" " if character.isspace() else character for character in text)
     text = _STRETCHES.sub("", text)
@@ -228,7 +229,7 @@ _INSIDE = (  # what goes without a trace, standing inside or above words: (patte
     (rf"(?<={_UNSPACED})[\p{{P}}\p{{S}}]+|[\p{{P}}\p{{S}}]+(?={_UNSPACED})", None),
 )
 # What counts as punctuation but is spelling: Catalan l·l and Occitan n·h, the Tibetan tsheg between syllables, Burmese
-# words of one sign, tone letters of phonetic script, tones of Bopomofo, and a colon and an equals sign that are letters.
+# words of one sign, tones of phonetic script and of Bopomofo, and a colon and an equals sign that are letters.
 _SPELLING = (
     r"(?<=\p{Latin})\u00b7(?=\p{Latin})|(?<=\p{Tibetan})\u0f0b(?=[\p{Tibetan}&&\p{L}])|[\u104c-\u104f]|"
     r"[\u02e5-\u02eb\ua700-\ua721\ua789\ua78a]|(?<=\p{Bopomofo})\u02d9|\u02d9(?=\p{Bopomofo})"
