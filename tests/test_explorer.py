@@ -120,6 +120,10 @@ def wait(until, seconds=240):
         time.sleep(0.2)
 
 
+def page_data():
+    return json.loads(gzip.decompress((PAGE / "data.json.gz").read_bytes()))
+
+
 def text_of(page, name):
     return page.execute_script("return document.getElementById(arguments[0]).textContent", name)
 
@@ -137,10 +141,10 @@ def move(page, name, value):
 def test_the_page_is_whole_and_small_and_of_this_version():
     sizes = {file.relative_to(PAGE).as_posix(): file.stat().st_size for file in PAGE.rglob("*") if file.is_file()}
     assert sum(sizes.values()) <= MEGABYTES * 1e6
-    assert {*WEB, "data.json", "frames.onnx.gz", "context.onnx.gz", "audio/utterance.wav"} <= sizes.keys()
+    assert {*WEB, "data.json.gz", "frames.onnx.gz", "context.onnx.gz", "audio/utterance.wav"} <= sizes.keys()
     built = ROOT / "hf_ssl_speech" / "explorer" / "web" / "built"
     assert all((PAGE / name).read_bytes() == (built / name).read_bytes() for name in WEB), "make the page again"
-    data = json.loads((PAGE / "data.json").read_text("utf-8"))
+    data = page_data()
     layers = [ConvLayer(*layer) for layer in data["conv"]]
     assert len(data["masking"]["targets"]) == num_frames(data["utterance"]["samples"], layers)
     assert all((PAGE / clip["audio"]).exists() for clip in data["units"]["clips"])
@@ -191,7 +195,7 @@ def test_every_control_moves_what_it_should_without_an_error_or_a_request_to_ano
 
 @pytest.mark.slow
 def test_the_model_in_the_page_computes_what_pytorch_computes_with_the_weights_of_the_run(page):
-    expected = json.loads((PAGE / "data.json").read_text("utf-8"))["reference"]
+    expected = page_data()["reference"]
     found = page.execute_async_script(
         "const [places, done] = arguments; (async () => { const {framesOf, unitsOf, samples} = window.explorer;"
         "const frames = await framesOf(samples);"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.layers import first_hours
 
 SIZES = (50, 100, 200, 500)
-CLIPS = 12
+CLIPS = 8
 SECONDS = (3.0, 5.0)  # of the utterance: long enough for words, short enough to run again at each step of a slider
 MAP_POINTS = 500
 REFERENCE_EVERY = 25  # frames
@@ -109,7 +110,8 @@ def make_page(settings: PageSettings) -> Path:
         "iterations": {"method": MAP_METHOD, "stages": [*stages, own | last]},
     }
     keep_clips_only(content["units"])
-    (folder / "data.json").write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), "utf-8")
+    compact = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    (folder / "data.json.gz").write_bytes(gzip.compress(compact, 9, mtime=0))
     write_models(model, folder, normalize=normalize)
     copy_web(folder)
     return folder

@@ -1,4 +1,4 @@
-import * as Plot from "@observablehq/plot";
+import { areaY, dot, frame, line, plot, rect, ruleX, text } from "@observablehq/plot";
 import { RATE } from "./audio.js";
 
 const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
@@ -9,11 +9,11 @@ export const unitColor = (unit) =>
 
 export function show(id, label, options) {
   const box = document.getElementById(id);
-  const plot = Plot.plot({ width: Math.max(300, box.clientWidth), marginLeft: 70, marginRight: 5, ...options });
-  plot.setAttribute("role", "img");
-  plot.setAttribute("aria-label", label);
-  plot.style.setProperty("--plot-background", "var(--paper)");
-  box.replaceChildren(plot);
+  const picture = plot({ width: Math.max(300, box.clientWidth), marginLeft: 70, marginRight: 5, ...options });
+  picture.setAttribute("role", "img");
+  picture.setAttribute("aria-label", label);
+  picture.style.setProperty("--plot-background", "var(--paper)");
+  box.replaceChildren(picture);
 }
 
 // The loudest and softest sample of each stretch: what a screen can show of a waveform.
@@ -37,6 +37,6 @@ export function runs(values, hop) {
 }
 
 export const boxes = (data, row, fill, more = {}) =>
-  Plot.rect(data, { x1: "start", x2: "end", y1: row, y2: row + 0.9, fill, ...more });
+  rect(data, { x1: "start", x2: "end", y1: row, y2: row + 0.9, fill, z: null, ...more });
 
-export { Plot };
+export { areaY, dot, frame, line, rect, ruleX, text };

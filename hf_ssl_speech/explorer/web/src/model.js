@@ -20,9 +20,11 @@ async function start() {
   return { frames: await ort.InferenceSession.create(frames), context: await ort.InferenceSession.create(context) };
 }
 
-async function fetchUnpacked(name) {
+export async function fetchUnpacked(name) {
   const answer = await fetch(name);
-  if (!answer.ok) throw new Error(`${name} cannot be loaded (${answer.status}).`);
+  if (!answer.ok) {
+    throw new Error(`${name} cannot be loaded (${answer.status}): serve the whole folder, for example with python -m http.server.`);
+  }
   const bytes = new Uint8Array(await answer.arrayBuffer());
   if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes; // the server has unpacked it already
   return new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());

@@ -1,8 +1,8 @@
 import { decode, fetchWav, play, RATE, record } from "./audio.js";
-import { boxes, envelope, Plot, runs, show, unitColor } from "./draw.js";
+import { areaY, boxes, dot, envelope, frame as border, line, rect, ruleX, runs, show, text as label, unitColor } from "./draw.js";
 import { hopSamples, numFrames, windowSamples } from "./frames.js";
 import { drawSpans, generator } from "./masking.js";
-import { framesOf, loadModel, unitsOf } from "./model.js";
+import { fetchUnpacked, framesOf, loadModel, unitsOf } from "./model.js";
 
 const at = (id) => document.getElementById(id);
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}%`;
@@ -48,23 +48,24 @@ const rows = (...names) => ({
 });
 const phoneMarks = (phones, row) => [
   boxes(phones.filter(({ phone }) => phone !== "SIL"), row, "var(--line)"),
-  Plot.text(phones.filter(({ phone, start, end }) => phone !== "SIL" && end - start > 0.06), {
+  label(phones.filter(({ phone, start, end }) => phone !== "SIL" && end - start > 0.06), {
     x: ({ start, end }) => (start + end) / 2, y: row + 0.45, text: "phone", fill: "currentColor", fontSize: 10,
   }),
 ];
 
 function framesView({ conv, utterance }, samples) {
   const frame = at("frame"), window = windowSamples(conv), hop = hopSamples(conv), points = envelope(samples);
+  const loudest = Math.max(...points.map(({ low, high }) => Math.max(-low, high)));
   frame.max = numFrames(samples.length, conv) - 1;
   const draw = () => {
     const first = frame.value * hop;
     show("waveform", "Waveform with the window of the chosen frame and the phones below it", {
       height: 190, x: seconds, y: { axis: null, domain: [-1.4, 1] },
       marks: [
-        Plot.areaY(points, { x: "time", y1: "low", y2: "high", fill: "var(--accent)" }),
-        Plot.rect([{ start: first / RATE, end: (first + window) / RATE }], { x1: "start", x2: "end", y1: -1, y2: 1, fill: "#e8833a", fillOpacity: 0.75 }),
-        Plot.rect(utterance.phones, { x1: "start", x2: "end", y1: -1.4, y2: -1.1, fill: "var(--line)", stroke: "var(--paper)" }),
-        Plot.text(utterance.phones.filter((phone) => phone.end - phone.start > 0.07), { x: ({ start, end }) => (start + end) / 2, y: -1.25, text: "phone", fill: "currentColor", fontSize: 9 }),
+        areaY(points, { x: "time", y1: ({ low }) => low / loudest, y2: ({ high }) => high / loudest, fill: "var(--accent)" }),
+        rect([{ start: first / RATE, end: (first + window) / RATE }], { x1: "start", x2: "end", y1: -1, y2: 1, fill: "#e8833a", fillOpacity: 0.75 }),
+        rect(utterance.phones, { x1: "start", x2: "end", y1: -1.4, y2: -1.1, fill: "var(--line)", stroke: "var(--paper)" }),
+        label(utterance.phones.filter((phone) => phone.end - phone.start > 0.07), { x: ({ start, end }) => (start + end) / 2, y: -1.25, text: "phone", fill: "currentColor", fontSize: 9 }),
       ],
     });
     at("frame-told").value = `${frame.value}: samples ${first.toLocaleString()} to ${(first + window - 1).toLocaleString()}, ${milliseconds(window)} from ${milliseconds(first)}`;
@@ -216,12 +217,12 @@ function iterationsView({ iterations: { stages, method } }) {
     show("matrix", `Phones that each unit of ${name} stands for`, {
       height: 460, marginLeft: 40, x: { label: "units, by the phone they mostly mean", ticks: [], domain: [0, shares[0].length] },
       y: { label: null, reverse: true, domain: [0, phones.length], ticks: phones.map((_, row) => row + 0.5), tickFormat: (row) => phones[Math.floor(row)], tickSize: 0 },
-      marks: [Plot.rect(cells, { x1: "x", x2: ({ x }) => x + 1, y1: "y", y2: ({ y }) => y + 1, fill: "var(--accent)", fillOpacity: ({ share }) => share / 100 }), Plot.frame({ stroke: "var(--line)" })],
+      marks: [rect(cells, { x1: "x", x2: ({ x }) => x + 1, y1: "y", y2: ({ y }) => y + 1, fill: "var(--accent)", fillOpacity: ({ share }) => share / 100 }), border({ stroke: "var(--line)" })],
     });
     show("map", `Map of frames of ${name}, coloured by kind of phone`, {
       height: 460, marginLeft: 10, x: { axis: null }, y: { axis: null }, color: { legend: false, domain: GROUPS.map(([group]) => group), range: GROUPS.map(([, , color]) => color) },
-      marks: [Plot.dot(map.points, { x: "0", y: "1", r: 3.5, fill: (_, place) => kind(map.phones[place]), fillOpacity: 0.8, title: (_, place) => map.phones[place] }),
-        Plot.text(GROUPS, { frameAnchor: "top-left", dx: 4, dy: (_, place) => place, text: () => "" })],
+      marks: [dot(map.points, { x: "0", y: "1", r: 3.5, fill: (_, place) => kind(map.phones[place]), fillOpacity: 0.8, title: (_, place) => map.phones[place] }),
+        label(GROUPS, { frameAnchor: "top-left", dx: 4, dy: (_, place) => place, text: () => "" })],
     });
     const legend = document.createElement("p");
     legend.innerHTML = GROUPS.map(([group, , color]) => `<span style="color:${color}">●</span> ${group}`).join(" ");
@@ -261,11 +262,11 @@ function labelsView({ few_labels: results }) {
       height: 280, x: { type: "log", label: "minutes of transcripts", tickFormat: (value) => `${+value.toFixed(1)}`, ticks: [...new Set(points.map((point) => +point.minutes_used.toFixed(1)))] }, y: { label: "words wrong, %", domain: [0, Math.max(100, ...points.map(({ wer }) => 100 * wer.high))], grid: true },
       color: colors, marginTop: 30,
       marks: [
-        Plot.ruleX(here.slice(0, 1), { x: "minutes_used", stroke: "var(--line)", strokeWidth: 6 }),
-        Plot.ruleX(points, { x: "minutes_used", y1: ({ wer }) => 100 * wer.low, y2: ({ wer }) => 100 * wer.high, stroke: "start", strokeWidth: 2 }),
-        Plot.line(points, { x: "minutes_used", y: ({ wer }) => 100 * wer.value, stroke: "start", strokeWidth: 2 }),
-        Plot.dot(points, { x: "minutes_used", y: ({ wer }) => 100 * wer.value, fill: "start", r: 5 }),
-        Plot.text(points.filter((point) => point.minutes === minutes[0]), { x: "minutes_used", y: ({ wer }) => 100 * wer.value, text: "start", fill: "start", dx: 10, textAnchor: "start", dy: -10, fontWeight: "bold" }),
+        ruleX(here.slice(0, 1), { x: "minutes_used", stroke: "var(--line)", strokeWidth: 6 }),
+        ruleX(points, { x: "minutes_used", y1: ({ wer }) => 100 * wer.low, y2: ({ wer }) => 100 * wer.high, stroke: "start", strokeWidth: 2 }),
+        line(points, { x: "minutes_used", y: ({ wer }) => 100 * wer.value, stroke: "start", strokeWidth: 2 }),
+        dot(points, { x: "minutes_used", y: ({ wer }) => 100 * wer.value, fill: "start", r: 5 }),
+        label(points.filter((point) => point.minutes === minutes[0]), { x: "minutes_used", y: ({ wer }) => 100 * wer.value, text: "start", fill: "start", dx: 10, textAnchor: "start", dy: -10, fontWeight: "bold" }),
       ],
     });
     const rate = ({ start, wer }) => `${start} ${percent(wer.value)} [${percent(wer.low)} to ${percent(wer.high)}]`;
@@ -290,7 +291,7 @@ function voiceView({ conv }) {
     samples = (await source()).subarray(0, 5 * RATE);
     if (samples.length < windowSamples(conv)) throw new Error("This audio is shorter than one frame (25 ms).");
     at("play-voice").disabled = false;
-    show("voice-waveform", "Waveform of your audio", { height: 120, x: seconds, y: { axis: null, domain: [-1, 1] }, marks: [Plot.areaY(envelope(samples), { x: "time", y1: "low", y2: "high", fill: "var(--accent)" })] });
+    show("voice-waveform", "Waveform of your audio", { height: 120, x: seconds, y: { axis: null, domain: [-1, 1] }, marks: [areaY(envelope(samples), { x: "time", y1: "low", y2: "high", fill: "var(--accent)" })] });
     at("voice-told").value = "The model listens …";
     const frames = await framesOf(samples), { units } = await unitsOf(frames, new Array(frames.dims[1]).fill(false));
     show("voice-units", "Units that the model names for your audio", { height: 70, x: seconds, y: rows("units"), marks: [boxes(runs(units, hop), 0, ({ value }) => unitColor(value), { title: ({ value }) => `unit ${value}` })] });
@@ -305,9 +306,8 @@ function voiceView({ conv }) {
 }
 
 async function start() {
-  const [answer, samples] = await Promise.all([fetch("data.json"), fetchWav("audio/utterance.wav")]);
-  if (!answer.ok) throw new Error("data.json cannot be loaded: serve the whole folder, for example with python -m http.server.");
-  const data = await answer.json(), { run } = data;
+  const [packed, samples] = await Promise.all([fetchUnpacked("data.json.gz"), fetchWav("audio/utterance.wav")]);
+  const data = JSON.parse(new TextDecoder().decode(packed)), { run } = data;
   at("text").textContent = data.utterance.text.toLowerCase();
   at("credit").textContent = data.credit;
   const facts = [run.updates && `${run.updates.toLocaleString()} updates`, run.hours_seen && `${run.hours_seen.toFixed(1)} hours of audio heard`, run.parameters && `${(run.parameters / 1e6).toFixed(1)} million parameters`];
