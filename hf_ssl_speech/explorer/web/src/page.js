@@ -225,7 +225,7 @@ function iterationsView({ iterations: { stages, method } }) {
         label(GROUPS, { frameAnchor: "top-left", dx: 4, dy: (_, place) => place, text: () => "" })],
     });
     const legend = document.createElement("p");
-    legend.innerHTML = GROUPS.map(([group, , color]) => `<span style="color:${color}">●</span> ${group}`).join(" ");
+    legend.innerHTML = GROUPS.map(([group, , color]) => `<span style="white-space:nowrap"><span style="color:${color}">●</span> ${group}</span>`).join(" ");
     at("map").append(legend);
     at("stage-told").value = `${name}: ${num_units} units of ${features}`;
     at("figures").textContent = `PNMI ${pnmi.toFixed(3)}, phone purity ${purity.toFixed(3)} over ${frames.toLocaleString()} frames. Map: ${method}.`;
@@ -277,7 +277,7 @@ function labelsView({ few_labels: results }) {
       for (const text of [said, start, examples[row].heard || "(nothing)"]) cells.insertCell().textContent = text;
     }));
   };
-  at("labels-source").textContent = `Scored on ${count} recordings (${source}); each recogniser had ${updates} updates. Lines are 95% intervals over ${points[0].seeds} seeds and the recordings; transcripts are those of the first seed.`;
+  at("labels-source").textContent = `Scored on ${count} recordings (${source}); each recogniser had ${updates} updates. Lines are 95% intervals over ${points[0].seeds === 1 ? "the recordings (one seed)" : `${points[0].seeds} seeds and the recordings`}; transcripts are those of the first seed.`;
   slider.addEventListener("input", draw);
   addEventListener("resize", draw);
   draw();
