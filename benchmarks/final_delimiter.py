@@ -123,8 +123,8 @@ def blank_starts(text: str, logits: torch.Tensor, alphabet: Alphabet) -> list[fl
     """Word starts of the plain CTC path: silence is the blank's, but for one delimiter between words."""
     emissions = logits.float().log_softmax(-1)
     ids = torch.tensor([alphabet.spell(text)], dtype=torch.int32)
-    path, _ = forced_align(emissions[None], ids, blank=alphabet.blank)
-    return [word.start for word in alphabet.read(path[0]).words]
+    path, scores = forced_align(emissions[None], ids, blank=alphabet.blank)
+    return [word.start for word in alphabet.read(path[0], scores[0]).words]
 
 
 def measure(model, processor, rows: Dataset, pauses: list, starts: list | None) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import zlib
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -14,6 +15,8 @@ BYTES_AT_ONCE = 2**20
 # What a byte holds at the most: of FLAC the longest block of one value, which no other format beats; of MP3 24, so that
 # 50 leave room.
 SAMPLES_A_BYTE, SAMPLES_A_BYTE_OF_MP3 = 65_536 / 10, 50
+# A MIDI sample dump has packets of 127 bytes, whose samples take 2, 3 or 4 of 120; libsndfile fills up what is missing.
+SAMPLES_OF_A_PACKET = {"PCM_S8": 60, "PCM_16": 40, "PCM_24": 30}
 # How libsndfile's log of a header names the size of the samples, or in W64 and RF64 of the file, where it is wrong.
 WRONG_SIZE = re.compile(
     r"^\s*(?:data|Data Size|SSND|BODY|riff|Riff size)\s*: (-?\w+) \(should be (\d+)\)", re.MULTILINE
@@ -35,6 +38,7 @@ MP3_BITRATES = (
 MP3_RATES = (44_100, 48_000, 32_000)
 # What comes after an MP3 and is less than this is a tag, or a second of audio at the most.
 JOINED_MP3_BYTES = 4_096
+_TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 class BadAudio(ValueError):
@@ -49,7 +53,8 @@ def check_header(file: soundfile.SoundFile, source: str | io.BytesIO):
     # A FLAC written to a pipe leaves its length open, which libsndfile reports as the largest integer.
     if file.frames == np.iinfo(np.int64).max:
         raise BadAudio("unreadable: the header does not tell the length")
-    if file.frames > size * (SAMPLES_A_BYTE_OF_MP3 if file.format == "MP3" else SAMPLES_A_BYTE):
+    a_byte = SAMPLES_OF_A_PACKET[file.subtype] / 127 if file.format == "SDS" else SAMPLES_A_BYTE
+    if file.frames > size * (SAMPLES_A_BYTE_OF_MP3 if file.format == "MP3" else a_byte):
         raise BadAudio("cut short: the header tells more samples than the file can hold")
     wrong = WRONG_SIZE.search(file.extra_info)
     if wrong and int(wrong[1], 0) > int(wrong[2]) and not _left_open(int(wrong[1], 0)):
@@ -93,7 +98,10 @@ def is_joined_flac(source: str | io.BytesIO) -> bool:
 
 
 def check_pages(source: str | io.BytesIO):
-    """Refuses an Ogg whose pages end too early, or that holds one stream after another: the first alone is read."""
+    """Refuses an Ogg whose pages end too early, or that holds one stream after another: the first alone is read.
+
+    So is one with a damaged page: libsndfile passes over it, and over all that it needs of the next ones.
+    """
     begun = ended = False  # whether sound has come by, and whether the page that was read last ends a stream
     with bytes_of(source) as file:
         while (head := file.read(27)).startswith(b"OggS") and len(head) == 27:
@@ -102,11 +110,44 @@ def check_pages(source: str | io.BytesIO):
                 raise BadAudio(f"{JOINED}; {CONVERT}")
             begun |= not first
             sizes = file.read(head[26])
-            if len(sizes) < head[26] or len(file.read(sum(sizes))) < sum(sizes):
+            body = file.read(sum(sizes))
+            if len(sizes) < head[26] or len(body) < sum(sizes):
                 ended = False
                 break
+            if _ogg_checksum(head[:22] + bytes(4) + head[26:] + sizes + body) != int.from_bytes(head[22:26], "little"):
+                raise BadAudio("damaged: the checksum of one of its pages is wrong")
     if not ended:
         raise BadAudio("cut short: no page of it is marked as the last; if it is whole, rewrite it with ffmpeg -c copy")
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """The checksum of a page: zlib's, with the bits of each byte the other way round."""
+    turned = zlib.crc32(page.translate(_TURNED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{turned:032b}"[::-1], 2)
+
+
+def check_size(source: str | io.BytesIO):
+    """Refuses what FFmpeg reads only a part of: a RIFF file (WAV, AVI) that was cut, and MP4 files that were joined."""
+    with bytes_of(source) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        head = file.read(12)
+        if head[:4] == b"RIFF":
+            told = int.from_bytes(head[4:8], "little")
+            if told + 7 > size and not _left_open(told):
+                raise BadAudio("cut short: the header tells more bytes than the file has")
+        place = begun = 0
+        while head[4:8] == b"ftyp" or begun:
+            file.seek(place)
+            head = file.read(16)
+            begun += head[4:8] == b"ftyp"
+            if begun > 1:
+                raise BadAudio(f"{JOINED}; split it")
+            told = int.from_bytes(head[:4], "big")
+            told = int.from_bytes(head[8:], "big") if told == 1 else told
+            if told < 8:  # 0: to the end of the file
+                break
+            place += told
 
 
 def counted_mp3(source: str | io.BytesIO) -> io.BytesIO | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from hf_ssl_speech.containers import (
     bytes_of,
     check_header,
     check_pages,
+    check_size,
     counted_mp3,
     is_joined_flac,
 )
@@ -33,6 +36,8 @@ LOUDEST = 10
 LEFT_OF_POWER, WINDOW_SAMPLES, MOST_CANCELLED = 1e-3, 8_000, 0.05
 # Seconds that a container may tell too much of, for what encoders put before and after the audio.
 PADDING_SECONDS = 0.5
+# What libsndfile says of a format, or of a codec in a WAV, that it does not know.
+UNKNOWN = re.compile("format not recogni|unimplemented format|Malformed 'fmt '", re.IGNORECASE)
 GIT_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -144,6 +149,7 @@ class AvDecoder:
 
     def __init__(self, source: str | io.BytesIO):
         self.source = source
+        check_size(source)
         with self._opened() as (_, stream):
             self.rate = stream.rate
         if not self.rate:
@@ -208,12 +214,15 @@ def open_encoded(source: str | io.BytesIO) -> SoundFileDecoder | AvDecoder:
         BadAudio: If there is none, or the header shows that the audio can't be used.
     """
     try:
-        return SoundFileDecoder(source)
+        decoder = SoundFileDecoder(source)
+        # Of an MP3 inside a WAV libsndfile guesses the length.
+        is_guessed = decoder.file.subtype.startswith("MPEG") and decoder.file.format != "MP3"
+        return AvDecoder(source) if is_guessed and find_spec("av") else decoder
     except soundfile.LibsndfileError as error:
         if isinstance(source, str) and _has_resource_fork(source):
             with bytes_of(source) as file:
                 return open_encoded(EncodedBytes(file.read()))
-        if "format not recogni" not in error.error_string.lower():
+        if not UNKNOWN.search(error.error_string):
             raise BadAudio(f"unreadable: {error.error_string.rstrip('.')}") from error
     with bytes_of(source) as file:
         if file.read(len(GIT_LFS_POINTER)) == GIT_LFS_POINTER:

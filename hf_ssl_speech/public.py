@@ -7,6 +7,7 @@ from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
 from hf_ssl_speech.data.mixing import mixed_stream
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
 from hf_ssl_speech.data.sources import load_speech
+from hf_ssl_speech.data.voice import find_speech
 from hf_ssl_speech.hub.cards import create_model_card
 from hf_ssl_speech.hub.exchange import from_torchaudio, from_transformers, to_transformers
 from hf_ssl_speech.hub.fairseq_files import fairseq_processor, from_fairseq
@@ -77,6 +78,7 @@ __all__ = [
     "export_onnx",
     "export_stock",
     "fairseq_processor",
+    "find_speech",
     "from_fairseq",
     "from_torchaudio",
     "from_transformers",

@@ -54,6 +54,15 @@ def test_a_clear_utterance_is_aligned_frame_by_frame(alphabet):
     assert times(transcript.characters)[1:3] == [("b", 0.06, 0.1), ("b", 0.18, 0.22)]
 
 
+def test_an_aligner_that_rests_on_blanks_is_misled_by_delimiters_in_pauses(alphabet, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    blank_starts = pytest.importorskip("final_delimiter").blank_starts
+    assert blank_starts("ab bad", heard("aa_bb__|_bb_aa_d__"), alphabet) == pytest.approx([0.0, 0.18])
+    misled = heard("||||||aa_bb__|_bb_aa_d")
+    (first, _), ours = blank_starts("ab bad", misled, alphabet), align_text("ab bad", misled, alphabet)
+    assert first < 0.12 and ours.words[0].start == pytest.approx(0.12)
+
+
 def test_the_given_text_is_aligned_even_where_something_else_was_heard(alphabet):
     transcript = align_text("abc", heard("_a__d__c_"), alphabet)
     assert transcript.text == "abc"

@@ -226,11 +226,13 @@ def test_a_dangling_link_and_a_loop_of_links_are_missing(tmp_path):
 NEEDS_AV = "M4A, WebM and the like are decoded by PyAV, the extra [codecs]"
 
 
-def encode_with_av(waveform: np.ndarray, container: str, codec: str, rate: int = SAMPLE_RATE, **options) -> bytes:
+def encode_with_av(
+    waveform: np.ndarray, container: str, codec: str, rate: int = SAMPLE_RATE, muxer: dict | None = None, **options
+) -> bytes:
     """Audio `(channels, samples)` in a container of FFmpeg's."""
     av = pytest.importorskip("av", reason=NEEDS_AV)
     file, layout = io.BytesIO(), ["mono", "stereo"][len(waveform) - 1]
-    with av.open(file, "w", format=container) as output:
+    with av.open(file, "w", format=container, options=muxer or {}) as output:
         stream = output.add_stream(codec, rate=rate, layout=layout, **options)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform), format="fltp", layout=layout)
         frame.sample_rate, frame.pts = rate, 0
@@ -387,6 +389,42 @@ def test_of_joined_files_it_is_said_that_only_the_first_would_be_read(tmp_path, 
     for audio in (parts[0] * 2, b"".join(parts), str(tmp_path / "joined")):
         with pytest.raises(BadAudio, match="several recordings joined"):
             read_audio(audio)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_that_is_damaged_inside_is_no_shorter_recording(subtype):
+    whole = bytearray(encode(np.random.default_rng(0).uniform(-0.5, 0.5, 48_000), format="OGG", subtype=subtype))
+    assert len(read_audio(bytes(whole))) == 48_000
+    pages = [place for place in range(len(whole)) if whole[place : place + 4] == b"OggS"]
+    middle = (pages[-1] + len(whole)) // 2 if len(pages) < 5 else (pages[3] + pages[4]) // 2
+    whole[middle] ^= 0x55
+    with pytest.raises(BadAudio, match=r"damaged: the checksum|unreadable"):
+        read_audio(bytes(whole))
+
+
+def test_a_midi_sample_dump_that_was_cut_is_not_filled_up():
+    whole = encode(tone(16_000), format="SDS", subtype="PCM_16")
+    assert count_samples(whole) == 16_000
+    with pytest.raises(BadAudio, match="cut short"):
+        count_samples(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize(("container", "codec"), [("wav", "g726"), ("wav", "libmp3lame"), ("avi", "pcm_s16le")])
+def test_a_wav_or_avi_that_only_ffmpeg_knows_is_read_whole_or_refused_as_cut(container, codec):
+    rate = 8_000 if codec == "g726" else SAMPLE_RATE
+    whole = encode_with_av(tone(2 * rate, rate)[None], container, codec, rate)
+    assert count_samples(whole) == len(read_audio(whole)) == pytest.approx(2 * SAMPLE_RATE, abs=3_000)
+    with pytest.raises(BadAudio, match="cut short"):
+        read_audio(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("options", [{}, {"movflags": "frag_keyframe+empty_moov"}])
+def test_joined_mp4_files_are_named(options):
+    pytest.importorskip("av", reason=NEEDS_AV)
+    whole = encode_with_av(tone(SAMPLE_RATE)[None], "mp4", "aac", muxer=options)
+    assert len(read_audio(whole)) == pytest.approx(SAMPLE_RATE, abs=3_000)
+    with pytest.raises(BadAudio, match="several recordings joined"):
+        read_audio(whole + whole)
 
 
 def test_a_flac_after_an_id3_tag_is_one_recording_and_two_are_two():

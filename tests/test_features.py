@@ -1,6 +1,7 @@
 """Features that units are made from: as many as the encoder's frames, each as if its row came alone."""
 
 import logging
+import threading
 from dataclasses import asdict
 
 import numpy as np
@@ -28,6 +29,7 @@ from hf_ssl_speech.data.features import (
 from hf_ssl_speech.data.mfcc import mfcc_features, num_mfcc_frames
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.frames import num_frames
+from hf_ssl_speech.training import precision
 
 CONV_LAYERS = SSLHubertConfig().conv_layers
 ROUNDING = 2e-4  # of float32, in values of order 1, after some thousand operations; other frames differ by 0.1 and more
@@ -219,3 +221,43 @@ def test_centred_features_leave_each_utterances_mean_out(kind, make_tiny):
         torch.testing.assert_close(plain - plain.mean(0), centred)
         assert plain.mean(0).abs().max() > 0.1
     assert source().description.differences(source(center=True).description) == ["center True instead of False"]
+
+
+def test_a_marked_row_is_named_by_every_source_and_the_others_get_their_features(make_tiny, rows):
+    marked = {"name": "broken", "problem": "cut short", "num_samples": 0, "sample_id": 99, "samples": []}
+    for source in (MfccFeatures(), HiddenFeatures(make_tiny(SSLHubertModel), 2, normalize=False)):
+        found = source.features([*rows[:1], marked, *rows[1:]])
+        assert source.skipped == {"broken": "cut short"}
+        assert list(map(len, found)) == [source.description.num_frames(row["num_samples"]) for row in rows[:1]] + [
+            0, *(source.description.num_frames(row["num_samples"]) for row in rows[1:]),
+        ]  # fmt: skip
+
+
+def test_batches_are_computed_while_later_audio_is_still_being_decoded(make_tiny, rows, monkeypatch):
+    first_is_computed = threading.Event()
+    source = HiddenFeatures(make_tiny(SSLHubertModel), 2, normalize=False, batch_seconds=0.1)
+    last = source.batches([row["num_samples"] for row in rows])[-1][0]
+    decode, compute = source._waveform, source.compute
+
+    def slowly(row):
+        if row["sample_id"] == rows[last]["sample_id"]:
+            assert first_is_computed.wait(30)
+        return decode(row)
+
+    def counted(waveforms):
+        found = compute(waveforms)
+        first_is_computed.set()
+        return found
+
+    monkeypatch.setattr(source, "_waveform", slowly)
+    monkeypatch.setattr(source, "compute", counted)
+    assert all(map(len, source.features(rows)))
+
+
+def test_an_encoder_computes_in_bf16_if_told_to_or_if_that_is_faster(monkeypatch):
+    cpu = torch.device("cpu")
+    for is_faster in (True, False):
+        monkeypatch.setattr(precision, "cpu_computes_bf16", lambda is_faster=is_faster: is_faster)
+        assert precision.encoder_dtype("auto", cpu) == (torch.bfloat16 if is_faster else None)
+        assert precision.encoder_dtype(True, cpu) == torch.bfloat16
+        assert precision.encoder_dtype(False, cpu) is None

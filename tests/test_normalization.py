@@ -111,7 +111,12 @@ def test_a_language_that_is_no_code_is_refused():
         ("100% & more", "symbols that are read aloud"),
         ("he left (laughs)", "parentheses"),
         ("the c\u043ede", "words of two alphabets"),
+        ("\u3010laughs\u3011 yes", "parentheses"),
+        ("yes *laughs*", "parentheses"),
         ("caf\u00c3\u00a9", "characters that a wrong encoding left"),
+        ("it\x92s", "characters that a wrong encoding left"),
+        ("a \ue000 font's own letter", "characters that a wrong encoding left"),
+        ("\u0437\u0430\u0301\u043c\u043e\u043a", "stress marks"),
         ("\u0e19\u0e49\u0e33\u200b\u0e43\u0e08", "zero-width spaces in a script without spaces"),
         ("\u0130stanbul", "the letters \u0130 or \u0131"),
         ("\u0643\u064e\u062a\u064e\u0628", "vowel points"),
@@ -125,6 +130,10 @@ def test_what_no_setting_can_know_is_counted(text, kind, caplog):
     with caplog.at_level(logging.WARNING):
         assert warn_of_doubts([text, plain, text], TextNormalization())[kind] == 2
     assert f"2 of 3 transcripts hold {kind}" in caplog.text
+
+
+def test_a_reference_of_html_is_no_number_and_no_symbol():
+    assert find_doubts(["it&#8217;s", "&lt;3"], TextNormalization()).keys() == {"digits"}  # of <3
 
 
 def test_a_named_language_has_no_doubt_about_its_i():

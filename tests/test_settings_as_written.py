@@ -27,7 +27,7 @@ NO_PATHS = {
     "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "include_for_metrics", "hub_token",
     "hub_model_id", "hub_revision", "metric_for_best_model", "dataloader_multiprocessing_context", "label_names",
     "train_sampling_strategy", "length_column_name", "ddp_backend", "fsdp", "debug", "eval_strategy", "save_strategy",
-    "logging_strategy", "hub_strategy", "weights", "mix_by", "noise",
+    "logging_strategy", "hub_strategy", "weights", "mix_by", "noise", "voice_detector",
 }  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from hf_ssl_speech.training.trainer_settings import (
 )
 
 PAGE = Path(__file__).parents[1] / "docs" / "training_arguments.md"
+# Settings that the oldest transformers allowed, 5.17, does not have.
+NEWER = ("activation_checkpointing", "activation_checkpointing_kwargs")
 FIELDS = {field.name: default_of(field) for field in dataclasses.fields(TrainingArguments)}
 
 
@@ -25,11 +27,13 @@ def test_it_is_said_of_every_setting_of_transformers_what_becomes_of_it_once():
     named = [*WORKS, *DECIDED, *REFUSED]
     assert len(named) == len(set(named))
     assert set(FIELDS) - set(named) == set(), "new settings: decide, and add them to training/trainer_settings.py"
-    assert set(named) - set(FIELDS) == set(), "settings that transformers no longer has"
+    assert set(named) - set(FIELDS) <= set(NEWER), "settings that transformers no longer has"
 
 
 def test_the_page_shows_the_table():
-    assert PAGE.read_text().endswith(f"\n\n{settings_table()}\n")
+    newer = {f"| `{name}` |" for name in set(NEWER) - set(FIELDS)}  # the page has them, an older transformers does not
+    page = [line for line in PAGE.read_text().splitlines() if not line.startswith(tuple(newer))]
+    assert "\n".join(page).endswith(f"\n\n{settings_table()}")
 
 
 @pytest.mark.parametrize("kind", [SpeechPreTrainingArguments, SpeechCTCTrainingArguments])

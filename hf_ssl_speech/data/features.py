@@ -8,6 +8,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +34,8 @@ from hf_ssl_speech.records import as_path
 logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 64
+# Threads that decode audio while features are computed. An hour of FLAC takes a core less than a second.
+DECODING_THREADS = 8
 
 # A waveform `(samples,)`, float32, and its row's `sample_id` -> a waveform of the same length.
 ChangeOfAudio = Callable[[np.ndarray, int], np.ndarray]
@@ -91,32 +94,53 @@ class SpeechFeatures(FeatureSource):
         changed.change = change
         return changed
 
+    def batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Which waveforms are computed together, by their lengths in samples: places of each batch, in this order."""
+        return [[place] for place in range(len(lengths))]
+
     @torch.no_grad()
     def features(self, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """The features of prepared rows, as `FeatureSource` says."""
-        waveforms = {place: waveform for place, row in enumerate(rows) if (waveform := self._waveform(row)) is not None}
-        computed = self.compute(list(waveforms.values()))
+        """The features of prepared rows, as `FeatureSource` says; audio is decoded while features are computed."""
+        for row in rows:
+            if "num_samples" not in row:
+                raise ValueError(
+                    f"Rows have only {sorted(row)}: pass them through prepare_speech or prepare_stream first."
+                )
+        batches = self.batches([row["num_samples"] for row in rows])
+        unheard = set(range(len(rows))).difference(*batches)  # rows without samples, which the skipped ones may be
+        batches += [[place] for place in sorted(unheard)]
+        found: dict[int, Tensor] = {}
+        with ThreadPoolExecutor(_decoding_threads()) as threads:
+            decoding = [[(place, threads.submit(self._waveform, rows[place])) for place in batch] for batch in batches]
+            for batch in decoding:
+                waveforms = {}
+                for place, waveform in batch:
+                    try:
+                        waveforms[place] = waveform.result()
+                    except BadAudio as reason:
+                        self._skip(rows[place]["name"], str(reason))
+                found |= zip(waveforms, self.compute(list(waveforms.values())))
         if self.description.center:
-            computed = [frames - frames.mean(0) for frames in computed]
-        found = dict(zip(waveforms, computed))
+            found = {place: frames - frames.mean(0) for place, frames in found.items()}
         nothing = torch.empty(0, self.description.width, device=self.device)
         return [found.get(place, nothing) for place in range(len(rows))]
 
-    def _waveform(self, row: Mapping[str, Any]) -> Tensor | None:
-        """The audio that features are computed from; None, with a warning, if it is unusable."""
-        try:
-            waveform = row_waveform(row)
-        except BadAudio as reason:
-            if row["name"] not in self.skipped:
-                self.skipped[row["name"]] = str(reason)
-                logger.warning("Skipped %s: %s", row["name"], reason)
-            return None
+    def _skip(self, name: str, reason: str):
+        if name not in self.skipped:
+            self.skipped[name] = reason
+            logger.warning("Skipped %s: %s", name, reason)
+
+    def _waveform(self, row: Mapping[str, Any]) -> Tensor:
+        """The audio that features are computed from.
+
+        Raises:
+            BadAudio: If it is unusable.
+        """
+        waveform = row_waveform(row)
         self._check_length(row, len(waveform))
         return torch.from_numpy(self.change(waveform, row["sample_id"]) if self.change else waveform)
 
     def _check_length(self, row: Mapping[str, Any], num_samples: int):
-        if "num_samples" not in row:
-            raise ValueError(f"Rows have only {sorted(row)}: pass them through prepare_speech or prepare_stream first.")
         expected, found = map(self.description.num_frames, (row["num_samples"], num_samples))
         if found != expected:
             raise ValueError(
@@ -248,9 +272,13 @@ class HiddenFeatures(SpeechFeatures):
         """In batches of rows of nearly equal length."""
         found: dict[int, Tensor] = {}
         with _in_eval_mode(self.model):
-            for batch in inference_batches([len(each) for each in waveforms], self.model.config, self.batch_seconds):
+            for batch in self.batches([len(each) for each in waveforms]):
                 found |= zip(batch, self._run([waveforms[place] for place in batch]))
         return [found[place] for place in range(len(waveforms))]
+
+    def batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Batches of `batch_seconds`, the longest rows first."""
+        return list(inference_batches(lengths, self.model.config, self.batch_seconds))
 
     def _check_length(self, row: Mapping[str, Any], num_samples: int):
         super()._check_length(row, num_samples)
@@ -277,20 +305,26 @@ class HiddenFeatures(SpeechFeatures):
         return _hidden_state(self.model, self.layer, inputs)
 
 
-def open_features(description: FeatureDescription, **settings) -> SpeechFeatures:
+def open_features(
+    description: FeatureDescription, *, device: torch.device | str | None = None, **of_encoder
+) -> SpeechFeatures:
     """The source of features that fit a description.
 
     Args:
         description: For a hidden layer, the encoder is loaded from where it says.
-        settings: More arguments of `MfccFeatures` or of `HiddenFeatures.from_pretrained`, such as `device`.
+        device: Where to compute; by default on the CPU, and an encoder on a GPU where there is one.
+        of_encoder: More arguments of `HiddenFeatures.from_pretrained`, which MFCC have no need of.
     Raises:
         ValueError: If the encoder can't be loaded, or has other weights by now.
     """
-    settings["center"] = description.center
+    center = description.center
     if description.kind == "mfcc":
-        source: SpeechFeatures = MfccFeatures(description.hop_samples // HOP_SAMPLES, **settings)
+        every = description.hop_samples // HOP_SAMPLES
+        source: SpeechFeatures = MfccFeatures(every, center=center, device=device or "cpu")
     else:
-        source = HiddenFeatures.from_pretrained(description.encoder, description.layer, **settings)
+        source = HiddenFeatures.from_pretrained(
+            description.encoder, description.layer, device=device, center=center, **of_encoder
+        )
     differences = description.differences(source.description)
     if differences:
         raise ValueError(
@@ -380,6 +414,12 @@ def _hidden_state(encoder: PreTrainedModel, layer: int, inputs: dict[str, Tensor
     finally:
         hook.remove()
     raise RuntimeError(f"{type(encoder).__name__} ended without running its layer {layer}.")
+
+
+def _decoding_threads() -> int:
+    """As many threads as there are cores for each process of this machine, but no more than are of use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(DECODING_THREADS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 @contextmanager

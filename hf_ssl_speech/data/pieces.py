@@ -118,7 +118,7 @@ def _cut(row: dict[str, Any], longest: int) -> Iterator[dict[str, Any]]:
     for number, piece in enumerate(cut_at_pauses(blocks, longest)):
         place = {"audio": row["audio"], "start": start}
         if not seekable:  # the piece itself, which has one channel
-            place = {"audio": {"bytes": _as_flac(piece), "path": None}, "start": None}
+            place = {"audio": {"bytes": as_flac(piece), "path": None}, "start": None}
             place |= {"channel": None} if "channel" in row else {}
         yield {
             **row,
@@ -131,7 +131,8 @@ def _cut(row: dict[str, Any], longest: int) -> Iterator[dict[str, Any]]:
         start += len(piece)
 
 
-def _as_flac(waveform: np.ndarray) -> bytes:
+def as_flac(waveform: np.ndarray) -> bytes:
+    """A waveform as a FLAC file of 16-bit samples."""
     file = io.BytesIO()
     soundfile.write(file, to_int16(waveform), SAMPLE_RATE, format="FLAC")
     return file.getvalue()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from hf_ssl_speech.models.precision import in_autocast
 
-# oneDNN makes machine code for every number of rows, which takes as long as a product of a tiny model. Batches have ever
+# oneDNN makes machine code for every number of rows, which takes as long as a product of a tiny model. Batches keep having
 # other lengths: rounded up, few numbers are left.
 ROWS = 32
 

@@ -143,6 +143,10 @@ class UnitArguments:
     batch_seconds: float | None = field(
         default=None, metadata={"help": "Seconds of audio in a batch for the encoder (default: 120, and 12 on a CPU)."}
     )
+    bf16: bool | str = field(
+        default=False,
+        metadata={"help": "Run the encoder in bfloat16: true, false, or auto (if it is faster)."},
+    )
     abx: bool = field(
         default=False, metadata={"help": "Measure ABX on the validation data, which needs `phones` and `speaker`."}
     )
@@ -333,8 +337,12 @@ class FeatureArguments:
     batch_seconds: float | None = field(
         default=None, metadata={"help": "Seconds of audio in a batch for the encoder (default: 120, and 12 on a CPU)."}
     )
-    bf16: bool = field(
-        default=False, metadata={"help": "Run the encoder in bfloat16; vectors are written all the same."}
+    bf16: bool | str = field(
+        default=False,
+        metadata={
+            "help": "Run the encoder in bfloat16: true, false, or auto (if it is faster); vectors are written as "
+            "`number_format` says."
+        },
     )
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
 

@@ -31,6 +31,7 @@ from hf_ssl_speech.recipes.arguments import FeatureArguments
 from hf_ssl_speech.recipes.splits import check_skipped
 from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.records import new_record, write_record
+from hf_ssl_speech.training.precision import encoder_dtype
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.unit_text import without_repeats, write_unit_texts
 
@@ -51,15 +52,12 @@ class FeatureWriter:
 
     def __init__(self, args: FeatureArguments, state: PartialState):
         self.args, self.state, self.folder = args, state, Path(args.output_dir)
-        settings: dict[str, Any] = {"device": state.device}
-        if args.encoder or args.units:
-            settings["autocast_dtype"] = torch.bfloat16 if args.bf16 else None
-            settings["batch_seconds"] = args.batch_seconds
+        settings: dict[str, Any] = {"device": state.device, "batch_seconds": args.batch_seconds}
+        self.autocast_dtype = settings["autocast_dtype"] = encoder_dtype(args.bf16, state.device)
         self.units = load_units(args.units) if args.units else None
         self.source: SpeechFeatures
         if self.units:
-            is_hidden = self.units.features.kind == "hidden"
-            self.source = self.units.open_features(**(settings if is_hidden else {"device": state.device}))
+            self.source = self.units.open_features(**settings)
         elif args.encoder:
             self.source = HiddenFeatures.from_pretrained(args.encoder, args.layer, **settings)
         else:
@@ -124,7 +122,8 @@ class FeatureWriter:
             "stage": "features",
             "features": {name: getattr(features, name) for name in ("kind", "layer", "center", "weights_hash")},
             "units": self.units and {"num_units": self.units.num_units, "inertia": self.units.facts.get("inertia")},
-            **{name: getattr(args, name) for name in ("keep_repeats", "keep", "number_format", "bf16")},
+            **{name: getattr(args, name) for name in ("keep_repeats", "keep", "number_format")},
+            "bf16": self.autocast_dtype is not None,
             "data": {split: facts["fingerprint"] for split, facts in self.facts.items()},
         }
 

@@ -32,6 +32,7 @@ from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArg
 from hf_ssl_speech.training.checks import check_schedule
 from hf_ssl_speech.training.findings import Finding
 from hf_ssl_speech.training.lock import hold
+from hf_ssl_speech.training.precision import encoder_dtype
 from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
 from hf_ssl_speech.training.trainer_settings import refuse_metric
@@ -179,12 +180,13 @@ class HubertIterations:
             self.fit_units(iteration, MfccFeatures(center=center, device=self.args.device))
             return
         layer = self.iterations_args.layer_of(iteration)
+        dtype = encoder_dtype(self.args.bf16, self.args.device)
         source = HiddenFeatures.from_pretrained(
-            encoder, 1 if layer is None else layer, center=center, device=self.args.device
+            encoder, 1 if layer is None else layer, center=center, device=self.args.device, autocast_dtype=dtype
         )
         if layer is None:
             layer = self.choose_layer(iteration, source)
-            settings = {"normalize": source.normalize, "extractor": source.extractor}
+            settings = {"normalize": source.normalize, "extractor": source.extractor, "autocast_dtype": dtype}
             source = HiddenFeatures(source.model, layer, center=center, encoder=encoder, **settings)
         self.fit_units(iteration, source)
 

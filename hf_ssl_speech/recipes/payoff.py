@@ -25,6 +25,7 @@ from hf_ssl_speech.training.arguments import (
     SpeechModelArguments,
     SpeechTextArguments,
 )
+from hf_ssl_speech.training.precision import encoder_dtype
 from hf_ssl_speech.units.layers import compare_layers, first_hours
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,12 @@ class Payoff:
         """The units of every layer of an encoder, fitted on training rows and measured on validation rows."""
         settings, seed = self.settings, self.labels.seeds[0]
         encoder = HiddenFeatures.from_pretrained(
-            checkpoint, 1, center=settings.center, device=self.device, batch_seconds=settings.feature_seconds
+            checkpoint,
+            1,
+            center=settings.center,
+            device=self.device,
+            batch_seconds=settings.feature_seconds,
+            autocast_dtype=encoder_dtype(self.args.bf16, self.device),
         )
         identity = {
             "stage": "layers",

@@ -24,6 +24,7 @@ from hf_ssl_speech.data.pieces import recording_name
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
 from hf_ssl_speech.data.rows import TOO_SHORT, most_unusable, share_with_short
 from hf_ssl_speech.data.sources import available_splits, load_speech
+from hf_ssl_speech.data.voice import find_speech
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def load_split(
         return Split()
     streaming = data_args.streaming and split == "train"
     mixed_by = args.levels if split == "train" and hasattr(args, "levels") else []
-    if streaming and mixed_by:
+    if streaming and mixed_by and not data_args.voice_detector:
         return Split(load_mixed_stream(data_args, args, [*need, *(data_args.unit_columns or ())]), stream_facts(source))
     with PartialState().local_main_process_first():
         dataset = load_speech(
@@ -92,6 +93,9 @@ def load_split(
         kept = [*need, *(data_args.unit_columns or ()), *(column for column in keep if column in dataset.column_names)]
         # Kept columns describe whole rows: the transcript and the phones of a piece are unknown.
         limits = {"min_seconds": args.min_seconds, "max_seconds": None if kept else args.max_seconds}
+        voice = {}
+        if data_args.voice_detector:
+            dataset, voice = only_speech(dataset, split, data_args, kept)
         limits |= {"channel": data_args.audio_channel, "of_recordings": sorted(told.difference(kept))}
         if streaming:
             # This shuffles only the shards: rows are shuffled after decoding, in the buffer that batches them.
@@ -105,13 +109,34 @@ def load_split(
             num_proc=data_args.prepare_workers,
             keep=kept,
         )
-    facts = split_facts(source, dataset, report) | check_skipped(report, split, data_args, args)
+    facts = split_facts(source, dataset, report) | check_skipped(report, split, data_args, args) | voice
     logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
     if not need and isinstance(args, SpeechTrainingArguments):
         _tell_cropping(dataset, split, args.max_seconds, facts)
     if beside is not None and isinstance(beside.rows, Dataset):
         facts["shared_with_training"] = count_shared(beside.rows, dataset)
     return Split(dataset, facts)
+
+
+def only_speech(
+    rows: Dataset | IterableDataset, part: str, data_args: SpeechDataArguments, kept: Sequence[str]
+) -> tuple[Dataset, dict[str, Any]]:
+    """The stretches of speech in the rows of a part, and what the record says of the rest.
+
+    Raises:
+        ValueError: If the rows are streamed, or have columns that tell of whole rows.
+    """
+    if isinstance(rows, IterableDataset) or kept:
+        why = f"the columns {', '.join(kept)} tell of whole rows" if kept else "a stream is not gone through beforehand"
+        raise ValueError(f"voice_detector cuts the {part} rows, but {why}: leave it out.")
+    rows, report = find_speech(
+        rows,
+        detector=data_args.voice_detector,
+        num_proc=data_args.prepare_workers,
+        channel=data_args.audio_channel,
+    )
+    logger.warning(f"{part}: {report}")
+    return rows, {"voice": report.to_dict()}
 
 
 def load_mixed_stream(data_args: SpeechDataArguments, args: Any, keep: Sequence[str] = ()) -> IterableDataset:

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset, IterableDataset
 
 from hf_ssl_speech.data.collators import HubertPretrainingCollator
@@ -15,6 +16,7 @@ from hf_ssl_speech.models.configuration import SSLHubertConfig
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.starting_points import find_objective, is_stock, stock_config
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.precision import encoder_dtype
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
 
@@ -101,7 +103,8 @@ class UnitLabels:
         for column, units in zip(self.columns, self.sets):
             # A stream is labelled where its rows are read, in worker processes, which have no GPU.
             device = "cpu" if isinstance(dataset, IterableDataset) else args.device
-            source = units.open_features(device=device)
+            bf16 = "auto" if args.bf16 else False  # this device may not compute what the training's does
+            source = units.open_features(device=device, autocast_dtype=encoder_dtype(bf16, torch.device(device)))
             dataset = add_units(dataset, units, column=column, source=source, together=True)
         facts = facts | {"units": self.facts()}
         if isinstance(dataset, Dataset) and len(dataset) < len(before):

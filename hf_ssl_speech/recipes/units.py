@@ -18,6 +18,7 @@ from hf_ssl_speech.recipes.splits import hold_out, load_split, repeats_of
 from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.records import new_record, write_record
 from hf_ssl_speech.training.arguments import SpeechDataArguments
+from hf_ssl_speech.training.precision import encoder_dtype
 from hf_ssl_speech.units.abx import abx_error, import_fastabx
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units
@@ -49,7 +50,12 @@ def make_units(data_args: SpeechDataArguments, args: UnitArguments, state: Parti
     # Units: every process computes the features of its share of the rows.
     if args.encoder:
         source = HiddenFeatures.from_pretrained(
-            args.encoder, args.layer, center=args.center, device=state.device, batch_seconds=args.batch_seconds
+            args.encoder,
+            args.layer,
+            center=args.center,
+            device=state.device,
+            batch_seconds=args.batch_seconds,
+            autocast_dtype=encoder_dtype(args.bf16, state.device),
         )
     else:
         source = MfccFeatures(center=args.center, device=state.device)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import regex
 
-from hf_ssl_speech.recognition.normalization import TAG, TextNormalization
+from hf_ssl_speech.recognition.normalization import TAG, TextNormalization, read_references
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ DOUBTS = (
     ),
     Doubt(
         "parentheses",
-        regex.compile(r"[(\uff08][^()]*[)\uff09]"),
+        regex.compile(r"[(\uff08][^()]*[)\uff09]|\u3010[^\u3010\u3011]*\u3011|\*[^*\s][^*]*\*"),
         "their content counts as said: remove it if it describes sounds or speakers",
     ),
     Doubt(
@@ -49,8 +49,15 @@ DOUBTS = (
     ),
     Doubt(
         "characters that a wrong encoding left",
-        regex.compile(r"[\ufffd\ud800-\udfff]|\u00c3[\u0080-\u00bf]|\u00e2\u20ac[\p{P}\p{S}\u0080-\u00bf]"),
+        regex.compile(
+            r"[\ufffd\ud800-\udfff\u0080-\u0084\u0086-\u009f\p{Co}]|\u00c3[\u0080-\u00bf]|\u00e2\u20ac[\p{P}\p{S}\u0080-\u00bf]"
+        ),
         "read the file in the encoding it was written in",
+    ),
+    Doubt(
+        "stress marks",
+        regex.compile(r"\w*[аеиоуыэюяіє]\u0301\w*", regex.IGNORECASE),
+        "other texts have none: leave out all or none",
     ),
     Doubt(
         "zero-width spaces in a script without spaces",
@@ -77,6 +84,8 @@ def find_doubts(texts: Sequence[str], normalization: TextNormalization) -> dict[
     Returns:
         For each kind that occurs, `texts` (how many hold it), `examples` of it, the most frequent first, and `advice`.
     """
+    if normalization.tags == "remove":
+        texts = [read_references(text) for text in texts]
     kinds = [each for each in DOUBTS if each.name != "tags" or normalization.tags == "remove"]
     if normalization.case != "keep" and normalization.language is None:
         kinds.append(DOTTED_I)

@@ -26,6 +26,11 @@ REFERENCE = regex.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]{2,8}[0-9
 ORPHANS = regex.compile(r"(?<![\p{L}\p{M}\p{N}\u200c\u200d\u180e])\p{M}+")
 
 
+def read_references(text: str) -> str:
+    """A text with the characters that HTML's references mean: & for &amp;."""
+    return REFERENCE.sub(lambda found: html.unescape(found[0]), text)
+
+
 @dataclass(frozen=True)
 class TextNormalization:
     """How transcripts are written, in training and in scoring alike: `normalization(text)`.
@@ -82,7 +87,7 @@ class TextNormalization:
 
     def __call__(self, text: str) -> str:
         if self.tags == "remove":
-            text = REFERENCE.sub(lambda found: html.unescape(found[0]), text)
+            text = read_references(text)
         text = scripts.fold(text) if "K" in self.unicode_form else unicodedata.normalize("NFC", text)
         if self.tags == "remove":
             text = TAG.sub(" ", text)

@@ -22,8 +22,9 @@ _LETTER_LIKE = regex.compile(f"[{LETTER_LIKE}]")
 # Compatibility ---------------------------------------------------------------------------------------------------
 
 # Letters that NFKC takes apart, into what nobody writes: Thai and Lao sara am (the tone mark would stand between the
-# parts), the Lao letters ho no and ho mo, the Armenian letter yev, and Korean letters that stand alone.
-_WHOLE = regex.compile(r"[\u0e33\u0eb3\u0edc\u0edd\u0587\u3131-\u318e]")
+# parts), the Lao letters ho no and ho mo, the Armenian letter yev, and Korean letters that stand alone; and the numero
+# sign, which no language says as the Latin word.
+_WHOLE = regex.compile(r"[\u0e33\u0eb3\u0edc\u0edd\u0587\u2116\u3131-\u318e]")
 
 
 def fold(text: str) -> str:
@@ -56,9 +57,14 @@ _CODES = {
     "fas": "fa", "per": "fa", "pes": "fa", "prs": "fa", "urd": "ur", "swe": "sv", "fin": "fi",
 }  # fmt: skip
 DOTTED = {"tr", "az", "tt", "crh", "gag"}
-# The same letter under another code: of Arabic keyboards in Persian and Urdu, of old code pages in Romanian.
+# The same letter under another code: of Arabic keyboards in Persian, Urdu and Kurdish (whose letter ae is also typed as
+# a heh that does not join), of old code pages in Romanian, of an Icelandic keyboard in Vietnamese and Croatian, of
+# Cyrillic and African ones in Azeri, of typewriters in Yiddish.
 _LETTERS = {
-    **dict.fromkeys(("fa", "ur"), str.maketrans("\u064a\u0649\u0643", "\u06cc\u06cc\u06a9")),
+    **dict.fromkeys(("fa", "ur", "ckb"), str.maketrans("\u064a\u0649\u0643", "\u06cc\u06cc\u06a9")),
+    **dict.fromkeys(("vi", "hr", "sr", "bs"), str.maketrans("\u00d0\u00f0", "\u0110\u0111")),
+    "az": str.maketrans("\u04d8\u04d9\u018e\u01dd", "\u018f\u0259\u018f\u0259"),
+    "yi": str.maketrans({"\u05f0": "\u05d5\u05d5", "\u05f1": "\u05d5\u05d9", "\u05f2": "\u05d9\u05d9"}),
     "ro": str.maketrans("\u015f\u0163\u015e\u0162", "\u0219\u021b\u0218\u021a"),
 }
 
@@ -79,6 +85,8 @@ def language_code(language: str | None) -> str | None:
 
 def language_letters(text: str, language: str | None) -> str:
     """A text with the codes that its language's writers mean."""
+    if language == "ckb":
+        text = text.replace("\u0647\u200c", "\u06d5")
     return text.translate(_LETTERS[language]) if language in _LETTERS else text
 
 
@@ -122,19 +130,34 @@ _MONGOLIAN = regex.compile(r"(?<=\p{Mongolian})[\u180b-\u180f]+")  # variants of
 _INVISIBLE = regex.compile(r"[\p{DI}\p{Cc}\p{Cf}\p{Cs}\p{Me}]+")
 # Lines are stretched with them: Arabic tatweel, N'Ko lajanyalan, Mongolian nirugu; U+2027 shows syllables.
 _STRETCHES = regex.compile("[\u0640\u07fa\u180a\u2027]+")
-# Letters that were written with a virama and a joiner before they had a code of their own.
-_CHILLUS = dict(zip("\u0d23\u0d28\u0d30\u0d32\u0d33\u0d15", "\u0d7a\u0d7b\u0d7c\u0d7d\u0d7e\u0d7f"))
-_OLD_CHILLUS = regex.compile("([\u0d23\u0d28\u0d30\u0d32\u0d33\u0d15])\u0d4d\u200d")
+# Letters that are also typed as others which look the same together, each with its parts.
+_IN_PARTS = (
+    # Malayalam chillus and the Bengali khanda ta had a virama and a joiner before they had codes of their own.
+    *zip(("\u0d23\u0d4d\u200d", "\u0d28\u0d4d\u200d", "\u0d30\u0d4d\u200d"), "\u0d7a\u0d7b\u0d7c"),
+    *zip(("\u0d32\u0d4d\u200d", "\u0d33\u0d4d\u200d", "\u0d15\u0d4d\u200d"), "\u0d7d\u0d7e\u0d7f"),
+    ("\u09a4\u09cd\u200d", "\u09ce"),
+    # Thai and Lao: two sara e for sara ae; sara am as a circle and sara aa, the tone mark before, between or not there.
+    ("\u0e40\u0e40", "\u0e41"),
+    ("\u0e4d([\u0e48-\u0e4b]?)\u0e32|([\u0e48-\u0e4b])\u0e4d\u0e32", "\\1\\2\u0e33"),
+    ("\u0ec0\u0ec0", "\u0ec1"),
+    ("\u0ecd([\u0ec8-\u0ecb]?)\u0eb2|([\u0ec8-\u0ecb])\u0ecd\u0eb2", "\\1\\2\u0eb3"),
+    # Khmer: the vowels oe and oo as two vowel signs.
+    ("\u17c1\u17b8", "\u17be"),
+    ("\u17c1\u17b6", "\u17c4"),
+)
+_LETTERS_IN_PARTS = [(regex.compile(parts), letter) for parts, letter in _IN_PARTS]
 
 
 def drop_invisible(text: str) -> str:
     """A text without what can't be seen and only stretches; joiners and variants stay where letters change with them.
 
-    What goes: controls, soft hyphens, zero-width spaces, directions, variation selectors, fillers, enclosing marks.
+    Letters in parts become whole. What goes: controls, soft hyphens, zero-width spaces, directions, variation
+    selectors, fillers, enclosing marks.
     """
     text = "".join(" " if character.isspace() else character for character in text)
     text = _STRETCHES.sub("", text)
-    text = _OLD_CHILLUS.sub(lambda found: _CHILLUS[found[1]], text)
+    for parts, letter in _LETTERS_IN_PARTS:
+        text = parts.sub(letter, text)
     kept = {found.start(): found[0][0] for found in _JOINERS.finditer(text)}
     kept |= {found.start(): found[0] for found in _MONGOLIAN.finditer(text)}
     return _INVISIBLE.sub(lambda found: next((kept[at] for at in range(*found.span()) if at in kept), ""), text)
@@ -206,9 +229,10 @@ _INSIDE = (  # what goes without a trace, standing inside or above words: (patte
     (rf"(?<={_UNSPACED})[\p{{P}}\p{{S}}]+|[\p{{P}}\p{{S}}]+(?={_UNSPACED})", None),
 )
 # What counts as punctuation but is spelling: Catalan l·l and Occitan n·h, the Tibetan tsheg between syllables, Burmese
-# words of one sign, and tone letters of phonetic script.
+# words of one sign, tones of phonetic script and of Bopomofo, and a colon and an equals sign that are letters.
 _SPELLING = (
-    r"(?<=\p{Latin})\u00b7(?=\p{Latin})|(?<=\p{Tibetan})\u0f0b(?=[\p{Tibetan}&&\p{L}])|[\u104c-\u104f]|[\u02e5-\u02e9]"
+    r"(?<=\p{Latin})\u00b7(?=\p{Latin})|(?<=\p{Tibetan})\u0f0b(?=[\p{Tibetan}&&\p{L}])|[\u104c-\u104f]|"
+    r"[\u02e5-\u02eb\ua700-\ua721\ua789\ua78a]|(?<=\p{Bopomofo})\u02d9|\u02d9(?=\p{Bopomofo})"
 )
 
 

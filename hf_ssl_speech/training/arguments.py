@@ -372,6 +372,14 @@ class SpeechDataArguments:
         default=None,
         metadata={"help": "Channel of multi-channel audio, counted from 1; by default the mean of all."},
     )
+    voice_detector: str | None = field(
+        default=None,
+        metadata={
+            "help": "Keep only the stretches in which somebody speaks, each as a row: found by `silero` (needs the "
+            "packages silero-vad and onnxruntime) or by their `energy`. The log says what share is dropped.",
+            "choices": ["silero", "energy"],
+        },
+    )
     max_skipped_share: float = field(
         default=0.05,
         metadata={

@@ -32,6 +32,22 @@ def cpu_computes_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
+def encoder_dtype(bf16: bool | str, device: torch.device) -> torch.dtype | None:
+    """The lower precision that an encoder computes features in.
+
+    Labels are then those of float32 for all frames but some that lie between two units: 98% of the frames of untrained
+    encoders with 100 units.
+
+    Args:
+        bf16: Whether to use bfloat16, or "auto": if that is faster on the device.
+        device: Where the encoder runs.
+    Returns:
+        bfloat16, or None for float32.
+    """
+    wanted = computes_bf16(device.type == "cpu") if bf16 == "auto" else bf16
+    return torch.bfloat16 if wanted else None
+
+
 def decide_precision(args: SpeechTrainingArguments):
     """Sets the precision: that of the arguments, or, where they ask for none, that of Accelerate's launcher.
 

@@ -181,7 +181,7 @@ class KMeansUnits:
         """The source of the features that these units need; it loads the encoder, if it takes one.
 
         Args:
-            settings: Such as `device`, or `batch_seconds` for an encoder.
+            settings: `device`, and for an encoder such as `batch_seconds` or `autocast_dtype`.
         Raises:
             ValueError: If the encoder can't be loaded, or has other weights by now.
         """

@@ -160,6 +160,8 @@ def compare_layers(
         center=description.center,
         encoder=description.encoder,
         extractor=encoder.extractor,
+        batch_seconds=encoder.batch_seconds,
+        autocast_dtype=encoder.autocast_dtype,
     )
     every.skipped = encoder.skipped  # whoever asks for the comparison learns what was left out
     sources = [Remembered(source, memory_bytes / 3) for source in (every, every, every.with_changed_audio(disturb))]
