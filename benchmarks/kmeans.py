@@ -1,22 +1,20 @@
-"""k-means against scikit-learn's MiniBatchKMeans with the settings of HuBERT's recipe: CPU time on one thread.
+"""k-means beside scikit-learn's mini-batches, with the settings of HuBERT's recipe, and faiss: CPU time of one thread.
 
-    python benchmarks/kmeans.py
-    python benchmarks/kmeans.py --frames 100000 --rounds 1    # half a minute
+    python benchmarks/kmeans.py --output_file docs/measured/kmeans.json
+    python benchmarks/kmeans.py --frames 100000 --rounds 1 --no_growth    # half a minute
 
 Features are the MFCC of real speech from the folder that the environment variable SPEECH_CORPORA names (a million
-frames are 2.8 hours); without it, synthetic clusters. Inertia is measured on all frames in float64.
+frames are 2.8 hours); without it, synthetic clusters. Inertia is measured on all frames in float64, and must be no
+worse than that of scikit-learn.
 """
 
-import argparse
 import os
-import platform
-import statistics
-import time
 from pathlib import Path
 
+import faiss
 import pyarrow.parquet
-import sklearn
 import torch
+from measuring import arguments, machine, side_by_side, write_results
 from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
@@ -25,6 +23,9 @@ from hf_ssl_speech.data.mfcc import MFCC_FEATURES, mfcc_features
 from hf_ssl_speech.units.kmeans import fit_kmeans
 
 CLUSTERS = 100
+RECIPE = dict(init="k-means++", max_iter=100, batch_size=10_000, tol=0.0, max_no_improvement=100, n_init=20)
+RECIPE |= dict(reassignment_ratio=0.0, compute_labels=False)
+FAISS = dict(niter=25, nredo=1)  # its defaults, but for the sample: it takes all frames
 
 
 def speech_features(corpora: Path, num_frames: int) -> torch.Tensor:
@@ -54,57 +55,67 @@ def inertia(features: torch.Tensor, centroids: torch.Tensor) -> float:
     return float(sum(errors)) / len(features)
 
 
-def ours(features: torch.Tensor, seed: int) -> torch.Tensor:
-    return fit_kmeans(features, CLUSTERS, seed=seed, progress=False).centroids
+def ours(features: torch.Tensor, clusters: int, seed: int) -> torch.Tensor:
+    return fit_kmeans(features, clusters, seed=seed, progress=False).centroids
 
 
-def theirs(features: torch.Tensor, seed: int) -> torch.Tensor:
-    model = MiniBatchKMeans(
-        n_clusters=CLUSTERS,
-        init="k-means++",
-        max_iter=100,
-        batch_size=10_000,
-        tol=0.0,
-        max_no_improvement=100,
-        n_init=20,
-        reassignment_ratio=0.0,
-        compute_labels=False,
-        random_state=seed,
-    )
+def of_scikit_learn(features: torch.Tensor, clusters: int, seed: int) -> torch.Tensor:
+    model = MiniBatchKMeans(n_clusters=clusters, random_state=seed, **RECIPE)
     return torch.from_numpy(model.fit(features.numpy()).cluster_centers_)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--frames", type=int, default=1_000_000, help="frames to cluster")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of both, each with another seed")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+def of_faiss(features: torch.Tensor, clusters: int, seed: int) -> torch.Tensor:
+    kmeans = faiss.Kmeans(features.shape[1], clusters, seed=seed, max_points_per_centroid=len(features), **FAISS)
+    kmeans.train(features.numpy())
+    return torch.from_numpy(kmeans.centroids)
 
-    corpora = os.environ.get("SPEECH_CORPORA")
-    features = speech_features(Path(corpora), arguments.frames) if corpora else synthetic_features(arguments.frames)
-    kind = "MFCC of speech" if corpora else "synthetic features"
-    print(
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, scikit-learn {sklearn.__version__}"
+
+FITS = {"ours": ours, "scikit-learn": of_scikit_learn, "faiss": of_faiss}
+
+
+def measure(features: torch.Tensor, clusters: int, rounds: int) -> dict:
+    """All three on the same frames, each round with another seed."""
+    found: dict[str, list[float]] = {name: [] for name in FITS}
+
+    def fit(name: str):
+        found[name].append(FITS[name](features, clusters, len(found[name])))
+
+    work = f"{len(features):,} frames, {clusters} clusters"
+    case = side_by_side(work, {name: lambda name=name: fit(name) for name in FITS}, rounds, warm_up=0)
+    inertias = {name: sum(inertia(features, each) for each in centroids) / rounds for name, centroids in found.items()}
+    print(f"inertia: {inertias}", flush=True)
+    if inertias["ours"] > 1.002 * inertias["scikit-learn"]:
+        raise SystemExit("Our inertia is worse than scikit-learn's.")
+    return case | {"frames": len(features), "clusters": clusters, "inertia": inertias}
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(
+        argv,
+        __doc__,
+        3,
+        frames=dict(type=int, default=1_000_000, help="frames to cluster (default: a million)"),
+        no_growth=dict(action="store_true", help="leave out fewer frames and other numbers of clusters"),
     )
-    print(f"{len(features):,} x {features.shape[1]} {kind}, {CLUSTERS} clusters, one thread, CPU time")
-    ratios = []
+    if args.quick:
+        args.frames, args.rounds = 20_000, 1
+    corpora = os.environ.get("SPEECH_CORPORA")
+    is_speech = bool(corpora) and not args.quick
+    features = speech_features(Path(corpora), args.frames) if is_speech else synthetic_features(args.frames)
+    faiss.omp_set_num_threads(1)
     with threadpool_limits(1):
-        ours(features[:20_000], 0), theirs(features[:20_000], 0)  # warm up
-        for seed in range(arguments.rounds):
-            times, inertias = [], []
-            for fit in (ours, theirs):
-                start = time.process_time()
-                centroids = fit(features, seed)
-                times.append(time.process_time() - start)
-                inertias.append(inertia(features, centroids))
-            ratios.append(times[1] / times[0])
-            print(
-                f"seed {seed}: ours {times[0]:.2f} s, inertia {inertias[0]:.2f}; scikit-learn {times[1]:.2f} s, "
-                f"inertia {inertias[1]:.2f}: {ratios[-1]:.1f} times as fast, "
-                f"inertia {inertias[0] / inertias[1]:.4f} of theirs"
-            )
-    print(f"median: {statistics.median(ratios):.1f} times as fast")
+        for fit in FITS.values():
+            fit(features[:20_000], 10, 0)  # warm up
+        cases = [measure(features, CLUSTERS, args.rounds)]
+        if not args.no_growth:
+            cases += [measure(features[: len(features) // share], CLUSTERS, 1) for share in (4, 2, 8)]
+            eighth = features[: len(features) // 8]
+            cases += [measure(eighth, clusters, 1) for clusters in (50, 200, 400) if not args.quick]
+    settings = {"features": "MFCC of speech" if is_speech else "synthetic", "scikit-learn": RECIPE, "faiss": FAISS}
+    write_results(
+        args.output_file,
+        {"machine": machine("scikit-learn", "faiss-cpu"), "settings": settings, "cases": cases},
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How the benchmarks measure: variants in turn, CPU time of one thread, beside what the machine can compute."""
 
+import argparse
 import json
 import os
 import platform
@@ -38,15 +39,28 @@ def machine(*packages: str) -> dict[str, object]:
     }
 
 
-def in_turn(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def in_turn(variants: dict[str, Callable[[], object]], rounds: int, warm_up: int = WARM_UP) -> dict[str, list[float]]:
     """CPU seconds of each variant in each round; rounds run all of them, in random order, and the first warm up."""
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(WARM_UP + rounds):
+    for _ in range(warm_up + rounds):
         for name in random.sample(list(variants), len(variants)):
             start = time.process_time()
             variants[name]()
             times[name].append(time.process_time() - start)
-    return {name: measured[WARM_UP:] for name, measured in times.items()}
+    return {name: measured[warm_up:] for name, measured in times.items()}
+
+
+def side_by_side(
+    work: str, variants: dict[str, Callable[[], object]], rounds: int, warm_up: int = WARM_UP, **facts: object
+) -> dict[str, object]:
+    """The times of the first variant, ours, beside those of the others, as a case of the results; it is printed."""
+    times = in_turn(variants, rounds, warm_up)
+    ours, *others = times
+    ratios = {name: median_ratio(times[ours], times[name]) for name in others}
+    case = {"work": work, "rounds": rounds, "seconds": {name: spread(each) for name, each in times.items()}}
+    case |= {"times_as_fast": ratios, **facts}
+    print(json.dumps(case), flush=True)
+    return case
 
 
 def spread(times: Sequence[float]) -> dict[str, float]:
@@ -63,6 +77,18 @@ def product_rate(dtype: torch.dtype, rounds: int = 15, size: int = 1024) -> floa
     matrix = torch.randn(size, size).to(dtype)
     fastest = min(in_turn({"product": lambda: [matrix @ matrix for _ in range(4)]}, rounds)["product"])
     return 4 * 2 * size**3 / fastest
+
+
+def arguments(argv: list[str] | None, about: str, rounds: int, **settings: dict[str, object]) -> argparse.Namespace:
+    """The command line of a benchmark: rounds, --quick, --output_file and settings of its own; it sets one thread."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds that count (default: {rounds})")
+    parser.add_argument("--quick", action="store_true", help="very little work, to see that it runs")
+    parser.add_argument("--output_file", help="JSON with all figures")
+    for name, options in settings.items():
+        parser.add_argument(f"--{name}", **options)
+    torch.set_num_threads(1)
+    return parser.parse_args(argv)
 
 
 def write_results(file: str | None, results: dict[str, object]):

@@ -1,26 +1,25 @@
-"""MFCC against torchaudio's Kaldi port with two rounds of deltas: CPU time on one thread.
+"""MFCC beside torchaudio's port of Kaldi with two rounds of deltas: CPU time of one thread.
 
-    python benchmarks/mfcc.py
+    python benchmarks/mfcc.py --output_file docs/measured/mfcc.json
 
 Speech comes from the folder that the environment variable SPEECH_CORPORA names; without it, noise is used.
 """
 
 import os
-import platform
-import random
-import statistics
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet
 import torch
 import torchaudio
+from measuring import arguments, machine, side_by_side, write_results
 
 from hf_ssl_speech.audio import SAMPLE_RATE, read_audio
 from hf_ssl_speech.data.mfcc import mfcc_features
 
 SECONDS = (2, 5, 15)
-ROUNDS = 15
+LARGEST_DIFFERENCE = 1e-4
 
 
 def torchaudio_features(waveform: torch.Tensor) -> torch.Tensor:
@@ -29,9 +28,8 @@ def torchaudio_features(waveform: torch.Tensor) -> torch.Tensor:
     return torch.cat([mfcc, deltas, torchaudio.functional.compute_deltas(deltas)]).T.contiguous()
 
 
-def audio() -> torch.Tensor:
+def audio(corpora: str | None) -> torch.Tensor:
     """A minute of speech, or of noise."""
-    corpora = os.environ.get("SPEECH_CORPORA")
     if not corpora:
         return 0.1 * torch.randn(60 * SAMPLE_RATE)
     shard = next(Path(corpora, "librispeech-mini").glob("validation-*"))
@@ -39,29 +37,28 @@ def audio() -> torch.Tensor:
     return torch.cat([torch.from_numpy(read_audio(row)) for row in rows])
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    waveforms = {seconds: audio()[: seconds * SAMPLE_RATE] for seconds in SECONDS}
-    variants = {"ours": mfcc_features, "torchaudio": torchaudio_features}
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread, CPU time")
-    for seconds, waveform in waveforms.items():
+def repeat(compute: Callable, waveform: torch.Tensor, calls: int):
+    for _ in range(calls):
+        compute(waveform)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(argv, __doc__, 15)
+    corpora = None if args.quick else os.environ.get("SPEECH_CORPORA")
+    minute, cases = audio(corpora), []
+    for seconds in SECONDS[:1] if args.quick else SECONDS:
+        waveform, calls = minute[: seconds * SAMPLE_RATE], 2 if args.quick else 200 // seconds
         difference = (mfcc_features(waveform) - torchaudio_features(waveform)).abs().max().item()
-        assert difference < 1e-4, f"features differ by {difference}"
-        calls = 200 // seconds
-        times: dict[str, list[float]] = {name: [] for name in variants}
-        for _ in range(3 + ROUNDS):
-            for name in random.sample(list(variants), len(variants)):
-                start = time.process_time()
-                for _ in range(calls):
-                    variants[name](waveform)
-                times[name].append((time.process_time() - start) / calls)
-        ours, theirs = (values[3:] for values in times.values())  # the first rounds warm up
-        ratio = statistics.median(their / our for our, their in zip(ours, theirs))
-        print(
-            f"{seconds:3d} s of audio: ours {statistics.median(ours) * 1e3:.2f} ms ({min(ours) * 1e3:.2f} to "
-            f"{max(ours) * 1e3:.2f}), torchaudio {statistics.median(theirs) * 1e3:.2f} ms ({min(theirs) * 1e3:.2f} to "
-            f"{max(theirs) * 1e3:.2f}): {ratio:.2f} times as fast, largest difference {difference:.1e}"
-        )
+        if difference > LARGEST_DIFFERENCE:
+            raise SystemExit(f"The features differ by {difference:.1e}.")
+        variants = {
+            name: partial(repeat, compute, waveform, calls)
+            for name, compute in {"ours": mfcc_features, "torchaudio": torchaudio_features}.items()
+        }
+        facts = {"largest_difference": difference, "audio_seconds": calls * seconds}
+        cases.append(side_by_side(f"{calls} x {seconds} s", variants, args.rounds, **facts))
+    settings = {"audio": "speech" if corpora else "noise"}
+    write_results(args.output_file, {"machine": machine("torchaudio"), "settings": settings, "cases": cases})
 
 
 if __name__ == "__main__":

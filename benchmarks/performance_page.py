@@ -1,11 +1,14 @@
 """Makes docs/performance.md from the figures in docs/measured, which the other benchmarks write.
 
 python benchmarks/training_step.py --output_file docs/measured/training_step.json
+python benchmarks/kmeans.py --output_file docs/measured/kmeans.json        (and so on: mfcc, labelling, loading, memory)
 python benchmarks/performance_page.py
 """
 
 import json
 from pathlib import Path
+
+from performance_sections import draw_growth, sections
 
 from hf_ssl_speech.markdown import table
 
@@ -50,6 +53,8 @@ The operations of a step are counted by formula and divided by its time. The sha
 convolutions run at up to twice the rate of torch's own matrix product on this processor, so the share can pass 100%.
 
 {shares}
+
+{sections}
 
 ## What makes it fast
 
@@ -123,8 +128,11 @@ def page() -> str:
         rounds=min(case["rounds"] for case in cases),
         steps=table(steps, [step_row(case) for case in cases]),
         shares=table(shares, [share_row(case) for case in cases]),
+        sections=sections(MEASURED),
     )
 
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    if (MEASURED / "kmeans.json").exists():
+        draw_growth(MEASURED, DOCS / "images" / "kmeans_growth.png")

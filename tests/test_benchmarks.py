@@ -43,6 +43,18 @@ def test_a_step_has_the_loss_and_gradients_of_its_peers_and_its_time_is_measured
         assert case["seconds"]["ours"]["minimum"] <= case["seconds"]["ours"]["median"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kmeans", "mfcc", "labelling", "loading", "memory"])
+def test_a_benchmark_runs_and_the_page_has_a_section_of_what_it_writes(name, benchmark, tmp_path):
+    benchmark(name).main(["--quick", "--output_file", str(tmp_path / f"{name}.json")])
+    results = json.loads((tmp_path / f"{name}.json").read_text())
+    assert results["machine"]["threads"] == 1 and results["settings"]
+    for case in results.get("cases", []):
+        assert all(0 < times["minimum"] <= times["median"] <= times["maximum"] for times in case["seconds"].values())
+    section = benchmark("performance_sections").sections(tmp_path)
+    assert section.startswith("## ") and results["machine"]["processor"] in section
+
+
 def test_the_pages_of_results_tell_what_was_kept_last_and_nothing_of_a_machines_folders(benchmark):
     made = benchmark("results_page")
     for page, text in ((made.RESULTS, made.results()), (made.LOG, made.log()), (made.README, made.readme())):

@@ -123,7 +123,7 @@ def test_a_configuration_is_taken_by_its_name_and_listed_with_its_command():
         assert named_configs.config(name) == path == named_configs.config(str(path))
         assert f"  {name} " in listing()
         assert named_configs.summary(path).endswith(".") and len(named_configs.summary(path)) > 30
-    assert set(named_configs.accelerate_configs()) == {"one_gpu", "eight_gpus", "two_nodes"}
+    assert set(named_configs.accelerate_configs()) == {"one_gpu", "eight_gpus", "eight_gpus_sharded", "two_nodes"}
 
 
 def test_a_copy_of_a_configuration_overwrites_nothing(tmp_path, capsys):

@@ -139,6 +139,10 @@ def test_a_trainer_leaves_the_callers_arguments_as_they_are(make_trainer, rows, 
     assert vars(arguments) == before and trainer.args.ddp_find_unused_parameters is not None
 
 
+def test_processes_exchange_gradients_where_they_lie(make_trainer):
+    assert make_trainer().accelerator.ddp_handler.to_kwargs()["gradient_as_bucket_view"]
+
+
 # Before the first step -------------------------------------------------------------------------------------------
 
 

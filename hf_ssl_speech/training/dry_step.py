@@ -120,9 +120,8 @@ def dry_step(trainer: SpeechTrainer, rows: list[dict[str, Any]]) -> int | None:
         if args.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
         reset_peak(args.device)
-        # Two moments, as Adam keeps them; and with several processes the buckets in which gradients are exchanged.
-        copies = 2 + (args.world_size > 1)
-        kept = [torch.ones_like(each) for each in model.parameters() if each.requires_grad for _ in range(copies)]
+        # Two moments, as Adam keeps them.
+        kept = [torch.ones_like(each) for each in model.parameters() if each.requires_grad for _ in range(2)]
         with trainer.accelerator.autocast():
             loss = model(**trainer._prepare_inputs(inputs)).loss
         loss.backward()

@@ -101,6 +101,8 @@ class SpeechTrainer(FailedSteps):
             processing_class=processing_class,
             **kwargs,
         )
+        if self.accelerator.ddp_handler is not None:  # gradients lie where they are exchanged, and not there too
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True
         self.evaluation_collator = evaluation_collator
         self.mixture: Mixture | None = None  # None: every row once in each epoch
         self.parts: Mixture | None = None  # of which the record tells

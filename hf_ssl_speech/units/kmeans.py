@@ -58,7 +58,7 @@ def fit_kmeans(
     seeding: Literal["k-means++", "k-means||"] = "k-means++",
     restarts: int = 3,
     iterations: int = 100,
-    tolerance: float = 1e-3,
+    tolerance: float = 2e-3,
     mini_batch: int | None = None,
     sample_frames: int | None = None,
     distance_dtype: torch.dtype = torch.float32,
@@ -134,7 +134,8 @@ class _ClusterSums:
         labels, frames = self.nearest(frames), frames.double()
         self.sums.index_add_(0, labels, frames)
         self.counts += torch.bincount(labels, minlength=len(self.counts))
-        self.squares += frames.square().sum()
+        values = frames.flatten()
+        self.squares += torch.dot(values, values)
 
     def add_up_processes(self) -> None:
         for total in (self.sums, self.counts, self.squares):

@@ -60,7 +60,7 @@ def _smallest_keys(
     """The `size` smallest keys of this process in rising order, their frames, and the number of all its frames."""
     waiting: list[tuple[Tensor, Tensor]] = []
     highest = torch.iinfo(torch.int64).max
-    num_frames = 0
+    num_frames = num_waiting = 0
 
     def smallest() -> tuple[Tensor, Tensor]:
         keys, frames = map(torch.cat, zip(*waiting))
@@ -74,9 +74,10 @@ def _smallest_keys(
         keys = _keys(ids.to(frames.device), seed)
         low = keys < highest
         waiting.append((keys[low], frames[low]))
-        if sum(len(keys) for keys, _ in waiting) > 2 * size:
+        num_waiting += len(waiting[-1][0])
+        if num_waiting > 2 * size:
             waiting = [smallest()]
-            highest = waiting[0][0][-1]
+            highest, num_waiting = waiting[0][0][-1], len(waiting[0][0])
     if not num_frames:
         raise ValueError("The stream of features has no frames. Give every process some audio.")
     return *smallest(), num_frames

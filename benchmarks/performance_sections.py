@@ -1,0 +1,165 @@
+"""The parts of docs/performance.md on everything but the training step, each from the JSON of one benchmark."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from hf_ssl_speech.markdown import table
+
+GOALS = {"kmeans": "10 times scikit-learn's speed", "batches": "20 s"}
+
+
+def hours_a_second(case: dict, name: str) -> str:
+    """Hours of audio for each second of CPU time."""
+    return f"{case['audio_seconds'] / 3600 / case['seconds'][name]['median']:.3g}"
+
+
+def milliseconds(times: dict) -> str:
+    return f"{times['median'] * 1e3:,.1f} ({times['minimum'] * 1e3:,.1f} to {times['maximum'] * 1e3:,.1f})"
+
+
+def on(machine: dict, *packages: str) -> str:
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", *packages))
+    return f"{machine['processor']}, one thread, CPU time; {versions}"
+
+
+def kmeans(found: dict) -> str:
+    peers = ("scikit-learn", "faiss")
+    rows = [
+        [
+            case["work"],
+            *(f"{case['seconds'][name]['median']:.2f}" for name in ("ours", *peers)),
+            *(f"**{case['times_as_fast'][peer]:.1f}**" for peer in peers),
+            *(f"{case['inertia']['ours'] / case['inertia'][peer]:.4f}" for peer in peers),
+        ]
+        for case in found["cases"]
+    ]
+    head = ["frames", "ours, s", "scikit-learn, s", "faiss, s", "times as fast", "as faiss", "inertia", "of faiss'"]
+    return f"""## k-means
+
+{found["settings"]["features"]}, 39 values. scikit-learn runs its mini-batches with the settings of HuBERT's recipe,
+faiss 25 iterations over all frames. Inertia is ours divided by theirs: below 1 ours is better. The goal is
+{GOALS["kmeans"]} for a million frames. {on(found["machine"], "scikit-learn", "faiss-cpu")}.
+
+{table(head, rows)}
+
+![Time against frames and clusters](images/kmeans_growth.png)"""
+
+
+def mfcc(found: dict) -> str:
+    rows = [
+        [
+            case["work"],
+            milliseconds(case["seconds"]["ours"]),
+            milliseconds(case["seconds"]["torchaudio"]),
+            f"**{case['times_as_fast']['torchaudio']:.2f}**",
+            f"{case['largest_difference']:.0e}",
+        ]
+        for case in found["cases"]
+    ]
+    head = ["utterances", "ours, ms", "torchaudio, ms", "times as fast", "largest difference"]
+    return f"""## MFCC
+
+39 values of {found["settings"]["audio"]}, beside torchaudio's port of Kaldi with two rounds of deltas.
+{on(found["machine"], "torchaudio")}.
+
+{table(head, rows)}"""
+
+
+def labelling(found: dict) -> str:
+    rows = []
+    for case in found["cases"]:
+        peer = next(iter(case["times_as_fast"]), None)
+        rows.append(
+            [
+                case["work"],
+                hours_a_second(case, "ours"),
+                f"{3600 * float(hours_a_second(case, 'ours')):.0f}",
+                f"{peer} {hours_a_second(case, peer)}" if peer else "",
+                f"**{case['times_as_fast'][peer]:.2f}**" if peer else "",
+                f"{case['equal_labels']:.1%}" if "equal_labels" in case else "",
+            ]
+        )
+    head = ["features", "hours in a second", "hours in an hour", "beside", "times as fast", "labels as in float32"]
+    return f"""## Features for units
+
+Hours of audio in a second, and in an hour, of CPU time. transformers computes the same layer row by row in float32. The
+encoders have random weights, the labels are those of 100 random centroids. {on(found["machine"], "transformers")}.
+
+{table(head, rows)}"""
+
+
+def loading(found: dict) -> str:
+    rows = []
+    for case in found["cases"]:
+        names = list(case["seconds"])
+        rows.append([case["work"], *(hours_a_second(case, name) for name in names), *[""] * (2 - len(names))])
+    batches, head = found["batches"], ["audio", "libsndfile, or the cache", "FFmpeg"]
+    return f"""## Reading audio, and batches
+
+Hours of audio decoded in a second of CPU time, noise at 16 kHz: libsndfile is taken for all that it knows, FFmpeg for
+the rest. {on(found["machine"], "soundfile", "av")}.
+
+{table(head, rows)}
+
+The batches of {batches["work"]} take {batches["seconds"]["ours"]["median"]:.1f} s and, with the lengths
+of the rows, {batches["peak_gigabytes"]:.1f} GB at most; the goal is {GOALS["batches"]}."""
+
+
+def memory(found: dict) -> str:
+    variants, settings = found["variants"], found["settings"]
+    rows = [
+        [name, *(f"{each:,.0f}" for each in variant["megabytes"][1::2]), f"{variant['seconds_an_update'] * 1e3:.0f}"]
+        for name, variant in variants.items()
+    ]
+    steps = len(variants["kept"]["megabytes"])
+    updates = [f"{settings['updates'] * (step + 1) // steps}" for step in range(1, steps, 2)]
+    low, high = settings["seconds_of_a_row"]
+    return f"""## Memory over a run
+
+Resident MB of {settings["model"]} after so many updates, each of {settings["rows"]} rows of other lengths, between
+{low:g} and {high:g} s, where freed memory stays with the process (`keep_memory`) and where glibc gives it back; and the
+CPU time of an update. {on(found["machine"])}.
+
+{table(["freed memory is", *updates, "ms an update"], rows)}"""
+
+
+SECTIONS: dict[str, Callable[[dict], str]] = {
+    "kmeans": kmeans,
+    "mfcc": mfcc,
+    "labelling": labelling,
+    "loading": loading,
+    "memory": memory,
+}
+
+
+def sections(measured: Path) -> str:
+    """All parts that have been measured, one after the other."""
+    files = {name: measured / f"{name}.json" for name in SECTIONS}
+    made = [SECTIONS[name](json.loads(file.read_text())) for name, file in files.items() if file.exists()]
+    return "\n\n".join(made)
+
+
+def draw_growth(measured: Path, picture: Path):
+    """k-means: time against the number of frames, and of clusters."""
+    import matplotlib.pyplot as plt
+
+    cases = json.loads((measured / "kmeans.json").read_text())["cases"]
+    clusters = cases[0]["clusters"]
+    frames = cases[-1]["frames"]
+    chosen = {
+        "frames": [case for case in cases if case["clusters"] == clusters],
+        "clusters": [case for case in cases if case["frames"] == frames],
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for axis, (by, some) in zip(axes, chosen.items()):
+        some = sorted(some, key=lambda case: case[by])
+        for name in some[0]["seconds"]:
+            seconds = [case["seconds"][name]["median"] for case in some]
+            axis.plot([case[by] for case in some], seconds, marker="o", label=name)
+        axis.set(xlabel=by, ylabel="CPU seconds", xscale="log", yscale="log")
+        axis.set_title(f"{clusters} clusters" if by == "frames" else f"{frames:,} frames")
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
