@@ -61,7 +61,8 @@ Of its step in bf16, a profile on this processor shows the gradients of convolut
 33%, the convolutions with 10%, GELU and its gradient with 10% and softmax with 4%. With 96 channels oneDNN's convolutions
 reach 206 to 354 GFLOP/s and their gradients 160 to 323; what lies between the products moves memory and has no share in
 the count of operations. In float32 the gradients of convolutions, with 180 to 200, and products of 600 frames, with 165 to
-215, are near the rate of a large product; GELU takes 11% there and attention, which torch computes by MKL, 12%.
+215, are near the rate of a large product; GELU took 11% there and attention, which torch computes by MKL, 12% before
+the other products were left to oneDNN.
 
 ## What makes it fast
 
