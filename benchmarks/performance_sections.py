@@ -151,8 +151,9 @@ def draw_growth(measured: Path, picture: Path):
         "frames": [case for case in cases if case["clusters"] == clusters],
         "clusters": [case for case in cases if case["frames"] == frames],
     }
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for axis, (by, some) in zip(axes, chosen.items()):
+    chosen = {by: some for by, some in chosen.items() if len(some) > 1}
+    figure, axes = plt.subplots(1, len(chosen), figsize=(4.5 * len(chosen), 3.2), layout="constrained", squeeze=False)
+    for axis, (by, some) in zip(axes[0], chosen.items()):
         some = sorted(some, key=lambda case: case[by])
         for name in some[0]["seconds"]:
             seconds = [case["seconds"][name]["median"] for case in some]
@@ -160,6 +161,6 @@ def draw_growth(measured: Path, picture: Path):
         axis.set(xlabel=by, ylabel="CPU seconds", xscale="log", yscale="log")
         axis.set_title(f"{clusters} clusters" if by == "frames" else f"{frames:,} frames")
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0, 0].legend()
     figure.savefig(picture, dpi=110)
     plt.close(figure)
