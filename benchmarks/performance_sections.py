@@ -39,7 +39,8 @@ def kmeans(found: dict) -> str:
 
 {found["settings"]["features"]}, 39 values. scikit-learn runs its mini-batches with the settings of HuBERT's recipe,
 faiss 25 iterations over all frames. Inertia is ours divided by theirs: below 1 ours is better. The goal is
-{GOALS["kmeans"]} for a million frames. Rounds: {min(case["rounds"] for case in found["cases"])}. {on(found["machine"], "scikit-learn", "faiss-cpu")}.
+{GOALS["kmeans"]} for a million frames. Rounds: {min(case["rounds"] for case in found["cases"])}.
+{on(found["machine"], "scikit-learn", "faiss-cpu")}.
 
 {table(head, rows)}
 
