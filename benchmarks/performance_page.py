@@ -81,7 +81,7 @@ the other products were left to oneDNN.
   `hf_ssl_speech.allocation.keep_memory()` before the training: it saves a sixth of a small model's time.
 
 Out of training none of this is used but the heads: the outputs are those of the stock models, bit by bit. GPUs take the
-plain way too, since nothing of it has been measured there.
+plain way too, since nothing of it has been measured there: `benchmarks/gpu_step.py` is the command for it.
 
 What was tried and does not pay: the positional convolution as products of blocks of frames (a fifth faster in bf16 at
 the tiny size, slower in float32 at the larger ones); float32 weight gradients of channels-last convolutions by oneDNN
