@@ -56,6 +56,16 @@ def test_a_benchmark_runs_and_the_page_has_a_section_of_what_it_writes(name, ben
     assert section.startswith("## ") and results["machine"]["processor"] in section
 
 
+@pytest.mark.slow
+def test_the_steps_on_a_gpu_are_tried_on_a_cpu(benchmark, tmp_path):
+    file = tmp_path / "gpu.json"
+    benchmark("gpu_step").main(["--dry_run", "--output_file", str(file)])
+    results = json.loads(file.read_text())
+    assert results["machine"]["device"] == "a CPU"
+    for case in results["cases"]:
+        assert all(0 < case["share_of_product"][name] < 10 for name in case["seconds"])
+
+
 def test_the_pages_of_results_tell_what_was_kept_last_and_nothing_of_a_machines_folders(benchmark):
     made = benchmark("results_page")
     for page, text in ((made.RESULTS, made.results()), (made.LOG, made.log()), (made.README, made.readme())):
