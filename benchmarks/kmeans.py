@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         if not args.no_growth:
             cases += [measure(features[: len(features) // share], CLUSTERS, 1) for share in (4, 2, 8)]
             eighth = features[: len(features) // 8]
-            cases += [measure(eighth, clusters, 1) for clusters in (50, 200, 400) if not args.quick]
+            cases += [measure(eighth, clusters, 1) for clusters in (50, 200) if not args.quick]
     settings = {"features": "MFCC of speech" if is_speech else "synthetic", "scikit-learn": RECIPE, "faiss": FAISS}
     write_results(
         args.output_file,

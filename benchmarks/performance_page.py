@@ -37,8 +37,8 @@ order. The machine is shared, so figures of two runs differ more than those with
 conv encoder here, as the papers have.
 
 Measured on {processor}: torch {torch}, transformers {transformers}, torchaudio {torchaudio}, glibc told to keep freed
-memory for both sides. A matrix product of torch reaches {float32:.0f} GFLOP/s in float32 and {bfloat16:.0f} in bf16
-there.
+memory for both sides. The fastest matrix product, torch's or oneDNN's, reaches {float32:.0f} GFLOP/s in float32
+and {bfloat16:.0f} in bf16 there.
 
 ## Beside the stock steps
 
@@ -49,12 +49,20 @@ side keeps; the goal beside transformers is 60% in float32 and 50% in bf16. Not 
 
 ## Beside the machine
 
-The operations of a step are counted by formula and divided by its time. The share is that of the rate above. In float32
-convolutions run at up to twice the rate of torch's own matrix product on this processor, so the share can pass 100%.
+The operations of a step are counted by formula and divided by its time. The share is that of the rate above.
 
 {shares}
 
 {sections}
+
+### Why the tiny size stays below its goals
+
+Of its step in bf16, a profile on this processor shows the gradients of convolutions with 26%, other matrix products with
+33%, the convolutions with 10%, GELU and its gradient with 10% and softmax with 4%. With 96 channels oneDNN's convolutions
+reach 206 to 354 GFLOP/s and their gradients 160 to 323; what lies between the products moves memory and has no share in
+the count of operations. In float32 the gradients of convolutions, with 180 to 200, and products of 600 frames, with 165 to
+215, are near the rate of a large product; GELU took 11% there and attention, which torch computes by MKL, 12% before
+the other products were left to oneDNN.
 
 ## What makes it fast
 
@@ -65,18 +73,21 @@ convolutions run at up to twice the rate of torch's own matrix product on this p
 - Attention is written out as matrix products where torch's own is slower: in bf16, and with dropout.
 - On AMD processors with AVX-512, float32 products are left to oneDNN: MKL, which torch takes for them, uses half of
   their width.
-- Linear layers compute a multiple of 64 frames, so that oneDNN need not make machine code for every length of a batch.
+- There, linear layers compute a multiple of 32 frames, so that oneDNN need not make machine code for every length of a
+  batch.
 - Dropout decides for four values with each random number.
 - HuBERT's logits come from one matrix product on masked frames only, wav2vec 2.0's from one per utterance.
 - `hf-ssl-speech` lets freed memory stay with the process. From Python, call
   `hf_ssl_speech.allocation.keep_memory()` before the training: it saves a sixth of a small model's time.
 
 Out of training none of this is used but the heads: the outputs are those of the stock models, bit by bit. GPUs take the
-plain way too, since nothing of it has been measured there.
+plain way too, since nothing of it has been measured there: `benchmarks/gpu_step.py` is the command for it.
 
 What was tried and does not pay: the positional convolution as products of blocks of frames (a fifth faster in bf16 at
 the tiny size, slower in float32 at the larger ones); float32 weight gradients of channels-last convolutions by oneDNN
-(up to four times slower than the matrix product that is used instead).
+(up to four times slower than the matrix product that is used instead); the conv encoder in blocks of frames that stay in
+the cache, with activations computed again (60% of the memory at the small size in float32, but a step of the tiny size in
+bf16 takes a sixth longer).
 """
 
 

@@ -20,7 +20,7 @@ def milliseconds(times: dict) -> str:
 
 def on(machine: dict, *packages: str) -> str:
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", *packages))
-    return f"{machine['processor']}, one thread, CPU time; {versions}"
+    return f"Measured on {machine['processor']}, CPU time of one thread; {versions}"
 
 
 def kmeans(found: dict) -> str:
@@ -39,7 +39,8 @@ def kmeans(found: dict) -> str:
 
 {found["settings"]["features"]}, 39 values. scikit-learn runs its mini-batches with the settings of HuBERT's recipe,
 faiss 25 iterations over all frames. Inertia is ours divided by theirs: below 1 ours is better. The goal is
-{GOALS["kmeans"]} for a million frames. {on(found["machine"], "scikit-learn", "faiss-cpu")}.
+{GOALS["kmeans"]} for a million frames. Rounds: {min(case["rounds"] for case in found["cases"])}.
+{on(found["machine"], "scikit-learn", "faiss-cpu")}.
 
 {table(head, rows)}
 
@@ -151,8 +152,9 @@ def draw_growth(measured: Path, picture: Path):
         "frames": [case for case in cases if case["clusters"] == clusters],
         "clusters": [case for case in cases if case["frames"] == frames],
     }
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for axis, (by, some) in zip(axes, chosen.items()):
+    chosen = {by: some for by, some in chosen.items() if len(some) > 1}
+    figure, axes = plt.subplots(1, len(chosen), figsize=(4.5 * len(chosen), 3.2), layout="constrained", squeeze=False)
+    for axis, (by, some) in zip(axes[0], chosen.items()):
         some = sorted(some, key=lambda case: case[by])
         for name in some[0]["seconds"]:
             seconds = [case["seconds"][name]["median"] for case in some]
@@ -160,6 +162,6 @@ def draw_growth(measured: Path, picture: Path):
         axis.set(xlabel=by, ylabel="CPU seconds", xscale="log", yscale="log")
         axis.set_title(f"{clusters} clusters" if by == "frames" else f"{frames:,} frames")
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0, 0].legend()
     figure.savefig(picture, dpi=110)
     plt.close(figure)

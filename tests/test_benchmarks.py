@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from subprocess import Popen
 
+import numpy as np
 import pytest
 
 from hf_ssl_speech.commands.parsing import parse_arguments
@@ -55,6 +56,16 @@ def test_a_benchmark_runs_and_the_page_has_a_section_of_what_it_writes(name, ben
     assert section.startswith("## ") and results["machine"]["processor"] in section
 
 
+@pytest.mark.slow
+def test_the_steps_on_a_gpu_are_tried_on_a_cpu(benchmark, tmp_path):
+    file = tmp_path / "gpu.json"
+    benchmark("gpu_step").main(["--dry_run", "--output_file", str(file)])
+    results = json.loads(file.read_text())
+    assert results["machine"]["device"] == "a CPU"
+    for case in results["cases"]:
+        assert all(0 < case["share_of_product"][name] < 10 for name in case["seconds"])
+
+
 def test_the_pages_of_results_tell_what_was_kept_last_and_nothing_of_a_machines_folders(benchmark):
     made = benchmark("results_page")
     for page, text in ((made.RESULTS, made.results()), (made.LOG, made.log()), (made.README, made.readme())):
@@ -95,3 +106,22 @@ def test_the_commands_for_one_gpu_are_understood_and_those_that_take_too_long_ar
     monkeypatch.setattr(made, "STOPS", 10)
     monkeypatch.setattr(made.subprocess, "Popen", lambda command: Popen(["sleep", "30"]))
     assert made.run("pretrain", 0) is None
+
+
+def test_a_made_index_goes_through_every_stage_that_comes_before_a_model(benchmark, tmp_path, monkeypatch):
+    made = benchmark("scale")
+    monkeypatch.setattr(made, "BOOK_SECONDS", 60)
+    monkeypatch.setattr(made, "HEADERS", 0.1)
+    index = made.make_index(tmp_path, hours=2)
+    measured = {stage: {"2": made.run_stage(stage, index)} for stage in made.STAGES if stage != "preflight"}
+    rows = {stage: each["2"]["rows"] for stage, each in measured.items()}
+    assert rows["mixing"] == rows["batching"] > 400 and rows["preparing"] == rows["mixing"] // 10
+    shown = made.shown({"stages": measured})
+    assert all(stage in shown for stage in measured) and "headers a second" in shown
+
+
+def test_the_noise_that_is_measured_with_has_the_level_that_is_asked_for(benchmark):
+    made = benchmark("noise")
+    speech, hum = (np.random.default_rng(seed).normal(size=16_000).astype(np.float32) for seed in range(2))
+    added = made.Noisy([hum], 5.0)(speech, sample_id=3) - speech
+    assert 10 * np.log10(np.square(speech).mean() / np.square(added).mean()) == pytest.approx(5, abs=0.01)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import soundfile
 from datasets import Audio, Dataset, DatasetDict
@@ -181,6 +183,16 @@ def test_a_segment_beyond_its_audio_is_named(tmp_path, cache):
     assert report.skipped == {"cut short: its segment ends after the audio": ["a (row 1)", "a (row 2)"]}
 
 
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("part", [{"offset": -0.2, "duration": 0.3}, {"offset": 0.2, "duration": 0}])
+def test_a_segment_that_begins_before_its_audio_or_has_no_length_is_named(tmp_path, part, cache):
+    sound(tmp_path / "a.wav")
+    good = {"audio_filepath": "a.wav", "offset": 0, "duration": 0.4}
+    write(tmp_path / "t.jsonl", json.dumps(good), json.dumps(good | part))
+    _, report = prepare_speech(load_speech(str(tmp_path / "t.jsonl")), min_seconds=0.1, cache=cache)
+    assert any("its segment begins before" in reason for reason in report.skipped)
+
+
 def test_a_pipe_in_wav_scp_is_refused_by_name_and_never_run(tmp_path):
     write(tmp_path / "wav.scp", f"ann-1 touch {tmp_path}/hacked |")
     with pytest.raises(ValueError, match=r"wav.scp makes ann-1 with a command, which is not run"):
@@ -244,6 +256,59 @@ def test_what_was_guessed_is_said_once_and_what_is_named_is_taken(tmp_path, capl
     assert rows["text"][:] == ["named"]
     with pytest.raises(ValueError, match=r"no columns \['words'\].*text_column"):
         load_speech(str(tmp_path / "t.csv"), text_column="words")
+
+
+def test_a_text_file_beside_an_audio_is_its_transcript_unless_a_table_has_one(tmp_path, caplog):
+    for name in ("a.wav", "b.mp3", "c.flac"):
+        sound(tmp_path / name)
+    write(tmp_path / "a.txt", "\ufeffgood", "morning")
+    write(tmp_path / "c.TXT", "good night")
+    write(tmp_path / "notes.txt", "nothing that was said")
+    assert load_speech(str(tmp_path))["text"][:] == ["good\nmorning", None, "good night"]
+    assert "1 .txt files" in caplog.text and "1 of 3 files have no transcript" in caplog.text
+    write(tmp_path / "metadata.csv", "file_name,text", "a.wav,bye")
+    assert load_speech(str(tmp_path))["text"][:] == ["bye", None, "good night"]
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["sep=;\npath;text\na.wav;hi, you\n", '"path","te,xt"\na.wav,"hi, you"\n', 'path, text\n a.wav ,"hi, you"\n'],
+)
+def test_a_table_as_excel_and_others_write_it_is_read(tmp_path, table):
+    sound(tmp_path / "a.wav")
+    (tmp_path / "t.csv").write_text(table)
+    rows = load_speech(str(tmp_path / "t.csv"))
+    assert "hi, you" in rows[0].values() and len(heard(rows)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,text\n", "has no rows; expected a first line with the columns' names"),
+        ("", "has no rows"),
+        ('{\n "data": [{"path": "a.wav"}]\n}', "holds one JSON value: write an object for each row"),
+    ],
+)
+def test_a_table_without_rows_says_so(tmp_path, content, message):
+    path = tmp_path / ("t.json" if "{" in content else "t.csv")
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_speech(str(path))
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "binary_view", "fixed", "large_binary"])
+def test_audio_and_text_may_be_of_any_of_arrows_types(tmp_path, kind):
+    noise, path = sound(tmp_path / "a.wav"), str(tmp_path / "a.wav")
+    encoded = Path(path).read_bytes()
+    types = {"fixed": pyarrow.binary(len(encoded))}
+    arrow = types.get(kind) or getattr(pyarrow, kind)()
+    text = arrow if "string" in kind else pyarrow.string()
+    value = path if "string" in kind else encoded
+    table = pyarrow.table({"audio": pyarrow.array([value], arrow), "text": pyarrow.array(["yes"], text)})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    pyarrow.parquet.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
+    rows = load_speech(str(tmp_path / "*.parquet"))
+    assert len(heard(rows)[0]) == len(noise) and rows["text"][:] == ["yes"]
 
 
 def test_metadata_reaches_the_splits_below_it_and_files_without_a_line_are_counted(tmp_path, caplog):

@@ -31,6 +31,10 @@ TEXT_NAMES = (
     "normalized_transcript", "raw_transcription", "raw_text", "transcripts", "txt",
 )  # fmt: skip
 SAMPLES = "samples"  # what `prepare_speech(cache=True)` makes: 16-bit values at 16 kHz
+# Arrow's other types for the same values, which pandas and Polars write.
+STRINGS = ("string", "large_string", "string_view")
+BINARIES = ("binary", "large_binary", "binary_view")
+CASTABLE = ("string", "binary", "large_binary")  # those that `datasets` makes an `Audio` column of
 AUDIO_STRUCT = {"bytes": Value("binary"), "path": Value("string")}
 
 
@@ -67,6 +71,9 @@ def with_audio(dataset: AnyDataset, audio_column: str, source: str, folder: str 
             "array and sampling_rate, paths, or encoded bytes. To bare arrays, add the sampling rate with "
             "`dataset.map(lambda row: {'audio': {'array': row['audio'], 'sampling_rate': 16_000}})`."
         )
+    if isinstance(dataset, Dataset) and isinstance(kind, Value) and kind.dtype not in CASTABLE:
+        kind = Value("string" if _is_string(kind) else "binary")
+        dataset = dataset.cast_column(column, kind)
     others: list[str] = [name for name in dataset.column_names if name not in (column, "audio")]
     if _is_array(kind):
         dataset = dataset.select_columns([*others, column])
@@ -85,7 +92,7 @@ def with_audio(dataset: AnyDataset, audio_column: str, source: str, folder: str 
         )
     if column != "audio":
         dataset = dataset.select_columns([*others, column]).rename_column(column, "audio")
-    if folder and getattr(kind, "dtype", None) in ("string", "large_string"):
+    if folder and _is_string(kind):
         paths = dataset.with_format(None)["audio"][:]
         found = Dataset.from_dict({"audio": [path and resolve(path, folder) for path in paths]})
         if found["audio"][:] != paths:
@@ -148,12 +155,12 @@ def resolve(path: str, folder: str) -> str:
     """A path that a file names, as one that can be opened: relative to the folder of that file.
 
     If it is not there but in the working directory, that file is taken. Tables from Windows may have
-    backslashes for slashes, and names from macOS their accents as letters of their own.
+    backslashes for slashes, or spaces around a name, and names from macOS their accents as letters of their own.
     """
     if "://" in path or os.path.isabs(path):
         return path
     slashes = path.replace("\\", "/")
-    spellings = (path, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")))
+    spellings = (path, path.strip(), slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")))
     beside, *others = (os.path.join(folder, name) for name in spellings)
     return next((name for name in (beside, path, *others) if os.path.exists(name)), beside)
 
@@ -186,7 +193,12 @@ def _first_called(names: Sequence[str], columns: Iterable[str]) -> str | None:
 
 
 def _is_string(kind: Any) -> bool:
-    return getattr(kind, "dtype", None) in ("string", "large_string")
+    return getattr(kind, "dtype", None) in STRINGS
+
+
+def _is_binary(kind: Any) -> bool:
+    name = str(getattr(kind, "dtype", None))
+    return name in BINARIES or name.startswith("fixed_size_binary")
 
 
 def _is_array(kind: Any) -> bool:
@@ -198,7 +210,8 @@ def _may_be_audio(kind: Any) -> bool:
         isinstance(kind, Audio)
         or _is_array(kind)
         or (isinstance(kind, dict) and bool({"bytes", "path"} & set(kind)))
-        or getattr(kind, "dtype", None) in ("string", "large_string", "binary", "large_binary")
+        or _is_string(kind)
+        or _is_binary(kind)
     )
 
 

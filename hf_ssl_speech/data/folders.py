@@ -1,4 +1,4 @@
-"""Folders of audio files, with their transcripts where a `metadata` table or `*.trans.txt` files hold some."""
+"""Folders of audio files, with their transcripts where a `metadata` table, `*.trans.txt` or text files hold some."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from datasets import Dataset
 
 from hf_ssl_speech.data.columns import resolve, usual_audio_name
 from hf_ssl_speech.data.corpora import Splits
-from hf_ssl_speech.data.tables import TABLE_SUFFIXES, listed, load_table, read_table, table_header, with_segments
+from hf_ssl_speech.data.tables import (
+    TABLE_SUFFIXES,
+    listed,
+    load_table,
+    read_table,
+    read_text,
+    table_header,
+    with_segments,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +114,7 @@ def list_audio(files: Sequence[str], facts: Mapping[str, Mapping[str, Any]] | No
 
 def _load_audio(folder: Path, roots: Sequence[Path]) -> list[Dataset]:
     """The audio in some folders and their subfolders, each file once, with the facts from tables and transcripts."""
-    files, companions, passed_over = [], [], Counter()
+    files, companions, others = [], [], []
     for root in roots:
         for file in _walk(root):
             name = os.path.basename(file)
@@ -115,13 +123,16 @@ def _load_audio(folder: Path, roots: Sequence[Path]) -> list[Dataset]:
             elif Path(file).suffix.lower() in AUDIO_SUFFIXES and not name.startswith("."):
                 files.append(file)
             elif not COMPANIONS.fullmatch(name):
-                passed_over[Path(file).suffix.lower() or "without a suffix"] += 1
+                others.append(file)
+    texts = _texts_beside(files, others)
+    passed_over = Counter(Path(file).suffix.lower() or "without a suffix" for file in {*others} - {*texts.values()})
     if passed_over:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in passed_over.most_common())
         logger.warning("Skipped in %s, since these types are not known as audio: %s files.", folder, kinds)
     if roots != [folder]:
         companions += [str(folder / name) for name in METADATA if (folder / name).is_file()]
-    facts = _facts(sorted(companions), folder, [os.path.abspath(str(each)) for each in roots])
+    facts = {os.path.abspath(file): {"text": read_text(text).strip()} for file, text in texts.items()}
+    facts |= _facts(sorted(companions), folder, [os.path.abspath(str(each)) for each in roots])
     everything = sorted({os.path.abspath(file) for file in files} | facts.keys())
     if not everything:
         return []
@@ -129,6 +140,12 @@ def _load_audio(folder: Path, roots: Sequence[Path]) -> list[Dataset]:
     if facts and without:
         logger.warning("%s: %s of %s files have no transcript.", folder, f"{without:,}", f"{len(everything):,}")
     return [list_audio(everything, facts)]
+
+
+def _texts_beside(files: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+    """Of audio files, the text file of the same name, which holds the transcript."""
+    texts = {os.path.splitext(other)[0]: other for other in others if other.lower().endswith(".txt")}
+    return {file: texts[stem] for file in files if (stem := os.path.splitext(file)[0]) in texts}
 
 
 def _walk(root: Path) -> Iterator[str]:

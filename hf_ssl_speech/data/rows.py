@@ -153,6 +153,8 @@ def part_of(row: dict[str, Any]) -> tuple[int, int | None]:
 
 def check_part(num_samples: int, start: int, stop: int | None):
     """Refuses a part that lies outside an audio of this many samples, or ends half a second or more after it."""
+    if start < 0 or (stop is not None and stop <= start):
+        raise BadAudio("its segment begins before the audio, or ends before it begins")
     if num_samples <= start or (stop is not None and num_samples < stop - SAMPLE_RATE // 2):
         raise BadAudio("cut short: its segment ends after the audio")
 

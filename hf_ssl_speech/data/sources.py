@@ -284,6 +284,7 @@ def _load_parquet(files: Sequence[str], streaming: bool) -> list[tuple[Any, str]
     def kind(file: str) -> tuple[Any, str]:
         return pyarrow.parquet.read_schema(file).remove_metadata(), os.path.dirname(os.path.abspath(file))
 
+    files = [file for file in files if pyarrow.parquet.read_metadata(file).num_rows]
     groups = []
     for (_, folder), group in itertools.groupby(files, kind):
         names = [_as_pattern(file) for file in group]

@@ -19,6 +19,7 @@ TABLE_SUFFIXES = {".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".manifest"}
 JSON_SUFFIXES = TABLE_SUFFIXES - {".csv", ".tsv"}
 # A field of a TSV is what stands between two tabs, unless a program put it into quotes that it doubled inside.
 QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+EXCELS_DELIMITER = re.compile(r'"?sep=.?"?\s*')  # a first line that tells Excel the delimiter
 csv.field_size_limit(2**31 - 1)
 
 
@@ -35,6 +36,10 @@ def load_table(path: str) -> Dataset:
         ValueError: If it can't be read; the line is named.
     """
     columns = read_table(path)
+    if not any(columns.values()):
+        raise ValueError(
+            f"{path} has no rows; expected a first line with the columns' names, then a line for each audio."
+        )
     audio_column = usual_audio_name(columns)
     if audio_column:
         columns = {"id": [name and without_suffix(str(name)) for name in columns[audio_column]]} | columns
@@ -86,7 +91,7 @@ def read_table(path: str) -> dict[str, list]:
     Raises:
         ValueError: If it can't be read; the line is named.
     """
-    text = _read_text(path)
+    text = read_text(path)
     suffix = Path(path).suffix.lower()
     if suffix in JSON_SUFFIXES:
         rows = list(_json_rows(text, path))
@@ -97,7 +102,7 @@ def read_table(path: str) -> dict[str, list]:
     if twice:
         raise ValueError(f"{path} has several columns {', '.join(map(repr, twice))}: rename all but one of each.")
     for number, fields in _lines(text, suffix, header.delimiter, path):
-        if number == 1:
+        if number <= header.number:
             continue
         if len(fields) != len(header):
             raise ValueError(
@@ -108,30 +113,37 @@ def read_table(path: str) -> dict[str, list]:
 
 
 class Header(list):
-    """The names of a table's columns, and the delimiter between them."""
+    """The names of a table's columns, the delimiter between them, and the number of the line that they stand in."""
 
-    delimiter = ","
+    delimiter, number = ",", 1
 
 
 def table_header(path: str) -> Header:
     """The columns that the first line, or first row, of a table names; none if it is no table."""
     suffix = Path(path).suffix.lower()
     with open(path, encoding="utf-8-sig", errors="replace") as file:
-        first = file.readline(2**20)
-    header = Header()
+        first, header = file.readline(2**20), Header()
+        if EXCELS_DELIMITER.fullmatch(first):
+            first, header.number = file.readline(2**20), 2
     if suffix in JSON_SUFFIXES:
         try:
             row = json.loads(first)
         except json.JSONDecodeError:
-            row = next(_json_rows(_read_text(path), path), {}) if first.lstrip().startswith("[") else {}
+            row = next(_json_rows(read_text(path), path), {}) if first.lstrip().startswith("[") else {}
         header.extend(row if isinstance(row, dict) else (row[0] if isinstance(row, list) and row else {}))
         return header
     header.delimiter = "\t" if suffix == ".tsv" else max(",;\t|", key=first.count)
-    header.extend(name.strip().strip('"') for name in first.rstrip("\r\n").split(header.delimiter))
+    names = next(csv.reader([first.rstrip("\r\n")], delimiter=header.delimiter, skipinitialspace=True), [])
+    header.extend(name.strip() for name in names)
     return header
 
 
-def _read_text(path: str) -> str:
+def read_text(path: str) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        ValueError: If it is written in another encoding.
+    """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -155,8 +167,21 @@ def _json_rows(text: str, path: str) -> Iterator[dict[str, Any]]:
                     raise ValueError(f"Line {number:,} of {path} is no JSON object: {line[:80]!r}.")
                 yield row
     except json.JSONDecodeError as error:
+        if is_json(text):
+            raise ValueError(
+                f"{path} holds one JSON value: write an object for each row, in lines or a list."
+            ) from error
         number = error.lineno if text.lstrip().startswith("[") else number
         raise ValueError(f"Line {number:,} of {path} is no JSON: {error.msg}.") from error
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is JSON as a whole."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return True
 
 
 def _check_characters(parsed: Any, where: str):

@@ -202,7 +202,7 @@ def hold_out(train: Split, validation: Split, data_args: SpeechDataArguments) ->
         raise ValueError(f"validation_share is {share:g}: give a share of the recordings, from 0 to below 1.")
     if share == 0 or validation.rows is not None or not isinstance(train.rows, Dataset):
         return train, validation
-    recordings = [recording_name(name) for name in train.rows["name"]]
+    recordings = [recording_name(name) for name in train.rows["name"][:]]
     order = sorted(set(recordings), key=lambda name: blake2b(name.encode()).digest())
     held_out = set(order[: max(1, round(share * len(order)))])
     if len(held_out) == len(order):
@@ -257,7 +257,7 @@ def check_skipped(
 
 def _tell_cropping(dataset: Dataset, part: str, max_seconds: float, facts: dict[str, Any]):
     """Reports, in the log and the facts, how much of the audio an epoch uses if long rows are cropped."""
-    lengths = np.array(dataset["num_samples"])
+    lengths = dataset.with_format("numpy")["num_samples"][:]
     longest = round(max_seconds * SAMPLE_RATE)
     cropped = int((lengths > longest).sum())
     if cropped:
@@ -344,8 +344,8 @@ def count_shared(train: Dataset, validation: Dataset) -> int:
 
 def _places(rows: Dataset) -> list[tuple[int, int | None]]:
     """Of each row its length, and where it begins in its recording if it is a piece."""
-    starts = rows["start"] if "start" in rows.column_names else [None] * len(rows)
-    return list(zip(rows["num_samples"], starts))
+    starts = rows["start"][:] if "start" in rows.column_names else [None] * len(rows)
+    return list(zip(rows["num_samples"][:], starts))
 
 
 def _contents(rows: Dataset, meeting: set[tuple[int, int | None]]) -> Iterator[tuple[bytes, int | None]]:

@@ -108,7 +108,7 @@ class UnitLabels:
             dataset = add_units(dataset, units, column=column, source=source, together=True)
         facts = facts | {"units": self.facts()}
         if isinstance(dataset, Dataset) and len(dataset) < len(before):
-            lost = sorted(set(before["name"]) - set(dataset["name"]))
+            lost = sorted(set(before["name"][:]) - set(dataset["name"][:]))
             facts |= {"rows": len(dataset), "skipped_while_labelling": lost}
         return Split(dataset, facts)
 

@@ -355,7 +355,7 @@ def _choose(
     if isinstance(dataset, IterableDataset):
         return dataset.filter(lambda sample_id: times(sample_id, share) > 0, input_columns="sample_id")
     wanted = share * (np.ones(len(dataset)) if repeats is None else repeats)
-    taken = [times(sample_id, each) for sample_id, each in zip(dataset["sample_id"], wanted.tolist())]
+    taken = [times(sample_id, each) for sample_id, each in zip(dataset["sample_id"][:], wanted.tolist())]
     return dataset.select(np.repeat(np.arange(len(dataset)), taken))
 
 
