@@ -28,8 +28,9 @@ FLOORS = {
     "evaluation": 6,
     "recipes": 7,
     "hub": 8,
-    "public": 9,
-    "commands": 9,
+    "explorer": 9,
+    "public": 10,
+    "commands": 10,
 }
 TOP_FLOOR = max(FLOORS.values()) + 1  # the package's own `__init__`, which no file may import
 MODEL_LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors"} | sys.stdlib_module_names

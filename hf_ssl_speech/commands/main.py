@@ -23,6 +23,7 @@ COMMANDS = {
     "finetune": "Fine-tune an encoder on transcribed speech with CTC.",
     "label-efficiency": "Fine-tune on less and more labels, and draw the errors against minutes of labels.",
     "payoff": "Draw what hours of pretraining buy: fine-tune, probe and cluster encoders kept along a run.",
+    "explore": "Make a page that shows what a HuBERT run has learnt, its model running in the browser.",
     "probe": "Tell what frozen encoders know of speakers, languages, keywords or phones.",
     "transcribe": "Write what is said in audio files, with a fine-tuned recogniser.",
     "evaluate": "Score recognisers side by side on the same audio.",

@@ -50,9 +50,7 @@ def export_onnx(model: PreTrainedModel | str | os.PathLike, path: str | os.PathL
         ImportError: If the extra `onnx` is missing.
         ValueError: If the path does not end in `.onnx`, or the model is of another kind.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(f"ONNX files need {' and '.join(missing)}: pip install {' '.join(NEEDED)}")
+    check_installed()
     if Path(path).suffix != ".onnx":
         raise ValueError(f"The file is {path}: give it a name that ends in .onnx.")
     source = None if isinstance(model, PreTrainedModel) else model
@@ -73,20 +71,40 @@ def export_onnx(model: PreTrainedModel | str | os.PathLike, path: str | os.PathL
     return Path(path)
 
 
+def check_installed():
+    """Raises an ImportError, with the way out, if a library of the extra `onnx` is missing."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"ONNX files need {' and '.join(missing)}: pip install {' '.join(NEEDED)}")
+
+
+def trace(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    input_names: list[str],
+    output_names: list[str],
+    dynamic_shapes: tuple,
+) -> torch.onnx.ONNXProgram:
+    """The graph of a module of tensors in eval mode, with the dimensions of its inputs that may vary."""
+    return torch.onnx.export(
+        module,
+        example,
+        dynamo=True,
+        verbose=False,
+        input_names=input_names,
+        output_names=output_names,
+        dynamic_shapes=dynamic_shapes,
+    )
+
+
 def _trace(model: SSLSpeechPreTrainedModel) -> torch.onnx.ONNXProgram:
     """The graph, from an example with padding."""
     waveforms, mask = torch.zeros(2, SAMPLE_RATE), torch.ones(2, SAMPLE_RATE, dtype=torch.long)
     mask[1, SAMPLE_RATE // 2 :] = 0
     any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    return torch.onnx.export(
-        _Tensors(model).eval(),
-        (waveforms, mask),
-        dynamo=True,
-        verbose=False,
-        input_names=["input_values", "attention_mask"],
-        output_names=["logits" if hasattr(model, "lm_head") or hasattr(model, "classifier") else "last_hidden_state"],
-        dynamic_shapes=(any_size, any_size),
-    )
+    output = "logits" if hasattr(model, "lm_head") or hasattr(model, "classifier") else "last_hidden_state"
+    names = ["input_values", "attention_mask"]
+    return trace(_Tensors(model).eval(), (waveforms, mask), names, [output], (any_size, any_size))
 
 
 def _facts(model: SSLSpeechPreTrainedModel, source: str | os.PathLike | None) -> dict[str, str]:

@@ -1,0 +1,245 @@
+"""Makes the explorer's page from a HuBERT run, its units, and speech with phones."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from datasets import Dataset
+from transformers import AutoConfig
+
+from hf_ssl_speech.audio import SAMPLE_RATE, to_int16
+from hf_ssl_speech.data.feature_extractor import feature_extractor_for
+from hf_ssl_speech.data.features import HiddenFeatures, open_features
+from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
+from hf_ssl_speech.data.sources import load_speech
+from hf_ssl_speech.explorer.few_labels import label_curve
+from hf_ssl_speech.explorer.measures import MAP_METHOD, Measured, fitted_sets, frame_map, measure_rows, stage
+from hf_ssl_speech.explorer.page_models import Context, Frames, write_models
+from hf_ssl_speech.models.configuration import SSLHubertConfig
+from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
+from hf_ssl_speech.records import read_record
+from hf_ssl_speech.units.kmeans_units import KMeansUnits
+from hf_ssl_speech.units.layers import first_hours
+
+SIZES = (50, 100, 200, 500)
+CLIPS = 8
+SECONDS = (3.0, 5.0)  # of the utterance: long enough for words, short enough to run again at each step of a slider
+MAP_POINTS = 500
+REFERENCE_EVERY = 25  # frames
+WEB = ("index.html", "page.css", "page.js", "page.js.LEGAL.txt", "ort.mjs", "ort.wasm.gz")
+
+
+@dataclass(frozen=True)
+class PageSettings:
+    """What a page is made from.
+
+    Attributes:
+        run: Folder of a HuBERT pretraining.
+        units: Folders of unit sets in the order of the iterations; the last one holds the units that the run predicts.
+        train_data, validation_data: Speech with phones; the page's units are fitted on the first, and all figures and
+            all audio come from the second.
+        output_dir: The folder to write.
+        credit: Source and licence of the audio, to be shown.
+        label_efficiency: Folder of a label efficiency that started from the run; None for a page without it.
+        layer: The layer that the page's units are made of; by default three quarters of the way up.
+        hours: Hours of speech to fit on, and to measure on.
+        seed: Of all that is chosen at random.
+    """
+
+    run: str
+    units: Sequence[str]
+    train_data: Sequence[str]
+    validation_data: Sequence[str]
+    output_dir: str
+    credit: str
+    label_efficiency: str | None = None
+    layer: int | None = None
+    hours: float = 0.5
+    seed: int = 0
+
+
+def make_page(settings: PageSettings) -> Path:
+    """Writes the folder; any static server serves it.
+
+    Raises:
+        ValueError: If the run is no HuBERT pretraining, its units are missing or others, or no row has phones.
+        ImportError: If the extra `onnx` is missing.
+    """
+    model = load_hubert(settings.run)
+    sets = load_units(settings.units, model.config)
+    train, validation = (
+        with_phones(source, settings.hours, settings.seed) for source in (settings.train_data, settings.validation_data)
+    )
+    folder = Path(settings.output_dir)
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    normalize = bool(feature_extractor_for(model.config, settings.run).do_normalize)
+    layer = settings.layer or max(1, model.config.num_hidden_layers * 3 // 4)
+    source = HiddenFeatures(model, layer, normalize=normalize, center=True, encoder=settings.run)
+    measured = measure_rows(validation, source)
+    sizes = [size for size in SIZES if size <= sum(map(len, measured.features))]
+    fitted = fitted_sets(measure_rows(train, source).all_features, measured, sizes, settings.seed)
+    stages = [
+        stage(
+            Path(name).name, units, measure_rows(validation, open_features(units.features)), MAP_POINTS, settings.seed
+        )
+        for name, units in zip(settings.units, sets)
+    ]
+    own_map = frame_map(measured, MAP_POINTS, settings.seed)
+    chosen = choose_utterance(validation)
+    last = {key: value for key, value in fitted[str(sizes[-1])].items() if key != "rows"}
+    own = {"name": Path(settings.run).name, "features": str(source.description), "num_units": sizes[-1], "map": own_map}
+    content = {
+        "run": run_facts(settings),
+        "conv": [list(layer) for layer in model.config.conv_layers],
+        "credit": settings.credit,
+        "utterance": utterance(validation[chosen], folder),
+        "reference": reference(model, validation[chosen], normalize),
+        "masking": masking(model.config, sets[-1], validation, chosen),
+        "units": {"layer": layer, "sets": fitted, "clips": clips(validation, measured, chosen, folder)},
+        "few_labels": settings.label_efficiency and label_curve(settings.label_efficiency),
+        "iterations": {"method": MAP_METHOD, "stages": [*stages, own | last]},
+    }
+    keep_clips_only(content["units"])
+    compact = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    (folder / "data.json.gz").write_bytes(gzip.compress(compact, 9, mtime=0))
+    write_models(model, folder, normalize=normalize)
+    copy_web(folder)
+    return folder
+
+
+def load_hubert(run: str) -> SSLHubertForPreTraining:
+    """The model of a run, with its head.
+
+    Raises:
+        ValueError: If the folder holds none.
+    """
+    config = AutoConfig.from_pretrained(run)
+    architectures = config.architectures or []
+    if not isinstance(config, SSLHubertConfig) or SSLHubertForPreTraining.__name__ not in architectures:
+        raise ValueError(
+            f"{run} holds {', '.join(architectures) or config.model_type}; expected a HuBERT pretraining: give the "
+            "folder that `hf-ssl-speech pretrain` or `hubert` wrote with --units."
+        )
+    return SSLHubertForPreTraining.from_pretrained(run, dtype=torch.float32).eval()
+
+
+def load_units(folders: Sequence[str], config: SSLHubertConfig) -> list[KMeansUnits]:
+    """The unit sets.
+
+    Raises:
+        ValueError: If there is none, or the last has another number of units than the run predicts.
+    """
+    if not folders:
+        raise ValueError("No units came: give --units with the folder of the units that the run was trained on.")
+    sets = [KMeansUnits.from_pretrained(folder) for folder in folders]
+    if sets[-1].num_units != config.num_units[0]:
+        raise ValueError(
+            f"{folders[-1]} has {sets[-1].num_units} units, but the run predicts {config.num_units[0]}: give last the "
+            "units that it was trained on."
+        )
+    return sets
+
+
+def with_phones(source: Sequence[str], hours: float, seed: int) -> Dataset:
+    """Prepared rows with `text` and `phones`.
+
+    Raises:
+        ValueError: If there are no phones.
+    """
+    loaded = load_speech(source)
+    if "phones" not in loaded.column_names:
+        raise ValueError(
+            f"{' '.join(source)} has no column `phones`, which units are shown beside: docs/units.md tells its form."
+        )
+    rows, _ = prepare_speech(loaded, min_seconds=0.5, keep=("text", "phones"))
+    return first_hours(rows, hours, seed)
+
+
+def choose_utterance(rows: Dataset) -> int:
+    """The first row of a good length, else the shortest."""
+    seconds = np.asarray(rows["num_samples"]) / SAMPLE_RATE
+    fitting = np.flatnonzero((seconds >= SECONDS[0]) & (seconds <= SECONDS[1]))
+    return int(fitting[0]) if len(fitting) else int(seconds.argmin())
+
+
+def utterance(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The utterance that goes through all stages. 16-bit samples: page and PyTorch hear exactly the same."""
+    soundfile.write(folder / "audio" / "utterance.wav", to_int16(row_waveform(row)), SAMPLE_RATE)
+    return {"name": row["name"], "text": row["text"], "phones": row["phones"], "samples": row["num_samples"]}
+
+
+@torch.no_grad()
+def reference(model: SSLHubertForPreTraining, row: dict[str, Any], normalize: bool) -> dict[str, Any]:
+    """What PyTorch computes with the run's own weights for some frames of the utterance, every third one hidden:
+    cosine similarities to all units, which the page is held to."""
+    waveform = torch.from_numpy(to_int16(row_waveform(row)).astype(np.float32) / 32_768)[None]
+    frames = Frames(model, normalize)(waveform)
+    hidden = (torch.arange(frames.shape[1]) % 3 == 0).float()[None]
+    logits, _ = Context(model)(frames, hidden)
+    places = list(range(0, frames.shape[1], REFERENCE_EVERY))
+    cosines = model.config.unit_logits_temperature * logits[0, places]
+    return {
+        "frames": places,
+        "temperature": model.config.unit_logits_temperature,
+        "cosines": [[round(value, 6) for value in frame] for frame in cosines.tolist()],
+    }
+
+
+def masking(config: SSLHubertConfig, units: KMeansUnits, rows: Dataset, chosen: int) -> dict[str, Any]:
+    """The units that the run has to name in the utterance, and how training hides frames."""
+    (targets,) = units.predict_rows([rows[chosen]], open_features(units.features))
+    return {
+        "targets": targets.tolist(),
+        "num_units": units.num_units,
+        "share": config.mask_time_prob,
+        "length": config.mask_time_length,
+        "min_spans": config.mask_time_min_masks,
+    }
+
+
+def clips(rows: Dataset, measured: Measured, chosen: int, folder: Path) -> list[dict[str, Any]]:
+    """Other utterances to hear units in, as short files; the page's own utterance is the first."""
+    seconds = np.asarray(rows["num_samples"]) / SAMPLE_RATE
+    others = [int(place) for place in np.argsort(seconds, kind="stable") if place != chosen and seconds[place] >= 1.5]
+    found = [
+        {"row": chosen, "audio": "audio/utterance.wav", "text": rows[chosen]["text"], "phones": measured.phones[chosen]}
+    ]
+    for place in others[:CLIPS]:
+        row = rows[place]
+        name = f"audio/{len(found)}.ogg"
+        soundfile.write(folder / name, row_waveform(row), SAMPLE_RATE, format="OGG", subtype="OPUS")
+        found.append({"row": place, "audio": name, "text": row["text"], "phones": measured.phones[place]})
+    return found
+
+
+def keep_clips_only(units: dict[str, Any]):
+    """Leaves out the units of rows whose audio is not on the page."""
+    for each in units["sets"].values():
+        each["rows"] = [each["rows"][clip["row"]] for clip in units["clips"]]
+    for clip in units["clips"]:
+        del clip["row"]
+
+
+def run_facts(settings: PageSettings) -> dict[str, Any]:
+    """What the run's record tells."""
+    record = read_record(settings.run) or {}
+    names = ("updates", "hours_seen", "parameters")
+    return {"name": Path(settings.run).name, **{name: record.get(name) for name in names}}
+
+
+def copy_web(folder: Path):
+    """The page itself, which the wheel brings ready-made."""
+    built = resources.files("hf_ssl_speech.explorer") / "web" / "built"
+    for name in WEB:
+        with resources.as_file(built / name) as file:
+            shutil.copyfile(file, folder / name)
