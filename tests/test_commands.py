@@ -276,7 +276,7 @@ def test_help_and_errors_name_the_command_and_one_spelling(capsys, monkeypatch):
         main(["align"])
 
 
-@pytest.mark.parametrize("name", ["/no/such", "./such", "a/b/c", "runs/such"])
+@pytest.mark.parametrize("name", ["/no/such", "./such", "a/b/c", "runs/such", "such"])
 def test_a_folder_that_is_not_there_is_told_without_asking_the_hub(name, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)

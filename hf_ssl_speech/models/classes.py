@@ -46,8 +46,8 @@ def load_config(source: str | os.PathLike) -> PreTrainedConfig:
             would take half a minute.
     """
     path = Path(source)
-    is_id = len(path.parts) <= 2 and str(source)[:1] not in (".", "~", os.sep)
-    if not path.exists() and (not is_id or (len(path.parts) == 2 and path.parent.is_dir())):
+    is_id = len(path.parts) == 2 and str(source)[:1] not in (".", "~", os.sep)
+    if not path.exists() and (not is_id or path.parent.is_dir()):
         raise FileNotFoundError(f"There is no folder {source}.")
     if path.is_dir() and not any((path / name).exists() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME)):
         inside = sorted(path.glob(f"*/{CONFIG_NAME}"), key=lambda file: file.stat().st_mtime)
