@@ -57,12 +57,12 @@ The operations of a step are counted by formula and divided by its time. The sha
 
 ### Why the tiny size stays below its goals
 
-Of its step in bf16, a profile on this processor shows the gradients of convolutions with 26%, other matrix products with
-33%, the convolutions with 10%, GELU and its gradient with 10% and softmax with 4%. With 96 channels oneDNN's convolutions
-reach 206 to 354 GFLOP/s and their gradients 160 to 323; what lies between the products moves memory and has no share in
-the count of operations. In float32 the gradients of convolutions, with 180 to 200, and products of 600 frames, with 165 to
-215, are near the rate of a large product; GELU took 11% there and attention, which torch computes by MKL, 12% before
-the other products were left to oneDNN.
+Of its step in bf16, a profile on this processor shows the gradients of convolutions with 26%, other matrix products
+with 33%, the convolutions with 10%, GELU and its gradient with 10% and softmax with 4%. With 96 channels oneDNN's
+convolutions reach 206 to 354 GFLOP/s and their gradients 160 to 323; what lies between the products moves memory and
+has no share in the count of operations. In float32 the gradients of convolutions, with 180 to 200, and products of
+600 frames, with 165 to 215, are near the rate of a large product; GELU took 11% there and attention, which torch
+computes by MKL, 12% before the other products were left to oneDNN.
 
 ## What makes it fast
 
@@ -85,9 +85,9 @@ plain way too, since nothing of it has been measured there: `benchmarks/gpu_step
 
 What was tried and does not pay: the positional convolution as products of blocks of frames (a fifth faster in bf16 at
 the tiny size, slower in float32 at the larger ones); float32 weight gradients of channels-last convolutions by oneDNN
-(up to four times slower than the matrix product that is used instead); the conv encoder in blocks of frames that stay in
-the cache, with activations computed again (60% of the memory at the small size in float32, but a step of the tiny size in
-bf16 takes a sixth longer).
+(up to four times slower than the matrix product that is used instead); the conv encoder in blocks of frames that stay
+in the cache, with activations computed again (60% of the memory at the small size in float32, but a step of the tiny
+size in bf16 takes a sixth longer).
 """
 
 
