@@ -81,7 +81,8 @@ def product_rate(dtype: torch.dtype, rounds: int = 15, size: int = 1024) -> floa
     """
     matrix = torch.randn(size, size).to(dtype)
     ways = {"torch": torch.matmul, "ours": product}
-    times = in_turn({name: lambda way=way: [way(matrix, matrix) for _ in range(4)] for name, way in ways.items()}, rounds)
+    products = {name: lambda way=way: [way(matrix, matrix) for _ in range(4)] for name, way in ways.items()}
+    times = in_turn(products, rounds)
     return 4 * 2 * size**3 / min(min(measured) for measured in times.values())
 
 

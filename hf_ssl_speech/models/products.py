@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from hf_ssl_speech.models.precision import in_autocast
 
-# oneDNN makes machine code for every number of rows, which takes as long as a product of a tiny model. Batches keep having
-# other lengths: rounded up, few numbers are left.
+# oneDNN makes machine code for every number of rows, which takes as long as a product of a tiny model. The lengths of
+# batches differ all the time: rounded up, few numbers are left.
 ROWS = 32
 
 
