@@ -189,6 +189,9 @@ def test_every_control_moves_what_it_should_without_an_error_or_a_request_to_ano
         said.add(text_of(page, "minutes-told"))
         assert text_of(page, "heard")
     assert len(said) == 1 + int(page.find_element("id", "minutes").get_attribute("max"))
+    assert page.find_elements("css selector", "#collection circle")
+    sources = [link.get_attribute("href") for link in page.find_elements("css selector", "#findings a")]
+    assert len(sources) > 4 and all(source.startswith("https://") for source in sources)
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
     asked = page.execute_script("return performance.getEntriesByType('resource').map(({name}) => name)")
     assert asked and all(each.startswith((address, "blob:", "data:")) for each in asked)
