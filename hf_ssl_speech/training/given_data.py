@@ -90,12 +90,12 @@ def ready_for_ctc(
     if {*PREPARED, "labels", "text"} <= set(dataset.column_names):
         return GivenData(dataset)
     text_column = _known(dataset, usual_text_name(_columns(dataset)), "transcripts", "text", part)
-    rows, earlier = _prepared(dataset, part, args, None, [text_column])
+    given = _prepared(dataset, part, args, None, [text_column])
     with PartialState().local_main_process_first():
         rows, report, _ = add_labels(
-            rows, tokenizer, normalization, config, text_column=text_column, max_seconds=args.max_seconds
+            given.rows, tokenizer, normalization, config, text_column=text_column, max_seconds=args.max_seconds
         )
-    return _told(GivenData(rows, earlier.joined(report) if earlier else report), part)
+    return _told(GivenData(rows, given.report.joined(report) if given.report else report), part)
 
 
 def facts_of(given: GivenData) -> dict[str, Any]:
