@@ -139,7 +139,8 @@ class DurationBatchSampler(Sampler[list[int]]):
 
     def largest_batch(self) -> list[int]:
         """Row indices of the batch with most samples, padding included; of several the one with the longest rows."""
-        epoch = _Plan(self.lengths, self.batch_seconds).deal()
+        plan = self._plan if self.mixture is None else _Plan(self.lengths, self.batch_seconds)
+        epoch = plan.deal()
         rows, longest, _ = epoch.sizes(self.lengths)
         return epoch.batch(int(np.argmax(rows * longest))).tolist()  # the longest rows come first
 

@@ -19,7 +19,7 @@ from datasets import Dataset, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.mixture_settings import CORPUS
+from hf_ssl_speech.data.mixture_settings import CORPUS, as_pairs
 
 COPY = "copy"  # the column of a stream that counts the passes over a corpus
 UNKNOWN = "unknown"
@@ -101,8 +101,11 @@ class Mixture:
         """How often an epoch takes each row, in the mean over epochs."""
         repeats = np.zeros(len(self.lengths))
         for part in self.parts:
-            repeats[part.rows] = part.share * self.samples / part.samples
+            repeats[part.rows] = self._repeats_of(part)
         return repeats
+
+    def _repeats_of(self, part: Part) -> float:
+        return part.share * self.samples / part.samples
 
     def facts(self) -> dict[str, dict[str, float]]:
         """Of each part its rows and hours, its share of an epoch, and how often an epoch repeats it."""
@@ -111,7 +114,7 @@ class Mixture:
                 "rows": len(part.rows),
                 "hours": part.samples / SAMPLE_RATE / 3600,
                 "share": part.share,
-                "repeats_each_epoch": part.share * self.samples / part.samples,
+                "repeats_each_epoch": self._repeats_of(part),
             }
             for part in self.parts
         }
@@ -128,21 +131,23 @@ class Mixture:
 
 def mixture_of(
     dataset: Dataset,
-    weights: Mapping[str, float],
-    exponents: Mapping[str, float],
+    weights: Mapping[str, float] | Sequence[str],
+    mix_by: Mapping[str, float] | Sequence[str],
     max_seconds: float | None = None,
 ) -> Mixture | None:
     """The mixture that the settings `weights` and `mix_by` ask for; None if they ask for none.
 
     Args:
         dataset: Prepared rows with the columns that are mixed by.
-        weights: Of each corpus, by the names in the column `corpus`.
-        exponents: Of each level, `corpus` or another column, from the outermost; weights come before all of them.
+        weights: Of each corpus, by the names in the column `corpus`; as numbers by name, or as `NAME=NUMBER` texts.
+        mix_by: Likewise the exponent of each level, `corpus` or another column, from the outermost; weights come
+            before all of them.
         max_seconds: Rows are cropped to this.
     Raises:
         ValueError: If a column is missing, or the weights are not those of the corpora.
     """
-    rules: dict[str, Mapping[str, float] | float] = ({CORPUS: weights} if weights else {}) | dict(exponents)
+    rules: dict[str, Mapping[str, float] | float] = {CORPUS: as_pairs(weights, "weights")} if weights else {}
+    rules |= as_pairs(mix_by, "mix_by")
     if not rules:
         return None
     check_columns(dataset.column_names, list(rules))

@@ -12,6 +12,7 @@ from datasets import Dataset
 from sklearn.manifold import TSNE
 from torch import Tensor
 
+from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import FeatureSource, rows_of
 from hf_ssl_speech.units.kmeans import fit_kmeans
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
@@ -48,7 +49,7 @@ class Measured:
 
 def measure_rows(dataset: Dataset, source: FeatureSource) -> Measured:
     """Features of all rows, which must have phones."""
-    hop, window = 1 / source.description.frames_per_second, source.description.window_samples / 16_000
+    hop, window = 1 / source.description.frames_per_second, source.description.window_samples / SAMPLE_RATE
     features, phones = [], []
     for batch in dataset.iter(ROWS_AT_ONCE):
         rows = rows_of(batch)

@@ -15,9 +15,8 @@ import numpy as np
 import soundfile
 import torch
 from datasets import Dataset
-from transformers import AutoConfig
 
-from hf_ssl_speech.audio import SAMPLE_RATE, to_int16
+from hf_ssl_speech.audio import INT16_SCALE, SAMPLE_RATE, to_int16
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.features import HiddenFeatures, open_features
 from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
@@ -25,6 +24,7 @@ from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.explorer.few_labels import label_curve
 from hf_ssl_speech.explorer.measures import MAP_METHOD, Measured, fitted_sets, frame_map, measure_rows, stage
 from hf_ssl_speech.explorer.page_models import Context, Frames, write_models
+from hf_ssl_speech.models.classes import load_config
 from hf_ssl_speech.models.configuration import SSLHubertConfig
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
 from hf_ssl_speech.records import read_record
@@ -123,7 +123,7 @@ def load_hubert(run: str) -> SSLHubertForPreTraining:
     Raises:
         ValueError: If the folder holds none.
     """
-    config = AutoConfig.from_pretrained(run)
+    config = load_config(run)
     architectures = config.architectures or []
     if not isinstance(config, SSLHubertConfig) or SSLHubertForPreTraining.__name__ not in architectures:
         raise ValueError(
@@ -182,7 +182,7 @@ def utterance(row: dict[str, Any], folder: Path) -> dict[str, Any]:
 def reference(model: SSLHubertForPreTraining, row: dict[str, Any], normalize: bool) -> dict[str, Any]:
     """What PyTorch computes with the run's own weights for some frames of the utterance, every third one hidden:
     cosine similarities to all units, which the page is held to."""
-    waveform = torch.from_numpy(to_int16(row_waveform(row)).astype(np.float32) / 32_768)[None]
+    waveform = torch.from_numpy(to_int16(row_waveform(row)).astype(np.float32) / INT16_SCALE)[None]
     frames = Frames(model, normalize)(waveform)
     hidden = (torch.arange(frames.shape[1]) % 3 == 0).float()[None]
     logits, _ = Context(model)(frames, hidden)

@@ -91,23 +91,18 @@ def load_split(
         check_columns(dataset.column_names, mixed_by)
         told = {*getattr(args, "levels", ()), CORPUS}.intersection(dataset.column_names)
         kept = [*need, *(data_args.unit_columns or ()), *(column for column in keep if column in dataset.column_names)]
-        # Kept columns describe whole rows: the transcript and the phones of a piece are unknown.
-        limits = {"min_seconds": args.min_seconds, "max_seconds": None if kept else args.max_seconds}
         voice = {}
         if data_args.voice_detector:
             dataset, voice = only_speech(dataset, split, data_args, kept)
-        limits |= {"channel": data_args.audio_channel, "of_recordings": sorted(told.difference(kept))}
+        told_of_pieces = sorted(told.difference(kept))
         if streaming:
-            # This shuffles only the shards: rows are shuffled after decoding, in the buffer that batches them.
-            dataset = dataset.shuffle(seed=args.seed, buffer_size=1)
-            limits |= {"mark_unusable": True, "max_skipped_share": data_args.max_skipped_share}
-            return Split(prepare_stream(dataset, keep=kept, **limits), stream_facts(source))
+            return Split(_prepared_stream(dataset, data_args, args, kept, told_of_pieces), stream_facts(source))
         dataset, report = prepare_speech(
             dataset,
-            **limits,
+            **_limits(data_args, args, kept),
+            of_recordings=told_of_pieces,
             cache=data_args.cache_audio,
             num_proc=data_args.prepare_workers,
-            keep=kept,
         )
     facts = split_facts(source, dataset, report) | check_skipped(report, split, data_args, args) | voice
     logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
@@ -167,16 +162,35 @@ def load_mixed_stream(data_args: SpeechDataArguments, args: Any, keep: Sequence[
             streaming=True,
             audio_column=data_args.audio_column,
         )
-        streams[name] = prepare_stream(
-            rows.shuffle(seed=args.seed, buffer_size=1),
-            min_seconds=args.min_seconds,
-            max_seconds=None if keep else args.max_seconds,
-            keep=keep,
-            channel=data_args.audio_channel,
-            mark_unusable=True,
-            max_skipped_share=data_args.max_skipped_share,
-        )
+        streams[name] = _prepared_stream(rows, data_args, args, keep)
     return mixed_stream(streams, as_pairs(args.weights, "weights")).shuffle(seed=args.seed, buffer_size=1)
+
+
+def _prepared_stream(
+    rows: IterableDataset,
+    data_args: SpeechDataArguments,
+    args: Any,
+    keep: Sequence[str],
+    of_recordings: Sequence[str] = (),
+) -> IterableDataset:
+    """A stream of training rows, of which only the shards are shuffled here: rows are, in the buffer that batches."""
+    return prepare_stream(
+        rows.shuffle(seed=args.seed, buffer_size=1),
+        **_limits(data_args, args, keep),
+        of_recordings=of_recordings,
+        mark_unusable=True,
+        max_skipped_share=data_args.max_skipped_share,
+    )
+
+
+def _limits(data_args: SpeechDataArguments, args: Any, keep: Sequence[str]) -> dict[str, Any]:
+    """How rows are prepared. Kept columns describe whole rows: the transcript and the phones of a piece are unknown."""
+    return {
+        "min_seconds": args.min_seconds,
+        "max_seconds": None if keep else args.max_seconds,
+        "keep": keep,
+        "channel": data_args.audio_channel,
+    }
 
 
 def repeats_of(rows: Dataset | IterableDataset, args: Any) -> np.ndarray | None:
@@ -184,8 +198,7 @@ def repeats_of(rows: Dataset | IterableDataset, args: Any) -> np.ndarray | None:
 
     A stream comes mixed.
     """
-    asked = as_pairs(args.weights, "weights"), as_pairs(args.mix_by, "mix_by")
-    mixture = mixture_of(rows, *asked, args.max_seconds) if isinstance(rows, Dataset) else None
+    mixture = mixture_of(rows, args.weights, args.mix_by, args.max_seconds) if isinstance(rows, Dataset) else None
     return mixture and mixture.repeats()
 
 

@@ -27,7 +27,6 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler, SamplerOfParts
 from hf_ssl_speech.data.collators import SpeechCollator
 from hf_ssl_speech.data.mixing import MixedRows, Mixture, mixture_of, parts_of, told_levels
-from hf_ssl_speech.data.mixture_settings import as_pairs
 from hf_ssl_speech.data.processes import failing_together
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
@@ -108,8 +107,7 @@ class SpeechTrainer(FailedSteps):
         self.parts: Mixture | None = None  # of which the record tells
         self.data_collator.levels = told_levels(train_dataset, args.levels)
         if isinstance(train_dataset, Dataset):
-            asked = as_pairs(args.weights, "weights"), as_pairs(args.mix_by, "mix_by")
-            self.mixture = mixture_of(train_dataset, *asked, args.max_seconds)
+            self.mixture = mixture_of(train_dataset, args.weights, args.mix_by, args.max_seconds)
             self.parts = self.mixture or parts_of(train_dataset, self.data_collator.levels, args.max_seconds)
         self.statistics: dict[str, Tensor] = {}  # this rank's, since they were last collected
         self.samples: int | Tensor = 0
@@ -173,10 +171,13 @@ class SpeechTrainer(FailedSteps):
         eval_dataset = self.ready(eval_dataset, "evaluation").rows
         self.evaluation_collator.levels = told_levels(eval_dataset, self.args.levels)
         parts = parts_of(eval_dataset, self.evaluation_collator.levels)
-        sampler: Sampler = self.sampler(eval_dataset, shuffle=False)
         if parts:
             rows = [part.rows for part in parts.parts]
-            sampler = SamplerOfParts([(each, self.sampler(eval_dataset.select(each), shuffle=False)) for each in rows])
+            sampler: Sampler = SamplerOfParts(
+                [(each, self.sampler(eval_dataset.select(each), shuffle=False)) for each in rows]
+            )
+        else:
+            sampler = self.sampler(eval_dataset, shuffle=False)
         return self.dataloader(eval_dataset, self.evaluation_collator, batch_sampler=sampler)
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
@@ -286,8 +287,9 @@ class SpeechTrainer(FailedSteps):
         add_statistics(self.window, statistics)
         self.window_samples += samples
         self.tally.samples_seen += samples
-        for counts in gather_object([dict(self.samples_of)]):
-            self.tally.samples_of.update(counts)
+        if self.data_collator.levels:
+            for counts in gather_object([dict(self.samples_of)]):
+                self.tally.samples_of.update(counts)
         self.statistics, self.samples, self.samples_of = {}, 0, Counter()
 
     def gather(self, statistics: dict[str, Tensor], samples: int | Tensor = 0) -> tuple[dict[str, Tensor], int]:
@@ -423,6 +425,8 @@ class SpeechTrainer(FailedSteps):
 
     def metrics_of_parts(self, statistics: dict[str, dict[str, Tensor]]) -> dict[str, float]:
         """Loss and accuracy on each corpus, or part of one, where there are several: `loss_english`."""
+        if not self.evaluation_collator.levels:
+            return {}
         names = sorted({name for each in gather_object([list(statistics)]) for name in each})
         found = {name: self.model.metrics(self.gather(statistics.get(name, {}))[0]) for name in names}
         return {
