@@ -33,7 +33,9 @@ def main(argv: list[str]):
     from hf_ssl_speech.commands.main import run
     from hf_ssl_speech.recipes.demo import conclude
 
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # which weights are fresh is no news here
+    # Which weights are fresh, and that they are not split among devices, is no news here.
+    for module in ("modeling_utils", "distributed.tensor_parallel"):
+        logging.getLogger(f"transformers.{module}").setLevel(logging.ERROR)
     lengths = {"pretrain": arguments.pretraining_updates, "label-efficiency": arguments.finetuning_updates}
     folder = Path(arguments.output_dir)
     steps = commands(folder, arguments.seed, arguments.minutes)
