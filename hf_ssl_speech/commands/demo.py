@@ -13,7 +13,6 @@ it keeps the steps that are complete. The extra `demo` installs the synthesiser 
 from __future__ import annotations
 
 import contextlib
-import logging
 import shlex
 from pathlib import Path
 
@@ -33,9 +32,6 @@ def main(argv: list[str]):
     from hf_ssl_speech.commands.main import run
     from hf_ssl_speech.recipes.demo import conclude
 
-    # Which weights are fresh, and that they are not split among devices, is no news here.
-    for module in ("modeling_utils", "distributed.tensor_parallel"):
-        logging.getLogger(f"transformers.{module}").setLevel(logging.ERROR)
     lengths = {"pretrain": arguments.pretraining_updates, "label-efficiency": arguments.finetuning_updates}
     folder = Path(arguments.output_dir)
     steps = commands(folder, arguments.seed, arguments.minutes)
