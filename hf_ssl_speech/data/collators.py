@@ -210,7 +210,7 @@ class PretrainingCollator(SpeechCollator):
     def kept_samples(self, num_samples: int) -> int:
         """How long a row of so many samples is when it is cropped."""
         kept = num_samples if self.max_samples is None else min(num_samples, self.max_samples)
-        return kept if self.crop_lengths is None else int(self.crop_lengths(np.int64(kept)))
+        return kept if self.crop_lengths is None else int(self.crop_lengths(np.array([kept]))[0])
 
     def labels(self, row: Mapping[str, Any], first_frame: int, mask: np.ndarray) -> np.ndarray:
         """What is to be predicted in each frame of the crop that starts at `first_frame`; -100 for nothing."""

@@ -23,10 +23,14 @@ def num_frames(num_samples: int, conv_layers: Sequence[ConvLayer]) -> int: ...
 
 
 @overload
+def num_frames(num_samples: np.ndarray, conv_layers: Sequence[ConvLayer]) -> np.ndarray: ...
+
+
+@overload
 def num_frames(num_samples: Tensor, conv_layers: Sequence[ConvLayer]) -> Tensor: ...
 
 
-def num_frames(num_samples: int | Tensor, conv_layers: Sequence[ConvLayer]) -> int | Tensor:
+def num_frames(num_samples: int | np.ndarray | Tensor, conv_layers: Sequence[ConvLayer]) -> int | np.ndarray | Tensor:
     """Frames the conv encoder makes from raw audio (wav2vec 2.0, section 2); not positive if it is too short for one.
 
     Args:
