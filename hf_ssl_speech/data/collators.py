@@ -23,7 +23,7 @@ from hf_ssl_speech.data.masking import draw_spans, sample_negatives
 from hf_ssl_speech.data.mixing import COPY, part_name
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
-from hf_ssl_speech.models.frames import cropped_to_frames, num_frames
+from hf_ssl_speech.models.frames import ConvLayer, hop_samples, num_frames, window_samples
 
 
 class Utterance(NamedTuple):
@@ -118,6 +118,20 @@ class SpeechCollator:
         if lengths.min() < lengths.max():
             batch["attention_mask"] = torch.arange(int(lengths.max())) < lengths[:, None]
         return batch
+
+
+def cropped_to_frames(num_samples: np.ndarray, multiple: int, conv_layers: Sequence[ConvLayer]) -> np.ndarray:
+    """How many samples of each row are kept, so that rows of nearly equal length become equally long.
+
+    Args:
+        num_samples: Lengths in samples at 16 kHz.
+        multiple: Of so many frames a row keeps the largest multiple that it has; a shorter row is kept whole.
+    Returns:
+        Lengths in samples that make exactly these frames.
+    """
+    frames = num_frames(torch.from_numpy(num_samples), conv_layers).numpy() // multiple * multiple
+    kept = (frames - 1) * hop_samples(conv_layers) + window_samples(conv_layers)
+    return np.where(frames > 0, kept, num_samples)
 
 
 class PretrainingCollator(SpeechCollator):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,14 +22,10 @@ def num_frames(num_samples: int, conv_layers: Sequence[ConvLayer]) -> int: ...
 
 
 @overload
-def num_frames(num_samples: np.ndarray, conv_layers: Sequence[ConvLayer]) -> np.ndarray: ...
-
-
-@overload
 def num_frames(num_samples: Tensor, conv_layers: Sequence[ConvLayer]) -> Tensor: ...
 
 
-def num_frames(num_samples: int | np.ndarray | Tensor, conv_layers: Sequence[ConvLayer]) -> int | np.ndarray | Tensor:
+def num_frames(num_samples: int | Tensor, conv_layers: Sequence[ConvLayer]) -> int | Tensor:
     """Frames the conv encoder makes from raw audio (wav2vec 2.0, section 2); not positive if it is too short for one.
 
     Args:
@@ -54,20 +49,6 @@ def window_samples(conv_layers: Sequence[ConvLayer]) -> int:
 def hop_samples(conv_layers: Sequence[ConvLayer]) -> int:
     """Samples from one frame to the next: 320 (20 ms) with the papers' conv stack."""
     return prod(layer.stride for layer in conv_layers)
-
-
-def cropped_to_frames(num_samples: np.ndarray, multiple: int, conv_layers: Sequence[ConvLayer]) -> np.ndarray:
-    """How many samples of each row are kept, so that rows of nearly equal length become equally long.
-
-    Args:
-        num_samples: Lengths in samples at 16 kHz.
-        multiple: Of so many frames a row keeps the largest multiple that it has; a shorter row is kept whole.
-    Returns:
-        Lengths in samples that make exactly these frames.
-    """
-    frames = num_frames(num_samples, conv_layers) // multiple * multiple
-    kept = (frames - 1) * hop_samples(conv_layers) + window_samples(conv_layers)
-    return np.where(frames > 0, kept, num_samples)
 
 
 def frame_mask(lengths: Tensor, max_frames: int) -> Tensor:
