@@ -1,5 +1,6 @@
 """Fixtures of all tests: tiny models whose weights are random through and through, and the folder of real speech."""
 
+import multiprocessing
 import os
 import re
 from pathlib import Path
@@ -40,6 +41,9 @@ LARGE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=Tru
 def pytest_configure(config):
     logging.disable_progress_bar()
     torch.set_num_threads(1)  # tiny tensors: more threads cost more than they give
+    # Tests of two processes fork them from one that has loaded the libraries and done nothing: from this one, a thread
+    # pool or a lock of an earlier test could make them wait for ever.
+    multiprocessing.set_forkserver_preload(["hf_ssl_speech", "hf_ssl_speech.training.pretrainer"])
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,21 @@
 """Batches by duration keep their budget, waste little, and are the same for any number of processes."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
+from hf_ssl_speech import SSLWav2Vec2Config
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data import batching
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
+from hf_ssl_speech.data.collators import cropped_to_frames
+from hf_ssl_speech.models.frames import num_frames
 
 
 def speech_lengths(rows: int, seed: int = 0) -> np.ndarray:
@@ -140,6 +145,49 @@ def test_cropped_rows_count_as_long_as_they_will_be():
     assert [len(batch) for batch in sampler] == [2, 2]
     with pytest.raises(ValueError, match=r"100\.0 s does not fit into a batch of 20\.0 s.*max_seconds"):
         DurationBatchSampler([100 * SAMPLE_RATE] * 4, batch_seconds=20)
+
+
+CROP = partial(cropped_to_frames, multiple=16, conv_layers=SSLWav2Vec2Config().conv_layers)
+
+
+@pytest.mark.parametrize("multiple", [1, 16])
+def test_rows_keep_the_samples_of_the_most_frames_that_are_a_multiple(multiple):
+    layers = SSLWav2Vec2Config().conv_layers
+    lengths = np.arange(300, 30_000, 7)
+    kept = cropped_to_frames(lengths, multiple, layers)
+    before, after, with_less = (
+        num_frames(torch.from_numpy(samples), layers).numpy() for samples in (lengths, kept, kept - 1)
+    )
+    enough = before >= multiple
+    assert (after[enough] == before[enough] // multiple * multiple).all()
+    assert (with_less[enough] < after[enough]).all(), "no sample too many"
+    assert (kept[~enough] == lengths[~enough]).all() and (kept <= lengths).all()
+
+
+def test_cropped_to_multiples_of_16_frames_batches_have_one_length_and_few_shapes():
+    """Of lengths like LibriSpeech's: 98.6% of the audio is kept, in 90 shapes at most."""
+    lengths = speech_lengths(30_000)
+    sampler = DurationBatchSampler(lengths, batch_seconds=87.5, max_seconds=15.6, crop=CROP, batches_per_update=8)
+    batches = list(sampler)
+    assert {row for batch in batches for row in batch} == set(range(len(lengths)))
+    shapes = {(len(batch), *set(sampler.lengths[batch].tolist())) for batch in batches}
+    assert all(len(shape) == 2 for shape in shapes), "a batch of two lengths"
+    full = {shape for shape in shapes if shape[0] == int(87.5 * SAMPLE_RATE) // shape[1]}
+    assert len(full) <= 90
+    assert sampler.lengths.sum() > 0.98 * np.minimum(lengths, 15.6 * SAMPLE_RATE).sum()
+    assert sampler.waste == 0
+    assert len(batches) < 1.1 * len(DurationBatchSampler(lengths, batch_seconds=87.5, max_seconds=15.6))
+
+
+def test_a_stream_too_has_batches_of_one_length():
+    rows = [{"id": index, "num_samples": int(length)} for index, length in enumerate(LENGTHS[:200])]
+    stream = DurationBatchedStream(rows, batch_seconds=40, max_seconds=15, crop=CROP)
+    batches = list(itertools.takewhile(lambda batch: batch[0]["epoch"] == 0, stream))
+    assert sorted(row["id"] for batch in batches for row in batch) == list(range(200))
+    assert all(
+        len(set(CROP(np.minimum([row["num_samples"] for row in batch], 15 * SAMPLE_RATE)).tolist())) == 1
+        for batch in batches
+    )
 
 
 def test_ranks_that_do_not_fit_and_rows_without_audio_are_refused():

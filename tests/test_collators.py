@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hf_ssl_speech import HubertPretrainingCollator, SSLHubertConfig, SSLWav2Vec2Config, Wav2Vec2PretrainingCollator
+from hf_ssl_speech.models.frames import num_frames
 
 WAV2VEC2 = SSLWav2Vec2Config.preset("tiny", num_negatives=7)
 
@@ -80,6 +81,21 @@ def test_negatives_point_at_masked_frames_of_the_same_row():
 
 def test_equal_lengths_need_no_attention_mask():
     assert "attention_mask" not in wav2vec2_collator()([row(1, 2.0), row(2, 2.0)])
+
+
+def test_rows_cropped_to_a_multiple_of_frames_need_no_padding_and_crops_change_with_the_epoch():
+    rows = [row(1, 3.3), row(2, 3.4), row(3, 9.0)]
+    collator = wav2vec2_collator(max_seconds=3.3, crop_to_frames=16)
+    batch = collator(rows)
+    assert "attention_mask" not in batch
+    assert batch["labels"].shape == batch["mask_time_indices"].shape == (3, 160)
+    assert num_frames(batch["input_values"].shape[1], WAV2VEC2.conv_layers) == 160
+    alone = wav2vec2_collator(max_seconds=3.3, crop_to_frames=16)(rows[1:2])
+    assert torch.equal(batch["input_values"][1:2], alone["input_values"])
+    collator.set_epoch(1)
+    assert not torch.equal(collator(rows)["input_values"], batch["input_values"])
+    evaluation = wav2vec2_collator(max_seconds=3.3, crop_to_frames=16, evaluation=True)(rows)
+    assert evaluation["input_values"].shape[1] == round(3.3 * 16_000), "an evaluation hears all there is"
 
 
 def test_normalised_rows_have_zero_mean_and_unit_variance_whatever_their_padding():

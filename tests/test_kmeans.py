@@ -328,8 +328,7 @@ def fit_in_two_processes(rank, folder):
 
 
 def test_two_processes_find_what_one_does_and_fail_together(tmp_path):
-    # Forked, since new processes would load all libraries anew.
-    torch.multiprocessing.start_processes(fit_in_two_processes, (str(tmp_path),), nprocs=2, start_method="fork")
+    torch.multiprocessing.start_processes(fit_in_two_processes, (str(tmp_path),), nprocs=2, start_method="forkserver")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
     alone = fit(lambda: [with_ids(overlapping())], sample_frames=1_000, iterations=6, tolerance=0.0)
     assert torch.allclose(first["full"].centroids, alone.centroids, rtol=0, atol=1e-4)

@@ -85,7 +85,7 @@ def compare_with_the_whole(rank: int, folder: str):
 
 
 def test_a_model_split_between_two_processes_has_the_loss_and_gradients_of_the_whole(tmp_path):
-    torch.multiprocessing.start_processes(compare_with_the_whole, (str(tmp_path),), nprocs=2, start_method="fork")
+    torch.multiprocessing.start_processes(compare_with_the_whole, (str(tmp_path),), nprocs=2, start_method="forkserver")
     for rank in range(2):
         for figures in json.loads((tmp_path / f"{rank}.json").read_text()).values():
             assert figures["loss"] < 1e-10 and figures["gradients"] < 1e-10

@@ -337,7 +337,7 @@ def label_in_two_processes(rank, folder):
 def test_two_processes_share_the_labelling_get_what_one_gets_and_fail_together(tmp_path, dataset, mfcc_units):
     dataset.save_to_disk(tmp_path / "rows")
     mfcc_units.save_pretrained(tmp_path)
-    torch.multiprocessing.start_processes(label_in_two_processes, (str(tmp_path),), nprocs=2, start_method="fork")
+    torch.multiprocessing.start_processes(label_in_two_processes, (str(tmp_path),), nprocs=2, start_method="forkserver")
     alone = add_units(dataset, mfcc_units, together=True)["units"][:]
     for rank in range(2):
         units, names, few, computed, error = json.loads((tmp_path / f"{rank}.json").read_text())
@@ -357,7 +357,9 @@ FEW = dict(sample_frames=60, restarts=1, iterations=3, progress=False)
 
 
 def fit_in_two_processes(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
     rows = datasets.load_from_disk(f"{folder}/rows")
     KMeansUnits.fit(rows, MfccFeatures(), 10, progress=False).save_pretrained(f"{folder}/{rank}")
     KMeansUnits.fit(rows, hidden_layer(), 6, **FEW).save_pretrained(f"{folder}/{rank}-hidden")
@@ -367,8 +369,7 @@ def fit_in_two_processes(rank, folder):
 def test_two_processes_fit_the_units_that_one_does(tmp_path, dataset, mfcc_units):
     """Of a hidden layer too, whose frames differ in the last bits with the rows beside them in a batch."""
     dataset.save_to_disk(tmp_path / "rows")
-    # Forked, since new processes would load all libraries anew.
-    torch.multiprocessing.start_processes(fit_in_two_processes, (str(tmp_path),), nprocs=2, start_method="fork")
+    torch.multiprocessing.start_processes(fit_in_two_processes, (str(tmp_path),), nprocs=2, start_method="forkserver")
     hidden_units = KMeansUnits.fit(dataset, hidden_layer(), 6, **FEW)
     for rank in range(2):
         for name, alone in ((f"{rank}", mfcc_units), (f"{rank}-hidden", hidden_units)):

@@ -13,7 +13,6 @@ it keeps the steps that are complete. The extra `demo` installs the synthesiser 
 from __future__ import annotations
 
 import contextlib
-import logging
 import shlex
 from pathlib import Path
 
@@ -33,7 +32,6 @@ def main(argv: list[str]):
     from hf_ssl_speech.commands.main import run
     from hf_ssl_speech.recipes.demo import conclude
 
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # which weights are fresh is no news here
     lengths = {"pretrain": arguments.pretraining_updates, "label-efficiency": arguments.finetuning_updates}
     folder = Path(arguments.output_dir)
     steps = commands(folder, arguments.seed, arguments.minutes)

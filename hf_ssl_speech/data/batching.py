@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ class DurationBatchSampler(Sampler[list[int]]):
         num_samples: Length of each row in samples at 16 kHz.
         batch_seconds: The most seconds that a batch may hold, padding included (rows x longest row).
         max_seconds: Rows are cropped to this when they are collated, so they count no longer.
+        crop: What is left of each length in samples when rows are cropped further. A batch then holds rows of one
+            length only, without padding.
         seed: For the order; the same on all ranks.
         shuffle: If false, the batches are the same in every epoch, longest rows first, and none is repeated, so the
             ranks may differ by one batch.
@@ -52,6 +54,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         *,
         batch_seconds: float,
         max_seconds: float | None = None,
+        crop: Callable[[np.ndarray], np.ndarray] | None = None,
         seed: int = 0,
         shuffle: bool = True,
         num_replicas: int = 1,
@@ -65,8 +68,9 @@ class DurationBatchSampler(Sampler[list[int]]):
                 f"Got rank {rank} of {num_replicas} with {batches_per_update} batches per update; expected a rank "
                 f"from 0 to {num_replicas - 1} and a multiple of the number of ranks."
             )
-        self.lengths = _cropped(num_samples, batch_seconds, max_seconds)
+        self.lengths = _cropped(num_samples, batch_seconds, max_seconds, crop)
         self.batch_seconds = batch_seconds
+        self.equal = crop is not None
         self.seed = seed
         self.shuffle = shuffle
         self.num_replicas = num_replicas
@@ -74,7 +78,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         self.epoch = 0
         self.mixture = mixture
         self._places = self._drawn(0)
-        self._plan = _Plan(self._lengths_at(self._places), batch_seconds)
+        self._plan = _Plan(self._lengths_at(self._places), batch_seconds, self.equal)
         per_update = batches_per_update if shuffle else 1
         self._num_batches = -(-len(self._plan.starts) // per_update) * per_update  # of all ranks
         self._start = self._position = 0  # in batches of all ranks: where to begin, and how many are handed out
@@ -95,7 +99,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         places, plan = self._places, self._plan
         if self.mixture is not None and self.epoch:
             places = self._drawn(self.epoch)
-            plan = _Plan(self._lengths_at(places), self.batch_seconds)
+            plan = _Plan(self._lengths_at(places), self.batch_seconds, self.equal)
         epoch = plan.deal(np.random.default_rng((self.seed, self.epoch)) if self.shuffle else None)
         return epoch if places is None else epoch._replace(order=places[epoch.order])
 
@@ -139,7 +143,7 @@ class DurationBatchSampler(Sampler[list[int]]):
 
     def largest_batch(self) -> list[int]:
         """Row indices of the batch with most samples, padding included; of several the one with the longest rows."""
-        plan = self._plan if self.mixture is None else _Plan(self.lengths, self.batch_seconds)
+        plan = self._plan if self.mixture is None else _Plan(self.lengths, self.batch_seconds, self.equal)
         epoch = plan.deal()
         rows, longest, _ = epoch.sizes(self.lengths)
         return epoch.batch(int(np.argmax(rows * longest))).tolist()  # the longest rows come first
@@ -196,7 +200,7 @@ class DurationBatchedStream(IterableDataset):
     Args:
         dataset: Gives rows with `num_samples`, and with a `problem` where they can't be used (see `prepare_stream`).
         batch_seconds: The most seconds that a batch may hold, padding included (rows x longest row).
-        max_seconds: Rows are cropped to this when they are collated, so they count no longer.
+        max_seconds, crop: As `DurationBatchSampler` has them.
         buffer_seconds: Seconds to gather; an hour of int16 samples takes 115 MB. More means less padding and better
             shuffling.
         seed: For the order.
@@ -211,6 +215,7 @@ class DurationBatchedStream(IterableDataset):
         *,
         batch_seconds: float,
         max_seconds: float | None = None,
+        crop: Callable[[np.ndarray], np.ndarray] | None = None,
         buffer_seconds: float = 1_800.0,
         seed: int = 0,
     ):
@@ -222,6 +227,7 @@ class DurationBatchedStream(IterableDataset):
         self.dataset = dataset
         self.batch_seconds = batch_seconds
         self.max_seconds = max_seconds
+        self.crop = crop
         self.buffer_seconds = buffer_seconds
         self.seed = seed
 
@@ -254,8 +260,8 @@ class DurationBatchedStream(IterableDataset):
     def _batches(
         self, rows: list[dict[str, Any]], rng: np.random.Generator, skipped: list[tuple[str, str]]
     ) -> Iterator[list[dict[str, Any]]]:
-        lengths = _cropped([row["num_samples"] for row in rows], self.batch_seconds, self.max_seconds)
-        epoch = _Plan(lengths, self.batch_seconds).deal(rng)
+        lengths = _cropped([row["num_samples"] for row in rows], self.batch_seconds, self.max_seconds, self.crop)
+        epoch = _Plan(lengths, self.batch_seconds, self.crop is not None).deal(rng)
         first, *others = map(epoch.batch, range(len(epoch.starts)))
         if skipped:
             rows[first[0]]["skipped_before"] = skipped
@@ -300,26 +306,28 @@ class _Plan:
         starts: The places where a batch begins.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_seconds: float):
+    def __init__(self, lengths: np.ndarray, batch_seconds: float, equal: bool = False):
         self.order = _order(-lengths)
         falling = lengths[self.order]
         batch_samples = round(batch_seconds * SAMPLE_RATE)
         # No bucket wider than one length: sorted rows.
-        self._cut(falling, np.flatnonzero(np.diff(falling, prepend=-1)), batch_samples)
+        self._cut(falling, np.flatnonzero(np.diff(falling, prepend=-1)), batch_samples, equal)
+        if equal:
+            return
         most_padding = self._padding(lengths, None) + PADDING_FOR_VARIETY
         for width in BUCKET_WIDTHS:
             self._cut(falling, _bucket_starts(falling, width), batch_samples)
             if self._padding(lengths, np.random.default_rng(0)) <= most_padding:
                 break
 
-    def _cut(self, falling: np.ndarray, buckets: np.ndarray, batch_samples: int):
-        """A batch may go on into the next bucket, but costs what its first row does."""
+    def _cut(self, falling: np.ndarray, buckets: np.ndarray, batch_samples: int, apart: bool = False):
+        """A batch may go on into the next bucket, unless they are kept apart, but costs what its first row does."""
         parts, place = [], 0
         batch_rows = (batch_samples // falling[buckets]).tolist()
         for rows, end in zip(batch_rows, [*buckets[1:].tolist(), len(falling)]):
             if place < end:
                 parts.append(np.arange(place, end, rows))
-                place += len(parts[-1]) * rows
+                place = end if apart else place + len(parts[-1]) * rows
         self.buckets, self.starts = buckets, np.concatenate(parts)
 
     def _padding(self, lengths: np.ndarray, rng: np.random.Generator | None) -> float:
@@ -384,7 +392,12 @@ def _bucket_starts(falling: np.ndarray, width: float) -> np.ndarray:
     return np.array(starts)
 
 
-def _cropped(num_samples: Sequence[int] | np.ndarray, batch_seconds: float, max_seconds: float | None) -> np.ndarray:
+def _cropped(
+    num_samples: Sequence[int] | np.ndarray,
+    batch_seconds: float,
+    max_seconds: float | None,
+    crop: Callable[[np.ndarray], np.ndarray] | None,
+) -> np.ndarray:
     lengths = np.asarray(num_samples, dtype=np.int64)
     if lengths.size == 0 or lengths.min() <= 0:
         raise ValueError(
@@ -393,6 +406,8 @@ def _cropped(num_samples: Sequence[int] | np.ndarray, batch_seconds: float, max_
         )
     if max_seconds is not None:
         lengths = np.minimum(lengths, round(max_seconds * SAMPLE_RATE))
+    if crop is not None:
+        lengths = crop(lengths)
     if lengths.max() > round(batch_seconds * SAMPLE_RATE):
         raise ValueError(
             f"A row of {lengths.max() / SAMPLE_RATE:.1f} s does not fit into a batch of {batch_seconds:.1f} s. Raise "

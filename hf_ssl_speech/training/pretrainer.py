@@ -60,6 +60,7 @@ class SpeechPreTrainer(SpeechTrainer):
         settings = {
             "normalize": processing_class.do_normalize,
             "max_seconds": args.max_seconds,
+            "crop_to_frames": args.crop_to_frames,
             "seed": args.order_seed,
             **(collator_settings or {}),
         }
