@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
 from hf_ssl_speech.allocation import keep_memory
@@ -38,6 +39,7 @@ COMMANDS = {
     "make-speech": "Make a speech corpus on the spot, for a trial without any download.",
 }
 SEVERAL_PROCESSES = {"pretrain", "units", "features", "hubert", "finetune", "label-efficiency"}
+HELP = {"-h", "--help", "--help-all"}
 # Of features, each batch has arrays of another length, which would fill the memory that stays.
 KEEPING_MEMORY = (SEVERAL_PROCESSES | {"demo", "payoff"}) - {"features"}
 
@@ -73,7 +75,24 @@ def start(name: str, argv: Sequence[str] | None = None):
                 return
         if name in KEEPING_MEMORY:
             keep_memory()
-        run(name, argv)
+        with without_peft() if HELP & set(argv) else contextlib.nullcontext():
+            run(name, argv)
+
+
+@contextlib.contextmanager
+def without_peft() -> Iterator[None]:
+    """Lets PEFT seem not installed: with Trainer's settings transformers imports it, and with it the code of models.
+
+    That takes as long as all other imports of a command together, and help needs nothing of it.
+    """
+    if {"transformers", "peft"} & set(sys.modules):  # the time has been spent already
+        yield
+        return
+    sys.modules["peft"] = None  # type: ignore[assignment]  # what Python takes for "can't be imported"
+    try:
+        yield
+    finally:
+        del sys.modules["peft"]
 
 
 def run(name: str, argv: Sequence[str]):
