@@ -8,9 +8,11 @@ import pytest
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
+from hf_ssl_speech import SSLWav2Vec2Config
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data import batching
+from hf_ssl_speech.data import batch_plan
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
+from hf_ssl_speech.data.cropping import cropped_samples
 
 
 def speech_lengths(rows: int, seed: int = 0) -> np.ndarray:
@@ -21,6 +23,7 @@ def speech_lengths(rows: int, seed: int = 0) -> np.ndarray:
 
 
 LENGTHS = speech_lengths(1_000)
+CONV_LAYERS = SSLWav2Vec2Config().conv_layers
 
 
 def padded_seconds(batch: list[int], lengths: np.ndarray = LENGTHS) -> float:
@@ -169,6 +172,33 @@ def test_less_than_two_percent_of_real_speech_batches_is_padding(corpora, batch_
         assert sampler.waste < 0.02
 
 
+@pytest.mark.parametrize("rows", [1, 200, 28_000])
+def test_batches_of_one_length_lose_little_and_have_few_shapes(rows):
+    lengths = speech_lengths(rows)
+    sampler = DurationBatchSampler(lengths, batch_seconds=87.5, max_seconds=15.6, conv_layers=CONV_LAYERS)
+    cropped = cropped_samples(lengths, 15.6, CONV_LAYERS)
+    batches = list(sampler)
+    assert sorted(row for batch in batches for row in batch) == list(range(rows))
+    assert all(len(set(cropped[batch].tolist())) == 1 for batch in batches)
+    assert max(padded_seconds(batch, cropped) for batch in batches) <= 87.5
+    sizes = {}
+    for batch in batches:
+        sizes.setdefault(cropped[batch[0]], set()).add(len(batch))
+    assert all(max(each) - min(each) <= 1 for each in sizes.values())
+    assert sampler.waste == 0
+    told = f"0.0% padding, {sum(map(len, sizes.values()))} shapes, {sampler.kept:.1%} of the audio kept"
+    assert str(sampler).endswith(told)
+    if rows > 1:
+        assert sampler.kept > 0.98 and sum(map(len, sizes.values())) <= 90
+
+
+@pytest.mark.parametrize(("frames", "kept"), [(1, 1), (15, 15), (16, 16), (17, 16), (31, 16), (32, 32), (779, 768)])
+def test_a_row_keeps_a_multiple_of_sixteen_frames_and_no_sample_more(frames, kept):
+    windows = [(count - 1) * 320 + 400 for count in (frames, kept)]
+    assert cropped_samples([windows[0], windows[0] + 319], None, CONV_LAYERS).tolist() == [windows[1]] * 2
+    assert cropped_samples([399], None, CONV_LAYERS).tolist() == [399]
+
+
 def rows_of(lengths: np.ndarray) -> list[dict]:
     return [{"sample_id": index, "num_samples": int(length)} for index, length in enumerate(lengths)]
 
@@ -220,6 +250,14 @@ def test_workers_share_a_stream():
     assert len(seen) == len(set(seen)) > 100
 
 
+def test_a_stream_can_have_batches_of_one_length():
+    stream = DurationBatchedStream(rows_of(LENGTHS), batch_seconds=40, conv_layers=CONV_LAYERS)
+    (batches,) = of_epochs(stream, 1)
+    cropped = cropped_samples(LENGTHS, None, CONV_LAYERS)
+    assert sorted(row for batch in batches for row in batch) == list(range(1_000))
+    assert all(len(set(cropped[batch].tolist())) == 1 for batch in batches)
+
+
 def test_a_stream_that_cannot_work_says_why():
     with pytest.raises(ValueError, match="Raise `buffer_seconds`"):
         DurationBatchedStream([], batch_seconds=40, buffer_seconds=30)
@@ -247,14 +285,14 @@ def naive_batches(lengths: np.ndarray, batch_samples: int, width: float, rng: np
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_batches_are_those_that_a_loop_over_rows_makes(seed, monkeypatch):
-    monkeypatch.setattr(batching, "PADDING_FOR_VARIETY", 1.0)  # the first width is taken
+    monkeypatch.setattr(batch_plan, "PADDING_FOR_VARIETY", 1.0)  # the first width is taken
     lengths = np.random.default_rng(seed).integers(1_000, 20_000, 400)
     sampler = DurationBatchSampler(lengths, batch_seconds=5, seed=seed)
     sampler.set_epoch(2)
     rng = np.random.default_rng((seed, 2))
-    assert list(sampler) == naive_batches(lengths, 80_000, batching.BUCKET_WIDTHS[0], rng)
+    assert list(sampler) == naive_batches(lengths, 80_000, batch_plan.BUCKET_WIDTHS[0], rng)
 
 
 @pytest.mark.parametrize("values", [np.array([3, 1, 3, 1, 2]), np.array([0.5, 0.1, 0.5, 0.1])])
 def test_equal_values_keep_their_order(values):
-    assert batching._order(values).tolist() == np.argsort(values, kind="stable").tolist()
+    assert batch_plan.ordered(values).tolist() == np.argsort(values, kind="stable").tolist()

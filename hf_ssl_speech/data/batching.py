@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 from transformers import PreTrainedConfig
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.batch_plan import Epoch, Plan
+from hf_ssl_speech.data.cropping import cropped_samples
 from hf_ssl_speech.data.families import hearing_of
 from hf_ssl_speech.data.mixing import Mixture
-
-# How much longer than its shortest row the longest of a bucket may be: the widest that costs at most this much more
-# padding than batches cut from the sorted rows. In wider buckets, batches differ more from epoch to epoch.
-BUCKET_WIDTHS = (0.16, 0.12, 0.08, 0.06, 0.04, 0.03, 0.02, 0.01)
-PADDING_FOR_VARIETY = 0.01
+from hf_ssl_speech.models.frames import ConvLayer
 
 
 class DurationBatchSampler(Sampler[list[int]]):
@@ -39,6 +37,8 @@ class DurationBatchSampler(Sampler[list[int]]):
         rank: The rank of this process.
         batches_per_update: Batches that make an update, over all ranks and accumulation steps; by default one a rank.
             With `shuffle` the first batches of an epoch are repeated at its end, until its last update is complete.
+        conv_layers: Of the model. If given, no batch holds padding: rows are cropped to a multiple of 16 frames when
+            they are collated, and a batch holds rows of one length.
         mixture: What an epoch draws from each corpus, instead of every row once. Each epoch then has other rows, and so
             batches of its own, of which it takes as many as the first epoch has. A row that the mixture draws in its
             n-th pass has the index `n * len(num_samples) + row`: see `MixedRows`.
@@ -57,6 +57,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         num_replicas: int = 1,
         rank: int = 0,
         batches_per_update: int | None = None,
+        conv_layers: Sequence[ConvLayer] | None = None,
         mixture: Mixture | None = None,
     ):
         batches_per_update = batches_per_update or num_replicas
@@ -65,7 +66,9 @@ class DurationBatchSampler(Sampler[list[int]]):
                 f"Got rank {rank} of {num_replicas} with {batches_per_update} batches per update; expected a rank "
                 f"from 0 to {num_replicas - 1} and a multiple of the number of ranks."
             )
-        self.lengths = _cropped(num_samples, batch_seconds, max_seconds)
+        self.lengths = _cropped(num_samples, batch_seconds, max_seconds, conv_layers)
+        self.kept = float(self.lengths.sum() / cropped_samples(num_samples, max_seconds).sum())
+        self.equal_lengths = conv_layers is not None
         self.batch_seconds = batch_seconds
         self.seed = seed
         self.shuffle = shuffle
@@ -74,7 +77,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         self.epoch = 0
         self.mixture = mixture
         self._places = self._drawn(0)
-        self._plan = _Plan(self._lengths_at(self._places), batch_seconds)
+        self._plan = self._cut(self._lengths_at(self._places))
         per_update = batches_per_update if shuffle else 1
         self._num_batches = -(-len(self._plan.starts) // per_update) * per_update  # of all ranks
         self._start = self._position = 0  # in batches of all ranks: where to begin, and how many are handed out
@@ -90,14 +93,17 @@ class DurationBatchSampler(Sampler[list[int]]):
         """Batches of this rank in a whole epoch."""
         return len(range(self.rank, self._num_batches, self.num_replicas))
 
-    def _deal(self) -> _Epoch:
+    def _deal(self) -> Epoch:
         """All ranks' batches of this epoch."""
         places, plan = self._places, self._plan
         if self.mixture is not None and self.epoch:
             places = self._drawn(self.epoch)
-            plan = _Plan(self._lengths_at(places), self.batch_seconds)
+            plan = self._cut(self._lengths_at(places))
         epoch = plan.deal(np.random.default_rng((self.seed, self.epoch)) if self.shuffle else None)
         return epoch if places is None else epoch._replace(order=places[epoch.order])
+
+    def _cut(self, lengths: np.ndarray) -> Plan:
+        return Plan(lengths, self.batch_seconds, self.equal_lengths)
 
     def _drawn(self, epoch: int) -> np.ndarray | None:
         """The indices of an epoch's rows; None for each row once."""
@@ -139,7 +145,7 @@ class DurationBatchSampler(Sampler[list[int]]):
 
     def largest_batch(self) -> list[int]:
         """Row indices of the batch with most samples, padding included; of several the one with the longest rows."""
-        plan = self._plan if self.mixture is None else _Plan(self.lengths, self.batch_seconds)
+        plan = self._plan if self.mixture is None else self._cut(self.lengths)
         epoch = plan.deal()
         rows, longest, _ = epoch.sizes(self.lengths)
         return epoch.batch(int(np.argmax(rows * longest))).tolist()  # the longest rows come first
@@ -151,11 +157,15 @@ class DurationBatchSampler(Sampler[list[int]]):
         return float(1 - samples.sum() / (rows * longest).sum())
 
     def __str__(self) -> str:
-        rows, _, samples = self._sizes()
-        return (
+        rows, longest, samples = self._sizes()
+        told = (
             f"{len(rows):,} batches of at most {self.batch_seconds:.1f} s (mean {samples.mean() / SAMPLE_RATE:.1f} s, "
             f"{rows.mean():.1f} rows), {self.waste:.1%} padding"
         )
+        if not self.equal_lengths:
+            return told
+        shapes = {*zip(rows.tolist(), longest.tolist())}
+        return f"{told}, {len(shapes):,} shapes, {self.kept:.1%} of the audio kept"
 
     def _sizes(self) -> tuple[np.ndarray, ...]:
         """Rows, longest row and samples of each batch, those too that come again at the end of the epoch."""
@@ -197,6 +207,7 @@ class DurationBatchedStream(IterableDataset):
         dataset: Gives rows with `num_samples`, and with a `problem` where they can't be used (see `prepare_stream`).
         batch_seconds: The most seconds that a batch may hold, padding included (rows x longest row).
         max_seconds: Rows are cropped to this when they are collated, so they count no longer.
+        conv_layers: As in `DurationBatchSampler`: batches of one length, which are the fuller the larger the buffer is.
         buffer_seconds: Seconds to gather; an hour of int16 samples takes 115 MB. More means less padding and better
             shuffling.
         seed: For the order.
@@ -211,6 +222,7 @@ class DurationBatchedStream(IterableDataset):
         *,
         batch_seconds: float,
         max_seconds: float | None = None,
+        conv_layers: Sequence[ConvLayer] | None = None,
         buffer_seconds: float = 1_800.0,
         seed: int = 0,
     ):
@@ -222,6 +234,7 @@ class DurationBatchedStream(IterableDataset):
         self.dataset = dataset
         self.batch_seconds = batch_seconds
         self.max_seconds = max_seconds
+        self.conv_layers = conv_layers
         self.buffer_seconds = buffer_seconds
         self.seed = seed
 
@@ -254,87 +267,14 @@ class DurationBatchedStream(IterableDataset):
     def _batches(
         self, rows: list[dict[str, Any]], rng: np.random.Generator, skipped: list[tuple[str, str]]
     ) -> Iterator[list[dict[str, Any]]]:
-        lengths = _cropped([row["num_samples"] for row in rows], self.batch_seconds, self.max_seconds)
-        epoch = _Plan(lengths, self.batch_seconds).deal(rng)
+        num_samples = [row["num_samples"] for row in rows]
+        lengths = _cropped(num_samples, self.batch_seconds, self.max_seconds, self.conv_layers)
+        epoch = Plan(lengths, self.batch_seconds, self.conv_layers is not None).deal(rng)
         first, *others = map(epoch.batch, range(len(epoch.starts)))
         if skipped:
             rows[first[0]]["skipped_before"] = skipped
         for batch in (first, *others):
             yield [rows[index] for index in batch]
-
-
-class _Epoch(NamedTuple):
-    """Batches as a few long arrays: a list of millions of small ones takes minutes and gigabytes.
-
-    Attributes:
-        order: Row indices, those of a batch side by side.
-        starts: The places in `order` where a batch begins.
-        sequence: In which order the batches come.
-    """
-
-    order: np.ndarray
-    starts: np.ndarray
-    sequence: np.ndarray
-
-    def batch(self, index: int) -> np.ndarray:
-        """Row indices of a batch; after the last the first comes again."""
-        number = self.sequence[index % len(self.sequence)]
-        end = self.starts[number + 1] if number + 1 < len(self.starts) else len(self.order)
-        return self.order[self.starts[number] : end]
-
-    def sizes(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, longest row and samples of each batch as they come, from the lengths of all rows."""
-        in_order = lengths[self.order % len(lengths)]  # further copies of a row are as long
-        rows = np.diff(self.starts, append=len(self.order))
-        longest = np.maximum.reduceat(in_order, self.starts)
-        samples = np.add.reduceat(in_order, self.starts)
-        return rows[self.sequence], longest[self.sequence], samples[self.sequence]
-
-
-class _Plan:
-    """How sorted rows are cut into batches: the sizes are fixed, the rows that fill them are drawn.
-
-    Attributes:
-        order: Row indices, longest first.
-        buckets: The places in `order` where a bucket begins, whose rows all cost as much as the first, the longest.
-        starts: The places where a batch begins.
-    """
-
-    def __init__(self, lengths: np.ndarray, batch_seconds: float):
-        self.order = _order(-lengths)
-        falling = lengths[self.order]
-        batch_samples = round(batch_seconds * SAMPLE_RATE)
-        # No bucket wider than one length: sorted rows.
-        self._cut(falling, np.flatnonzero(np.diff(falling, prepend=-1)), batch_samples)
-        most_padding = self._padding(lengths, None) + PADDING_FOR_VARIETY
-        for width in BUCKET_WIDTHS:
-            self._cut(falling, _bucket_starts(falling, width), batch_samples)
-            if self._padding(lengths, np.random.default_rng(0)) <= most_padding:
-                break
-
-    def _cut(self, falling: np.ndarray, buckets: np.ndarray, batch_samples: int):
-        """A batch may go on into the next bucket, but costs what its first row does."""
-        parts, place = [], 0
-        batch_rows = (batch_samples // falling[buckets]).tolist()
-        for rows, end in zip(batch_rows, [*buckets[1:].tolist(), len(falling)]):
-            if place < end:
-                parts.append(np.arange(place, end, rows))
-                place += len(parts[-1]) * rows
-        self.buckets, self.starts = buckets, np.concatenate(parts)
-
-    def _padding(self, lengths: np.ndarray, rng: np.random.Generator | None) -> float:
-        """The share of samples that is padding."""
-        rows, longest, _ = self.deal(rng).sizes(lengths)
-        return float(1 - lengths.sum() / (rows * longest).sum())
-
-    def deal(self, rng: np.random.Generator | None = None) -> _Epoch:
-        """The batches, longest first; with `rng`, rows shuffled inside their buckets and batches among each other."""
-        if rng is None:
-            return _Epoch(self.order, self.starts, np.arange(len(self.starts)))
-        drawn, order = rng.random(len(self.order)), np.empty_like(self.order)
-        for start, end in zip(self.buckets, [*self.buckets[1:], len(order)]):
-            order[start:end] = self.order[start:end][_order(drawn[start:end])]
-        return _Epoch(order, self.starts, rng.permutation(len(self.starts)))
 
 
 def inference_batches(lengths: Sequence[int], config: PreTrainedConfig, batch_seconds: float) -> Iterator[list[int]]:
@@ -361,38 +301,19 @@ def inference_batches(lengths: Sequence[int], config: PreTrainedConfig, batch_se
         yield batch
 
 
-def _order(values: np.ndarray) -> np.ndarray:
-    """Places of the values from low to high, the first of equal ones first.
-
-    NumPy's fastest sorting does not keep the order of equal values, nor is it the same on every processor: it sorts
-    what is different.
-    """
-    if values.dtype.kind == "i":
-        return np.argsort(values * len(values) + np.arange(len(values)))
-    order = np.argsort(values)
-    in_order = values[order]
-    return np.argsort(values, kind="stable") if (in_order[1:] == in_order[:-1]).any() else order
-
-
-def _bucket_starts(falling: np.ndarray, width: float) -> np.ndarray:
-    """Cuts lengths, longest first, into buckets: the places where one begins."""
-    starts, place = [], 0
-    rising = falling[::-1]
-    while place < len(falling):
-        starts.append(place)
-        place = len(falling) - int(np.searchsorted(rising, falling[place] / (1 + width), side="left"))
-    return np.array(starts)
-
-
-def _cropped(num_samples: Sequence[int] | np.ndarray, batch_seconds: float, max_seconds: float | None) -> np.ndarray:
+def _cropped(
+    num_samples: Sequence[int] | np.ndarray,
+    batch_seconds: float,
+    max_seconds: float | None,
+    conv_layers: Sequence[ConvLayer] | None,
+) -> np.ndarray:
     lengths = np.asarray(num_samples, dtype=np.int64)
     if lengths.size == 0 or lengths.min() <= 0:
         raise ValueError(
             f"Got {lengths.size} rows, {(lengths <= 0).sum()} of them without samples; expected at least one row, and "
             "audio in each. `prepare_speech` leaves out empty rows."
         )
-    if max_seconds is not None:
-        lengths = np.minimum(lengths, round(max_seconds * SAMPLE_RATE))
+    lengths = cropped_samples(lengths, max_seconds, conv_layers)
     if lengths.max() > round(batch_seconds * SAMPLE_RATE):
         raise ValueError(
             f"A row of {lengths.max() / SAMPLE_RATE:.1f} s does not fit into a batch of {batch_seconds:.1f} s. Raise "

@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2FeatureExtractor
 
-from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
+from hf_ssl_speech.audio import BadAudio
+from hf_ssl_speech.data.cropping import cropped_samples
 from hf_ssl_speech.data.distortion import Distortion
 from hf_ssl_speech.data.masking import draw_spans, sample_negatives
 from hf_ssl_speech.data.mixing import COPY, part_name
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
-from hf_ssl_speech.models.frames import num_frames
+from hf_ssl_speech.models.frames import ConvLayer, num_frames
 
 
 class Utterance(NamedTuple):
@@ -44,6 +45,8 @@ class SpeechCollator:
         evaluation: If true, nothing changes with the epoch.
         levels: Columns by whose values a batch tells its samples, in `samples_of`.
     """
+
+    cropping_layers: Sequence[ConvLayer] | None = None  # the conv stack to whose frames rows are cropped, if they are
 
     def __init__(
         self,
@@ -122,6 +125,8 @@ class PretrainingCollator(SpeechCollator):
 
     Args:
         max_seconds: Longer utterances are cropped, at a random place (from the start in `evaluation`).
+        equal_lengths: Utterances are cropped to a multiple of 16 frames, so that few lengths are left: for batches
+            without padding, as a `DurationBatchSampler` with `conv_layers` makes them. Not in `evaluation`.
         distortion: What is heard beside the speech; nothing in `evaluation`. Masks and labels don't depend on it.
         settings: As every `SpeechCollator` takes them.
 
@@ -136,12 +141,14 @@ class PretrainingCollator(SpeechCollator):
         config: SSLSpeechConfig,
         *,
         max_seconds: float | None = None,
+        equal_lengths: bool = False,
         distortion: Distortion | None = None,
         **settings,
     ):
         super().__init__(config, **settings)
         self.distortion = None if self.evaluation else distortion
-        self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
+        self.max_seconds = max_seconds
+        self.cropping_layers = config.conv_layers if equal_lengths and not self.evaluation else None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         skipped = self.skipped_before(rows)
@@ -169,7 +176,7 @@ class PretrainingCollator(SpeechCollator):
                 raise BadAudio(f"too short to be masked: {frames} frames, no more than the {span} of a span")
         except BadAudio as reason:
             skipped.append((row["name"], str(reason)))
-            length = min(row["num_samples"], self.max_samples or row["num_samples"])
+            length = self.cropped_length(row["num_samples"])
             frames = num_frames(length, self.config.conv_layers)
             mask = np.zeros(frames, dtype=bool)
             return Utterance(np.zeros(length, np.float32), mask, self.labels(row, 0, mask), generator)
@@ -189,13 +196,18 @@ class PretrainingCollator(SpeechCollator):
         return utterance if heard is clean else utterance._replace(waveform=self.normalized(heard))
 
     def crop(self, waveform: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
-        """At most `max_seconds` of the waveform, from a frame's start, and that frame's number."""
-        excess = 0 if self.max_samples is None else len(waveform) - self.max_samples
-        if excess <= 0:
+        """What is kept of the waveform, from a frame's start, and that frame's number."""
+        length = self.cropped_length(len(waveform))
+        excess = len(waveform) - length
+        if not excess:
             return waveform, 0
         hop = self.config.inputs_to_logits_ratio
         first_frame = 0 if self.evaluation else int(generator.integers(0, excess // hop + 1))
-        return waveform[first_frame * hop :][: self.max_samples], first_frame
+        return waveform[first_frame * hop :][:length], first_frame
+
+    def cropped_length(self, num_samples: int) -> int:
+        """Samples that are kept of so many."""
+        return int(cropped_samples([num_samples], self.max_seconds, self.cropping_layers)[0])
 
     def labels(self, row: Mapping[str, Any], first_frame: int, mask: np.ndarray) -> np.ndarray:
         """What is to be predicted in each frame of the crop that starts at `first_frame`; -100 for nothing."""

@@ -173,6 +173,14 @@ class SpeechPreTrainingArguments(SpeechTrainingArguments):
         },
     )
 
+    equal_lengths: bool = field(
+        default=False,
+        metadata={
+            "help": "Crop each utterance at random to a multiple of 16 frames (0.32 s), and batch those of one length: "
+            "no padding, no attention mask, and few shapes."
+        },
+    )
+
     noise: dict | str | None = field(
         default=None,
         metadata={

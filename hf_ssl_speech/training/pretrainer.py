@@ -66,7 +66,7 @@ class SpeechPreTrainer(SpeechTrainer):
         args = copy.copy(args)  # the caller's object is not changed
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = model.config.layerdrop > 0
-        collator = pretraining_collator(model.config, **settings)
+        collator = pretraining_collator(model.config, equal_lengths=args.equal_lengths, **settings)
         unit_columns = getattr(collator, "unit_columns", ())
         super().__init__(
             model,

@@ -24,6 +24,7 @@ MUST_AGREE = (
     "max_grad_norm",
     "min_seconds",
     "max_seconds",
+    "equal_lengths",
     "buffer_seconds",
     "weights",
     "mix_by",
