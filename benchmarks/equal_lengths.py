@@ -13,6 +13,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,8 +34,9 @@ from hf_ssl_speech import (
 )
 from hf_ssl_speech.allocation import keep_memory
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.collators import cropped_to_frames
 
-WAYS = {"padded": False, "of one length": True}
+WAYS = {"padded": 0, "of one length": 16}  # crop_to_frames
 LIBRISPEECH_ROWS = 281_241
 TRAINED = {"batch_seconds": 12.25, "max_seconds": 6.105, "min_seconds": 0.5}  # 304 frames are 6.105 s
 
@@ -49,9 +51,10 @@ def librispeech_lengths(rows: int) -> np.ndarray:
 def plan(rows: int) -> dict:
     """What both ways make of an epoch as BASE sees it."""
     lengths, found = librispeech_lengths(rows), {}
-    for name, equal in WAYS.items():
-        layers = SSLHubertConfig().conv_layers if equal else None
-        sampler = DurationBatchSampler(lengths, batch_seconds=87.5, max_seconds=15.6, conv_layers=layers)
+    for name, multiple in WAYS.items():
+        layers = SSLHubertConfig().conv_layers
+        crop = partial(cropped_to_frames, multiple=multiple, conv_layers=layers) if multiple else None
+        sampler = DurationBatchSampler(lengths, batch_seconds=87.5, max_seconds=15.6, crop=crop)
         sizes = [(len(batch), int(sampler.lengths[batch].max())) for batch in sampler]
         uneven = sum(len(set(sampler.lengths[batch].tolist())) > 1 for batch in sampler)
         found[name] = {
@@ -64,11 +67,11 @@ def plan(rows: int) -> dict:
     return found
 
 
-def make_trainer(rows: Dataset, validation: Dataset, output: str, seed: int, updates: int, equal: bool):
+def make_trainer(rows: Dataset, validation: Dataset, output: str, seed: int, updates: int, multiple: int):
     torch.manual_seed(seed)
     model = SSLHubertForPreTraining(SSLHubertConfig.preset("tiny", num_units=[100], unmasked_loss_weight=1.0))
     settings = SpeechPreTrainingArguments(
-        output_dir=output, equal_lengths=equal, max_steps=updates, learning_rate=1.5e-3, lr_scheduler_type="linear",
+        output_dir=output, crop_to_frames=multiple, max_steps=updates, learning_rate=1.5e-3, lr_scheduler_type="linear",
         warmup_steps=updates // 10, max_grad_norm=10, logging_steps=updates, save_strategy="no", seed=seed,
         use_cpu=True, disable_tqdm=True, dataloader_num_workers=0, **TRAINED,
     )  # fmt: skip
@@ -120,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     rows, validation = add_units(rows, units), add_units(validation, units)
 
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {name: make_trainer(rows, validation, folder, 0, 1, equal) for name, equal in WAYS.items()}
+        trainers = {name: make_trainer(rows, validation, folder, 0, 1, multiple) for name, multiple in WAYS.items()}
         steps = {name: step_of(trainer, 2 if args.quick else 12) for name, trainer in trainers.items()}
         times = in_turn({name: run for name, (run, _) in steps.items()}, args.rounds, 1)
         results["steps"] = {
@@ -130,8 +133,8 @@ def main(argv: list[str] | None = None) -> None:
         write_results(args.output_file, results)
         results["learning"] = {name: [] for name in WAYS}
         for seed in range(args.seeds):
-            for name, equal in WAYS.items():
-                trainer = make_trainer(rows, validation, f"{folder}/{seed}-{equal}", seed, args.updates, equal)
+            for name, multiple in WAYS.items():
+                trainer = make_trainer(rows, validation, f"{folder}/{seed}-{multiple}", seed, args.updates, multiple)
                 start = time.process_time()
                 trainer.train()
                 found = {"seed": seed, "cpu_seconds": time.process_time() - start}

@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_ssl_speech import (
-    DurationBatchSampler,
-    HubertPretrainingCollator,
-    SSLHubertConfig,
-    SSLWav2Vec2Config,
-    Wav2Vec2PretrainingCollator,
-)
+from hf_ssl_speech import HubertPretrainingCollator, SSLHubertConfig, SSLWav2Vec2Config, Wav2Vec2PretrainingCollator
+from hf_ssl_speech.models.frames import num_frames
 
 WAV2VEC2 = SSLWav2Vec2Config.preset("tiny", num_negatives=7)
 
@@ -88,22 +83,19 @@ def test_equal_lengths_need_no_attention_mask():
     assert "attention_mask" not in wav2vec2_collator()([row(1, 2.0), row(2, 2.0)])
 
 
-def test_rows_cropped_to_few_lengths_are_as_long_as_their_batches_were_made_for():
-    collator = wav2vec2_collator(max_seconds=2.5, equal_lengths=True)
-    rows = [row(1, 2.1), row(2, 2.03), row(3, 2.2)]
-    seconds, layers = {"batch_seconds": 10, "max_seconds": 2.5}, WAV2VEC2.conv_layers
-    (places,) = DurationBatchSampler([each["num_samples"] for each in rows], **seconds, conv_layers=layers)
-    batch = collator([rows[place] for place in places])
-    assert "attention_mask" not in batch and batch["mask_time_indices"].shape == (3, 96)
-    starts = set()
-    for epoch in range(100):
-        collator.set_epoch(epoch)
-        (found,) = collator(rows[:1])["input_values"].numpy()
-        whole = rows[0]["samples"].astype(np.float32) / 32_768
-        starts |= {start for start in range(0, 3_200, 160) if np.array_equal(whole[start:][: len(found)], found)}
-    assert starts == set(range(0, 2_561, 320))  # 104 frames, of which 96 are kept: they begin at one of nine
-    evaluation = wav2vec2_collator(max_seconds=2.5, equal_lengths=True, evaluation=True)
-    assert evaluation(rows[:1])["input_values"].shape[1] == rows[0]["num_samples"]
+def test_rows_cropped_to_a_multiple_of_frames_need_no_padding_and_crops_change_with_the_epoch():
+    rows = [row(1, 3.3), row(2, 3.4), row(3, 9.0)]
+    collator = wav2vec2_collator(max_seconds=3.3, crop_to_frames=16)
+    batch = collator(rows)
+    assert "attention_mask" not in batch
+    assert batch["labels"].shape == batch["mask_time_indices"].shape == (3, 160)
+    assert num_frames(batch["input_values"].shape[1], WAV2VEC2.conv_layers) == 160
+    alone = wav2vec2_collator(max_seconds=3.3, crop_to_frames=16)(rows[1:2])
+    assert torch.equal(batch["input_values"][1:2], alone["input_values"])
+    collator.set_epoch(1)
+    assert not torch.equal(collator(rows)["input_values"], batch["input_values"])
+    evaluation = wav2vec2_collator(max_seconds=3.3, crop_to_frames=16, evaluation=True)(rows)
+    assert evaluation["input_values"].shape[1] == round(3.3 * 16_000), "an evaluation hears all there is"
 
 
 def test_normalised_rows_have_zero_mean_and_unit_variance_whatever_their_padding():

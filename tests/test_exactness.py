@@ -64,13 +64,12 @@ def test_one_batch_of_four_four_micro_batches_and_two_ranks_give_the_same_weight
     assert largest_difference(tmp_path / "1x4", tmp_path / "2x2") < 1e-10
 
 
-@pytest.mark.parametrize("equal_lengths", [False, True])
-def test_ranks_times_accumulation_may_be_shared_out_in_any_way(save_rows, equal_lengths, tmp_path):
-    batching = {"equal_lengths": equal_lengths}
+@pytest.mark.parametrize("crop_to_frames", [0, 16], ids=["padded", "equal lengths"])
+def test_ranks_times_accumulation_may_be_shared_out_in_any_way(save_rows, tmp_path, crop_to_frames):
     rows = save_rows([1.2, 1.9, 2.3, 2.4, 3.1, 3.3, 3.8, 3.9, 2.8, 1.4])
-    config = {"layerdrop": 0.4}
-    train(rows, str(tmp_path / "one"), {"gradient_accumulation_steps": 2, **batching}, config)
-    train_in_processes(2, rows, tmp_path / "two", {"gradient_accumulation_steps": 1, **batching}, config)
+    config, settings = {"layerdrop": 0.4}, {"crop_to_frames": crop_to_frames}
+    train(rows, str(tmp_path / "one"), settings | {"gradient_accumulation_steps": 2}, config)
+    train_in_processes(2, rows, tmp_path / "two", settings | {"gradient_accumulation_steps": 1}, config)
     assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-10
 
 
@@ -81,20 +80,12 @@ def test_padding_changes_no_weight(save_rows, tmp_path):
     assert largest_difference(tmp_path / "padded", tmp_path / "alone") < 1e-10
 
 
-def test_the_company_of_a_batch_of_one_length_changes_no_weight(save_rows, tmp_path):
-    rows = save_rows([1.5, 1.6, 1.4, 1.55])  # 64 frames of each are kept
-    settings = {"equal_lengths": True, "max_seconds": 2}
-    train(rows, str(tmp_path / "together"), {"batch_seconds": 8, **settings}, {})
-    train(rows, str(tmp_path / "alone"), {"batch_seconds": 2, "gradient_accumulation_steps": 4, **settings}, {})
-    assert largest_difference(tmp_path / "together", tmp_path / "alone") < 1e-10
-
-
-@pytest.mark.parametrize("equal_lengths", [False, True])
-def test_an_interrupted_run_ends_with_the_very_weights_of_an_uninterrupted_one(save_rows, equal_lengths, tmp_path):
+@pytest.mark.parametrize("crop_to_frames", [0, 16], ids=["padded", "equal lengths"])
+def test_an_interrupted_run_ends_with_the_very_weights_of_an_uninterrupted_one(save_rows, tmp_path, crop_to_frames):
     rows = save_rows([1.2, 1.9, 2.3, 2.4, 3.1, 3.3, 3.8])
     config = {"layerdrop": 0.3, "hidden_dropout": 0.1, "diversity_loss_weight": 0.1}
     settings = {"max_steps": 7, "save_strategy": "steps", "save_steps": 5, "batch_seconds": 4}
-    settings["equal_lengths"] = equal_lengths
+    settings |= {"crop_to_frames": crop_to_frames}
     whole = train(rows, str(tmp_path / "whole"), settings, config)
     resumed = train(rows, str(tmp_path / "resumed"), settings, config, resume=str(tmp_path / "whole" / "checkpoint-5"))
     assert largest_difference(tmp_path / "whole", tmp_path / "resumed") == 0.0

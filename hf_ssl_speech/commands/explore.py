@@ -33,14 +33,29 @@ def main(argv: list[str]):
     parser.add_argument(
         "--label_efficiency", type=path_type, help="Folder that `label-efficiency` wrote, from this run and scratch."
     )
+    parser.add_argument("--wav2vec2", type=path_type, help="Folder of a wav2vec 2.0 pretraining, for its own view.")
+    parser.add_argument(
+        "--collapsed",
+        type=path_type,
+        help="Folder of a wav2vec 2.0 pretraining whose codebook collapsed, to be shown beside that of --wav2vec2.",
+    )
+    parser.add_argument(
+        "--recognizer",
+        type=path_type,
+        help="Folder of a recogniser that `finetune --lora` made from the run: the page transcribes with it.",
+    )
     parser.add_argument(
         "--layer", type=int, help="Layer to make units of (default: three quarters of the way up the encoder)."
     )
     parser.add_argument("--hours", type=float, default=0.5, help="Hours to fit on and to measure on (default: 0.5).")
     parser.add_argument("--seed", type=int, default=0, help="Seed of everything random (default: 0).")
     args = parser.parse_args(argv)
+    if args.collapsed and not args.wav2vec2:
+        parser.error("--collapsed is shown beside --wav2vec2: give that too.")
     from hf_ssl_speech.explorer.page import PageSettings, make_page
 
     folder = make_page(PageSettings(**vars(args)))
+    if not args.wav2vec2:
+        print("There is no view of wav2vec 2.0, because no --wav2vec2 was given: the page says so.")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"The page is in {folder} ({size / 1e6:.1f} MB): python -m http.server --directory {folder}")

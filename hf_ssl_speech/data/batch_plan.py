@@ -51,12 +51,12 @@ class Plan:
         starts: The places where a batch begins.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_seconds: float, equal_lengths: bool = False):
+    def __init__(self, lengths: np.ndarray, batch_seconds: float, equal: bool = False):
         self.order = ordered(-lengths)
         falling = lengths[self.order]
         batch_samples = round(batch_seconds * SAMPLE_RATE)
         of_one_length = np.flatnonzero(np.diff(falling, prepend=-1))
-        if equal_lengths:
+        if equal:
             self._share_out(falling, of_one_length, batch_samples)
             return
         self._cut(falling, of_one_length, batch_samples)  # no wider buckets: sorted rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,8 @@ from transformers import PreTrainedConfig
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.batch_plan import Epoch, Plan
-from hf_ssl_speech.data.cropping import cropped_samples
 from hf_ssl_speech.data.families import hearing_of
 from hf_ssl_speech.data.mixing import Mixture
-from hf_ssl_speech.models.frames import ConvLayer
 
 
 class DurationBatchSampler(Sampler[list[int]]):
@@ -30,6 +28,8 @@ class DurationBatchSampler(Sampler[list[int]]):
         num_samples: Length of each row in samples at 16 kHz.
         batch_seconds: The most seconds that a batch may hold, padding included (rows x longest row).
         max_seconds: Rows are cropped to this when they are collated, so they count no longer.
+        crop: What is left of each length in samples when rows are cropped further. A batch then holds rows of one
+            length only, without padding.
         seed: For the order; the same on all ranks.
         shuffle: If false, the batches are the same in every epoch, longest rows first, and none is repeated, so the
             ranks may differ by one batch.
@@ -37,8 +37,6 @@ class DurationBatchSampler(Sampler[list[int]]):
         rank: The rank of this process.
         batches_per_update: Batches that make an update, over all ranks and accumulation steps; by default one a rank.
             With `shuffle` the first batches of an epoch are repeated at its end, until its last update is complete.
-        conv_layers: Of the model. If given, no batch holds padding: rows are cropped to a multiple of 16 frames when
-            they are collated, and a batch holds rows of one length.
         mixture: What an epoch draws from each corpus, instead of every row once. Each epoch then has other rows, and so
             batches of its own, of which it takes as many as the first epoch has. A row that the mixture draws in its
             n-th pass has the index `n * len(num_samples) + row`: see `MixedRows`.
@@ -52,12 +50,12 @@ class DurationBatchSampler(Sampler[list[int]]):
         *,
         batch_seconds: float,
         max_seconds: float | None = None,
+        crop: Callable[[np.ndarray], np.ndarray] | None = None,
         seed: int = 0,
         shuffle: bool = True,
         num_replicas: int = 1,
         rank: int = 0,
         batches_per_update: int | None = None,
-        conv_layers: Sequence[ConvLayer] | None = None,
         mixture: Mixture | None = None,
     ):
         batches_per_update = batches_per_update or num_replicas
@@ -66,10 +64,10 @@ class DurationBatchSampler(Sampler[list[int]]):
                 f"Got rank {rank} of {num_replicas} with {batches_per_update} batches per update; expected a rank "
                 f"from 0 to {num_replicas - 1} and a multiple of the number of ranks."
             )
-        self.lengths = _cropped(num_samples, batch_seconds, max_seconds, conv_layers)
-        self.kept = float(self.lengths.sum() / cropped_samples(num_samples, max_seconds).sum())
-        self.equal_lengths = conv_layers is not None
+        self.lengths = _cropped(num_samples, batch_seconds, max_seconds, crop)
         self.batch_seconds = batch_seconds
+        self.equal = crop is not None
+        self.kept = float(self.lengths.sum() / _cropped(num_samples, batch_seconds, max_seconds, None).sum())
         self.seed = seed
         self.shuffle = shuffle
         self.num_replicas = num_replicas
@@ -77,7 +75,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         self.epoch = 0
         self.mixture = mixture
         self._places = self._drawn(0)
-        self._plan = self._cut(self._lengths_at(self._places))
+        self._plan = Plan(self._lengths_at(self._places), batch_seconds, self.equal)
         per_update = batches_per_update if shuffle else 1
         self._num_batches = -(-len(self._plan.starts) // per_update) * per_update  # of all ranks
         self._start = self._position = 0  # in batches of all ranks: where to begin, and how many are handed out
@@ -98,12 +96,9 @@ class DurationBatchSampler(Sampler[list[int]]):
         places, plan = self._places, self._plan
         if self.mixture is not None and self.epoch:
             places = self._drawn(self.epoch)
-            plan = self._cut(self._lengths_at(places))
+            plan = Plan(self._lengths_at(places), self.batch_seconds, self.equal)
         epoch = plan.deal(np.random.default_rng((self.seed, self.epoch)) if self.shuffle else None)
         return epoch if places is None else epoch._replace(order=places[epoch.order])
-
-    def _cut(self, lengths: np.ndarray) -> Plan:
-        return Plan(lengths, self.batch_seconds, self.equal_lengths)
 
     def _drawn(self, epoch: int) -> np.ndarray | None:
         """The indices of an epoch's rows; None for each row once."""
@@ -145,7 +140,7 @@ class DurationBatchSampler(Sampler[list[int]]):
 
     def largest_batch(self) -> list[int]:
         """Row indices of the batch with most samples, padding included; of several the one with the longest rows."""
-        plan = self._plan if self.mixture is None else self._cut(self.lengths)
+        plan = self._plan if self.mixture is None else Plan(self.lengths, self.batch_seconds, self.equal)
         epoch = plan.deal()
         rows, longest, _ = epoch.sizes(self.lengths)
         return epoch.batch(int(np.argmax(rows * longest))).tolist()  # the longest rows come first
@@ -162,7 +157,7 @@ class DurationBatchSampler(Sampler[list[int]]):
             f"{len(rows):,} batches of at most {self.batch_seconds:.1f} s (mean {samples.mean() / SAMPLE_RATE:.1f} s, "
             f"{rows.mean():.1f} rows), {self.waste:.1%} padding"
         )
-        if not self.equal_lengths:
+        if not self.equal:
             return told
         shapes = {*zip(rows.tolist(), longest.tolist())}
         return f"{told}, {len(shapes):,} shapes, {self.kept:.1%} of the audio kept"
@@ -206,8 +201,7 @@ class DurationBatchedStream(IterableDataset):
     Args:
         dataset: Gives rows with `num_samples`, and with a `problem` where they can't be used (see `prepare_stream`).
         batch_seconds: The most seconds that a batch may hold, padding included (rows x longest row).
-        max_seconds: Rows are cropped to this when they are collated, so they count no longer.
-        conv_layers: As in `DurationBatchSampler`: batches of one length, which are the fuller the larger the buffer is.
+        max_seconds, crop: As `DurationBatchSampler` has them.
         buffer_seconds: Seconds to gather; an hour of int16 samples takes 115 MB. More means less padding and better
             shuffling.
         seed: For the order.
@@ -222,7 +216,7 @@ class DurationBatchedStream(IterableDataset):
         *,
         batch_seconds: float,
         max_seconds: float | None = None,
-        conv_layers: Sequence[ConvLayer] | None = None,
+        crop: Callable[[np.ndarray], np.ndarray] | None = None,
         buffer_seconds: float = 1_800.0,
         seed: int = 0,
     ):
@@ -234,7 +228,7 @@ class DurationBatchedStream(IterableDataset):
         self.dataset = dataset
         self.batch_seconds = batch_seconds
         self.max_seconds = max_seconds
-        self.conv_layers = conv_layers
+        self.crop = crop
         self.buffer_seconds = buffer_seconds
         self.seed = seed
 
@@ -267,9 +261,8 @@ class DurationBatchedStream(IterableDataset):
     def _batches(
         self, rows: list[dict[str, Any]], rng: np.random.Generator, skipped: list[tuple[str, str]]
     ) -> Iterator[list[dict[str, Any]]]:
-        num_samples = [row["num_samples"] for row in rows]
-        lengths = _cropped(num_samples, self.batch_seconds, self.max_seconds, self.conv_layers)
-        epoch = Plan(lengths, self.batch_seconds, self.conv_layers is not None).deal(rng)
+        lengths = _cropped([row["num_samples"] for row in rows], self.batch_seconds, self.max_seconds, self.crop)
+        epoch = Plan(lengths, self.batch_seconds, self.crop is not None).deal(rng)
         first, *others = map(epoch.batch, range(len(epoch.starts)))
         if skipped:
             rows[first[0]]["skipped_before"] = skipped
@@ -305,7 +298,7 @@ def _cropped(
     num_samples: Sequence[int] | np.ndarray,
     batch_seconds: float,
     max_seconds: float | None,
-    conv_layers: Sequence[ConvLayer] | None,
+    crop: Callable[[np.ndarray], np.ndarray] | None,
 ) -> np.ndarray:
     lengths = np.asarray(num_samples, dtype=np.int64)
     if lengths.size == 0 or lengths.min() <= 0:
@@ -313,7 +306,10 @@ def _cropped(
             f"Got {lengths.size} rows, {(lengths <= 0).sum()} of them without samples; expected at least one row, and "
             "audio in each. `prepare_speech` leaves out empty rows."
         )
-    lengths = cropped_samples(lengths, max_seconds, conv_layers)
+    if max_seconds is not None:
+        lengths = np.minimum(lengths, round(max_seconds * SAMPLE_RATE))
+    if crop is not None:
+        lengths = crop(lengths)
     if lengths.max() > round(batch_seconds * SAMPLE_RATE):
         raise ValueError(
             f"A row of {lengths.max() / SAMPLE_RATE:.1f} s does not fit into a batch of {batch_seconds:.1f} s. Raise "

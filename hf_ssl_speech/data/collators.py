@@ -7,7 +7,8 @@ which rank or after how many interruptions the utterance is met.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,14 +17,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2FeatureExtractor
 
-from hf_ssl_speech.audio import BadAudio
-from hf_ssl_speech.data.cropping import cropped_samples
+from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
 from hf_ssl_speech.data.distortion import Distortion
 from hf_ssl_speech.data.masking import draw_spans, sample_negatives
 from hf_ssl_speech.data.mixing import COPY, part_name
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
-from hf_ssl_speech.models.frames import ConvLayer, num_frames
+from hf_ssl_speech.models.frames import ConvLayer, hop_samples, num_frames, window_samples
 
 
 class Utterance(NamedTuple):
@@ -46,7 +46,7 @@ class SpeechCollator:
         levels: Columns by whose values a batch tells its samples, in `samples_of`.
     """
 
-    cropping_layers: Sequence[ConvLayer] | None = None  # the conv stack to whose frames rows are cropped, if they are
+    crop_lengths: Callable[[np.ndarray], np.ndarray] | None = None  # what makes rows equally long, if they shall be
 
     def __init__(
         self,
@@ -120,13 +120,27 @@ class SpeechCollator:
         return batch
 
 
+def cropped_to_frames(num_samples: np.ndarray, multiple: int, conv_layers: Sequence[ConvLayer]) -> np.ndarray:
+    """How many samples of each row are kept, so that rows of nearly equal length become equally long.
+
+    Args:
+        num_samples: Lengths in samples at 16 kHz.
+        multiple: Of so many frames a row keeps the largest multiple that it has; a shorter row is kept whole.
+    Returns:
+        Lengths in samples that make exactly these frames.
+    """
+    frames = num_frames(torch.from_numpy(num_samples), conv_layers).numpy() // multiple * multiple
+    kept = (frames - 1) * hop_samples(conv_layers) + window_samples(conv_layers)
+    return np.where(frames > 0, kept, num_samples)
+
+
 class PretrainingCollator(SpeechCollator):
     """What the collators of both objectives share.
 
     Args:
         max_seconds: Longer utterances are cropped, at a random place (from the start in `evaluation`).
-        equal_lengths: Utterances are cropped to a multiple of 16 frames, so that few lengths are left: for batches
-            without padding, as a `DurationBatchSampler` with `conv_layers` makes them. Not in `evaluation`.
+        crop_to_frames: All utterances are cropped to a multiple of so many frames, at a random place too; 0 and in
+            `evaluation` they are not.
         distortion: What is heard beside the speech; nothing in `evaluation`. Masks and labels don't depend on it.
         settings: As every `SpeechCollator` takes them.
 
@@ -141,14 +155,17 @@ class PretrainingCollator(SpeechCollator):
         config: SSLSpeechConfig,
         *,
         max_seconds: float | None = None,
-        equal_lengths: bool = False,
+        crop_to_frames: int = 0,
         distortion: Distortion | None = None,
         **settings,
     ):
         super().__init__(config, **settings)
         self.distortion = None if self.evaluation else distortion
-        self.max_seconds = max_seconds
-        self.cropping_layers = config.conv_layers if equal_lengths and not self.evaluation else None
+        self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
+        if crop_to_frames and not self.evaluation:
+            self.crop_lengths = partial(
+                cropped_to_frames, multiple=crop_to_frames, conv_layers=tuple(config.conv_layers)
+            )
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         skipped = self.skipped_before(rows)
@@ -176,7 +193,7 @@ class PretrainingCollator(SpeechCollator):
                 raise BadAudio(f"too short to be masked: {frames} frames, no more than the {span} of a span")
         except BadAudio as reason:
             skipped.append((row["name"], str(reason)))
-            length = self.cropped_length(row["num_samples"])
+            length = self.kept_samples(row["num_samples"])
             frames = num_frames(length, self.config.conv_layers)
             mask = np.zeros(frames, dtype=bool)
             return Utterance(np.zeros(length, np.float32), mask, self.labels(row, 0, mask), generator)
@@ -197,17 +214,17 @@ class PretrainingCollator(SpeechCollator):
 
     def crop(self, waveform: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
         """What is kept of the waveform, from a frame's start, and that frame's number."""
-        length = self.cropped_length(len(waveform))
-        excess = len(waveform) - length
-        if not excess:
+        kept = self.kept_samples(len(waveform))
+        if kept == len(waveform):
             return waveform, 0
         hop = self.config.inputs_to_logits_ratio
-        first_frame = 0 if self.evaluation else int(generator.integers(0, excess // hop + 1))
-        return waveform[first_frame * hop :][:length], first_frame
+        first_frame = 0 if self.evaluation else int(generator.integers(0, (len(waveform) - kept) // hop + 1))
+        return waveform[first_frame * hop :][:kept], first_frame
 
-    def cropped_length(self, num_samples: int) -> int:
-        """Samples that are kept of so many."""
-        return int(cropped_samples([num_samples], self.max_seconds, self.cropping_layers)[0])
+    def kept_samples(self, num_samples: int) -> int:
+        """How long a row of so many samples is when it is cropped."""
+        kept = num_samples if self.max_samples is None else min(num_samples, self.max_samples)
+        return kept if self.crop_lengths is None else int(self.crop_lengths(np.array([kept]))[0])
 
     def labels(self, row: Mapping[str, Any], first_frame: int, mask: np.ndarray) -> np.ndarray:
         """What is to be predicted in each frame of the crop that starts at `first_frame`; -100 for nothing."""

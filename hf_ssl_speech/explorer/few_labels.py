@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hf_ssl_speech.explorer.facts import short_names
 from hf_ssl_speech.files import read_json
 from hf_ssl_speech.recipes.label_efficiency_report import RESULTS_FILE
 from hf_ssl_speech.records import read_record
@@ -34,7 +35,8 @@ def label_curve(folder: str | os.PathLike) -> dict[str, Any]:
         shown = {name: point[name] for name in ("start", "minutes", "minutes_used", "wer", "cer")}
         points.append(shown | {"seeds": len(point["seeds"]), "examples": examples(test["references"], test["heard"])})
     test_rows = results["data"]["test"]
-    return {"updates": results["updates"], "source": test_rows["source"], "rows": test_rows["rows"], "points": points}
+    source = short_names(test_rows["source"])
+    return {"updates": results["updates"], "source": source, "rows": test_rows["rows"], "points": points}
 
 
 def examples(references: list[str], heard: list[str]) -> list[dict[str, str]]:

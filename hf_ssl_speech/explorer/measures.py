@@ -31,10 +31,12 @@ class Measured:
     Attributes:
         features: One `(frames, width)` for each row.
         phones: The phone of each frame, a list for each row.
+        hop: Seconds from a frame to the next.
     """
 
     features: list[Tensor]
     phones: list[list[str]]
+    hop: float
 
     @property
     def all_features(self) -> Tensor:
@@ -56,7 +58,7 @@ def measure_rows(dataset: Dataset, source: FeatureSource) -> Measured:
         for row, frames in zip(rows, source.features(rows)):
             features.append(frames)
             phones.append(phones_to_frames(row["phones"], len(frames), hop, window))
-    return Measured(features, phones)
+    return Measured(features, phones, hop)
 
 
 def fitted_sets(fit_on: Tensor, measured: Measured, sizes: Sequence[int], seed: int) -> dict[str, Any]:
@@ -93,20 +95,31 @@ def quality(units: np.ndarray, phones: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def frame_map(measured: Measured, points: int, seed: int) -> dict[str, Any]:
-    """Frames of speech in two dimensions, so that near ones sound alike to the model."""
-    phones = np.asarray(measured.all_phones)
-    speech = np.flatnonzero(phones != SILENCE)
-    chosen = np.sort(np.random.default_rng(seed).permutation(speech)[:points])
-    places = TSNE(2, perplexity=min(30, len(chosen) / 4), init="pca", random_state=seed, max_iter=500).fit_transform(
-        measured.all_features[torch.from_numpy(chosen)].numpy()
-    )
-    places = (places - places.min(0)) / np.ptp(places, axis=0)
-    return {"points": places.round(3).tolist(), "phones": phones[chosen].tolist()}
+def map_places(measured: Measured, points: int, seed: int) -> list[tuple[int, float]]:
+    """Frames of speech, silence left out, drawn for a map: the row of each, and the second at which it begins."""
+    frames = [
+        (row, frame * measured.hop)
+        for row, phones in enumerate(measured.phones)
+        for frame, phone in enumerate(phones)
+        if phone != SILENCE
+    ]
+    return [frames[place] for place in sorted(np.random.default_rng(seed).permutation(len(frames))[:points])]
 
 
-def stage(name: str, units: KMeansUnits, measured: Measured, points: int, seed: int) -> dict[str, Any]:
+def frame_map(measured: Measured, places: Sequence[tuple[int, float]], seed: int) -> dict[str, Any]:
+    """The frames at some places in two dimensions, so that near ones sound alike to the model."""
+    frames = [(row, min(round(second / measured.hop), len(measured.phones[row]) - 1)) for row, second in places]
+    values = torch.stack([measured.features[row][frame] for row, frame in frames]).numpy()
+    perplexity = min(30, len(values) / 4)
+    points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, max_iter=500).fit_transform(values)
+    points = (points - points.min(0)) / np.ptp(points, axis=0)
+    return {"points": points.round(3).tolist(), "phones": [measured.phones[row][frame] for row, frame in frames]}
+
+
+def stage(
+    name: str, units: KMeansUnits, measured: Measured, places: Sequence[tuple[int, float]], seed: int
+) -> dict[str, Any]:
     """One of HuBERT's iterations: its units beside phones, and the map of the frames that they were made from."""
     predicted = units.predict(measured.all_features).numpy()
     described = {"name": name, "features": str(units.features), "num_units": units.num_units}
-    return described | quality(predicted, measured.all_phones) | {"map": frame_map(measured, points, seed)}
+    return described | quality(predicted, measured.all_phones) | {"map": frame_map(measured, places, seed)}

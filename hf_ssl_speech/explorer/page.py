@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import shutil
 from collections.abc import Sequence
@@ -15,15 +14,27 @@ import numpy as np
 import soundfile
 import torch
 from datasets import Dataset
+from torch import Tensor
 
 from hf_ssl_speech.audio import INT16_SCALE, SAMPLE_RATE, to_int16
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.features import HiddenFeatures, open_features
 from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
 from hf_ssl_speech.data.sources import load_speech
+from hf_ssl_speech.explorer.adapters import Letters, letters_facts, load_letters
+from hf_ssl_speech.explorer.contrast import contrast_view
+from hf_ssl_speech.explorer.facts import run_facts
 from hf_ssl_speech.explorer.few_labels import label_curve
-from hf_ssl_speech.explorer.measures import MAP_METHOD, Measured, fitted_sets, frame_map, measure_rows, stage
-from hf_ssl_speech.explorer.page_models import Context, Frames, write_models
+from hf_ssl_speech.explorer.measures import (
+    MAP_METHOD,
+    Measured,
+    fitted_sets,
+    frame_map,
+    map_places,
+    measure_rows,
+    stage,
+)
+from hf_ssl_speech.explorer.page_models import Context, Frames, write_models, write_packed
 from hf_ssl_speech.models.classes import load_config
 from hf_ssl_speech.models.configuration import SSLHubertConfig
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
@@ -35,8 +46,11 @@ SIZES = (50, 100, 200, 500)
 CLIPS = 8
 SECONDS = (3.0, 5.0)  # of the utterance: long enough for words, short enough to run again at each step of a slider
 MAP_POINTS = 500
+MAP_SECONDS = 0.2  # of sound around each point of the map
 REFERENCE_EVERY = 25  # frames
-WEB = ("index.html", "page.css", "page.js", "page.js.LEGAL.txt", "ort.mjs", "ort.wasm.gz")
+HALF_A_WINDOW = 0.0125  # seconds from a frame's start to its middle
+MAP_COMPRESSION = 0.95  # of Opus: 18 kbit/s
+WEB = ("index.html", "page.css", "page.js", "page.js.LEGAL.txt", "ort.mjs", "ort.wasm.zst")
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,9 @@ class PageSettings:
         output_dir: The folder to write.
         credit: Source and licence of the audio, to be shown.
         label_efficiency: Folder of a label efficiency that started from the run; None for a page without it.
+        wav2vec2: Folder of a wav2vec 2.0 pretraining; None for a page without it.
+        collapsed: Folder of a wav2vec 2.0 pretraining whose codebook collapsed, to be shown beside the other.
+        recognizer: Folder of a recogniser that was fine-tuned from the run with LoRA; None for a page without it.
         layer: The layer that the page's units are made of; by default three quarters of the way up.
         hours: Hours of speech to fit on, and to measure on.
         seed: Of all that is chosen at random.
@@ -63,6 +80,9 @@ class PageSettings:
     output_dir: str
     credit: str
     label_efficiency: str | None = None
+    wav2vec2: str | None = None
+    collapsed: str | None = None
+    recognizer: str | None = None
     layer: int | None = None
     hours: float = 0.5
     seed: int = 0
@@ -83,36 +103,43 @@ def make_page(settings: PageSettings) -> Path:
     folder = Path(settings.output_dir)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     normalize = bool(feature_extractor_for(model.config, settings.run).do_normalize)
-    layer = settings.layer or max(1, model.config.num_hidden_layers * 3 // 4)
+    letters = settings.recognizer and load_letters(settings.recognizer, model, normalize)
+    layer = max(1, model.config.num_hidden_layers * 3 // 4) if settings.layer is None else settings.layer
     source = HiddenFeatures(model, layer, normalize=normalize, center=True, encoder=settings.run)
     measured = measure_rows(validation, source)
     sizes = [size for size in SIZES if size <= sum(map(len, measured.features))]
     fitted = fitted_sets(measure_rows(train, source).all_features, measured, sizes, settings.seed)
+    places = map_places(measured, MAP_POINTS, settings.seed)
     stages = [
-        stage(
-            Path(name).name, units, measure_rows(validation, open_features(units.features)), MAP_POINTS, settings.seed
-        )
+        stage(Path(name).name, units, measure_rows(validation, open_features(units.features)), places, settings.seed)
         for name, units in zip(settings.units, sets)
     ]
-    own_map = frame_map(measured, MAP_POINTS, settings.seed)
+    own_map = frame_map(measured, places, settings.seed)
     chosen = choose_utterance(validation)
     last = {key: value for key, value in fitted[str(sizes[-1])].items() if key != "rows"}
     own = {"name": Path(settings.run).name, "features": str(source.description), "num_units": sizes[-1], "map": own_map}
     content = {
-        "run": run_facts(settings),
+        "run": run_facts(settings.run, read_record(settings.run)),
         "conv": [list(layer) for layer in model.config.conv_layers],
         "credit": settings.credit,
         "utterance": utterance(validation[chosen], folder),
-        "reference": reference(model, validation[chosen], normalize),
+        "reference": reference(model, letters, validation[chosen], normalize),
         "masking": masking(model.config, sets[-1], validation, chosen),
         "units": {"layer": layer, "sets": fitted, "clips": clips(validation, measured, chosen, folder)},
         "few_labels": settings.label_efficiency and label_curve(settings.label_efficiency),
-        "iterations": {"method": MAP_METHOD, "stages": [*stages, own | last]},
+        "contrast": settings.wav2vec2
+        and contrast_view(settings.wav2vec2, settings.collapsed, validation, chosen, settings.seed),
+        "iterations": {
+            "method": MAP_METHOD,
+            "sound": map_sound(validation, places, folder),
+            "stages": [*stages, own | last],
+        },
+        "recognizer": settings.recognizer and letters_facts(settings.recognizer),
     }
     keep_clips_only(content["units"])
     compact = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-    (folder / "data.json.gz").write_bytes(gzip.compress(compact, 9, mtime=0))
-    write_models(model, folder, normalize=normalize)
+    write_packed(folder / "data.json.gz", compact)
+    write_models(model, folder, normalize=normalize, letters=letters)
     copy_web(folder)
     return folder
 
@@ -179,20 +206,28 @@ def utterance(row: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def reference(model: SSLHubertForPreTraining, row: dict[str, Any], normalize: bool) -> dict[str, Any]:
-    """What PyTorch computes with the run's own weights for some frames of the utterance, every third one hidden:
-    cosine similarities to all units, which the page is held to."""
+@torch.no_grad()
+def reference(
+    model: SSLHubertForPreTraining, letters: Letters | None, row: dict[str, Any], normalize: bool
+) -> dict[str, Any]:
+    """What PyTorch computes with the runs' own weights for some frames of the utterance, which the page is held to:
+    cosine similarities to all units where every third frame is hidden, and the recogniser's probabilities of tokens."""
     waveform = torch.from_numpy(to_int16(row_waveform(row)).astype(np.float32) / INT16_SCALE)[None]
     frames = Frames(model, normalize)(waveform)
     hidden = (torch.arange(frames.shape[1]) % 3 == 0).float()[None]
     logits, _ = Context(model)(frames, hidden)
     places = list(range(0, frames.shape[1], REFERENCE_EVERY))
-    cosines = model.config.unit_logits_temperature * logits[0, places]
     return {
         "frames": places,
         "temperature": model.config.unit_logits_temperature,
-        "cosines": [[round(value, 6) for value in frame] for frame in cosines.tolist()],
+        "cosines": rounded(model.config.unit_logits_temperature * logits[0, places]),
+        "tokens": letters and rounded(letters(frames)[0, places].softmax(-1)),
     }
+
+
+def rounded(values: Tensor) -> list[list[float]]:
+    """As short numbers."""
+    return [[round(value, 6) for value in row] for row in values.tolist()]
 
 
 def masking(config: SSLHubertConfig, units: KMeansUnits, rows: Dataset, chosen: int) -> dict[str, Any]:
@@ -222,19 +257,28 @@ def clips(rows: Dataset, measured: Measured, chosen: int, folder: Path) -> list[
     return found
 
 
+def map_sound(rows: Dataset, places: Sequence[tuple[int, float]], folder: Path) -> dict[str, Any]:
+    """The sound around each point of the map, one after the other in one file."""
+    length = round(MAP_SECONDS * SAMPLE_RATE)
+    sound = np.zeros((len(places), length), dtype=np.float32)
+    for point, (row, second) in enumerate(places):
+        waveform = row_waveform(rows[row])
+        first = max(0, round((second + HALF_A_WINDOW) * SAMPLE_RATE) - length // 2)
+        part = waveform[first : first + length]
+        sound[point, : len(part)] = part
+    name = "audio/map.ogg"
+    soundfile.write(
+        folder / name, sound.ravel(), SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=MAP_COMPRESSION
+    )
+    return {"audio": name, "seconds": MAP_SECONDS}
+
+
 def keep_clips_only(units: dict[str, Any]):
     """Leaves out the units of rows whose audio is not on the page."""
     for each in units["sets"].values():
         each["rows"] = [each["rows"][clip["row"]] for clip in units["clips"]]
     for clip in units["clips"]:
         del clip["row"]
-
-
-def run_facts(settings: PageSettings) -> dict[str, Any]:
-    """What the run's record tells."""
-    record = read_record(settings.run) or {}
-    names = ("updates", "hours_seen", "parameters")
-    return {"name": Path(settings.run).name, **{name: record.get(name) for name in names}}
 
 
 def copy_web(folder: Path):

@@ -1,20 +1,27 @@
-"""The model of a page: two ONNX graphs with 15-bit weights, so that it is small and hiding frames is fast."""
+"""The models of a page: ONNX graphs that share one file of 16-bit weights, so that they are small and fast.
+
+HuBERT comes in two graphs, so that hiding frames runs only the second again. A recogniser that was fine-tuned from it
+by LoRA needs but its adapters and its head beside the same weights.
+"""
 
 from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.explorer.adapters import Letters
 from hf_ssl_speech.hub.onnx_export import check_installed, trace
 from hf_ssl_speech.models import objectives
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
 
-LEVELS = 2**14 - 1
+# Bits of the large weights of each graph. The page's limits on size and on error leave 15 to the largest.
+BITS = {"frames": 16, "context": 15, "letters": 15}
 SMALL_TENSOR = 1_000  # values; norms, biases and the like are not worth their scales
 
 
@@ -50,13 +57,39 @@ class Context(nn.Module):
         return objectives.unit_logits(projected, self.unit_embedding.weight, self.temperature), hidden
 
 
-def write_models(model: SSLHubertForPreTraining, folder: Path, *, normalize: bool):
-    """Writes `frames.onnx.gz` and `context.onnx.gz`.
+class Weights:
+    """The file of all that graphs hold in common: what is put twice is kept once."""
+
+    FILE = "weights.bin"
+
+    def __init__(self):
+        self.content = bytearray()
+        self.places: dict[bytes, int] = {}
+
+    def tensor(self, values: np.ndarray, name: str) -> Any:
+        """An ONNX tensor whose values are in the file."""
+        from onnx import TensorProto, helper
+
+        content = values.tobytes()
+        if content not in self.places:
+            self.places[content] = len(self.content)
+            self.content += content
+        tensor = TensorProto(name=name, dims=values.shape, data_type=helper.np_dtype_to_tensor_dtype(values.dtype))
+        tensor.data_location = TensorProto.EXTERNAL
+        facts = {"location": self.FILE, "offset": self.places[content], "length": len(content)}
+        for key, value in facts.items():
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor
+
+
+def write_models(model: SSLHubertForPreTraining, folder: Path, *, normalize: bool, letters: Letters | None = None):
+    """Writes `frames.onnx.gz`, `context.onnx.gz`, with a recogniser `letters.onnx.gz`, and their `weights.bin.gz`.
 
     Args:
         model: HuBERT with its head, in eval mode; the page names the units of its first set.
         folder: Where to.
         normalize: Whether waveforms are brought to mean 0 and variance 1.
+        letters: The recogniser.
     Raises:
         ImportError: If the extra `onnx` is missing.
     """
@@ -76,44 +109,55 @@ def write_models(model: SSLHubertForPreTraining, folder: Path, *, normalize: boo
             (any_length, any_length),
         ),
     }
+    if letters is not None:
+        graphs["letters"] = trace(letters.eval(), (hidden,), ["frames"], ["letters"], (any_length,))
+    weights = Weights()
     for name, program in graphs.items():
-        graph = _without_comments(_in_15_bits(program.model_proto))
-        (folder / f"{name}.onnx.gz").write_bytes(gzip.compress(graph.SerializeToString(), 9, mtime=0))
+        graph = _without_comments(_in_integers(program.model_proto, weights, BITS[name]))
+        write_packed(folder / f"{name}.onnx.gz", graph.SerializeToString())
+    write_packed(folder / f"{Weights.FILE}.gz", bytes(weights.content))
 
 
-def _in_15_bits(graph):
+def write_packed(path: Path, content: bytes):
+    """Compresses, the same content to the same bytes."""
+    path.write_bytes(gzip.compress(content, 9, mtime=0))
+
+
+def _in_integers(graph, weights: Weights, bits: int):
     """Large weights as integers with a scale for each slice of their first dimension.
 
-    The error is 1 in 32,000 of the largest, where float16 has 1 in 2,000 of every value. High and low bytes stand
-    apart, because only the high ones can be compressed. The runtime makes floats of them once, when it loads the graph.
+    In 15 bits the error is 1 in 32,000 of the largest, where float16 has 1 in 2,000 of every value. High and low bytes
+    stand apart, because only the high ones can be compressed. The runtime makes floats of them once, when it loads the
+    graph.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    nodes = []
+    levels, nodes = 2 ** (bits - 1) - 1, []
+    graph.graph.initializer.append(numpy_helper.from_array(np.float32(256), "high_byte"))
     for tensor in list(graph.graph.initializer):
         values = numpy_helper.to_array(tensor)
         if values.dtype != np.float32 or values.size < SMALL_TENSOR:
             continue
         axes = tuple(range(1, values.ndim)) or None
-        scales = np.maximum(np.abs(values).max(axes, keepdims=True), 1e-30).astype(np.float32) / LEVELS
-        name = tensor.name
+        scales = np.maximum(np.abs(values).max(axes, keepdims=True), 1e-30).astype(np.float32) / levels
         integers = np.rint(values / scales).astype(np.int16)
+        name = tensor.name
+        high, low, scale = (f"{name}.{part}" for part in ("high", "low", "scale"))
         graph.graph.initializer.remove(tensor)
         graph.graph.initializer.extend(
             [
-                numpy_helper.from_array((integers >> 8).astype(np.int8), f"{name}.high"),
-                numpy_helper.from_array((integers & 255).astype(np.uint8), f"{name}.low"),
-                numpy_helper.from_array(scales * 256, f"{name}.high_scale"),
-                numpy_helper.from_array(scales, f"{name}.low_scale"),
+                weights.tensor((integers >> 8).astype(np.int8), high),
+                weights.tensor((integers & 255).astype(np.uint8), low),
+                weights.tensor(scales, scale),
             ]
         )
-        for part in ("high", "low"):
-            part = f"{name}.{part}"
-            nodes += [
-                helper.make_node("Cast", [part], [f"{part}_float"], to=TensorProto.FLOAT),
-                helper.make_node("Mul", [f"{part}_float", f"{part}_scale"], [f"{part}_value"]),
-            ]
-        nodes.append(helper.make_node("Add", [f"{name}.high_value", f"{name}.low_value"], [name]))
+        nodes += [
+            helper.make_node("Cast", [high], [f"{high}_float"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{high}_float", "high_byte"], [f"{high}_value"]),
+            helper.make_node("Cast", [low], [f"{low}_float"], to=TensorProto.FLOAT),
+            helper.make_node("Add", [f"{high}_value", f"{low}_float"], [f"{name}.integers"]),
+            helper.make_node("Mul", [f"{name}.integers", scale], [name]),
+        ]
     others = list(graph.graph.node)
     del graph.graph.node[:]
     graph.graph.node.extend([*nodes, *others])

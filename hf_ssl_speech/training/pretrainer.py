@@ -60,13 +60,14 @@ class SpeechPreTrainer(SpeechTrainer):
         settings = {
             "normalize": processing_class.do_normalize,
             "max_seconds": args.max_seconds,
+            "crop_to_frames": args.crop_to_frames,
             "seed": args.order_seed,
             **(collator_settings or {}),
         }
         args = copy.copy(args)  # the caller's object is not changed
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = model.config.layerdrop > 0
-        collator = pretraining_collator(model.config, equal_lengths=args.equal_lengths, **settings)
+        collator = pretraining_collator(model.config, **settings)
         unit_columns = getattr(collator, "unit_columns", ())
         super().__init__(
             model,

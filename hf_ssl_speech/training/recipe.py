@@ -24,7 +24,7 @@ MUST_AGREE = (
     "max_grad_norm",
     "min_seconds",
     "max_seconds",
-    "equal_lengths",
+    "crop_to_frames",
     "buffer_seconds",
     "weights",
     "mix_by",

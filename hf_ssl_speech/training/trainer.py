@@ -145,7 +145,7 @@ class SpeechTrainer(FailedSteps):
                 split_dataset_by_node(self.train_dataset, args.process_index, args.world_size),
                 batch_seconds=args.batch_seconds,
                 max_seconds=args.max_seconds,
-                conv_layers=self.data_collator.cropping_layers,
+                crop=self.data_collator.crop_lengths,
                 buffer_seconds=args.buffer_seconds,
                 seed=self.data_collator.seed,
             )
@@ -160,13 +160,8 @@ class SpeechTrainer(FailedSteps):
 
     def training_sampler(self) -> DurationBatchSampler:
         """This rank's batches of the training rows, mixed as the arguments say."""
-        return self.sampler(
-            self.train_dataset,
-            shuffle=True,
-            batches_per_update=self.args.batches_per_update,
-            conv_layers=self.data_collator.cropping_layers,
-            mixture=self.mixture,
-        )
+        settings = {"batches_per_update": self.args.batches_per_update, "mixture": self.mixture}
+        return self.sampler(self.train_dataset, shuffle=True, crop=self.data_collator.crop_lengths, **settings)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """The same rows in the same batches every time, shared out among ranks."""

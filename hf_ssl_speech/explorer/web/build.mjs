@@ -1,7 +1,7 @@
 // Bundles the page into built/, which travels in the wheel: npm ci && npm run build
+import { compress, init } from "@bokuweb/zstd-wasm";
 import { build } from "esbuild";
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { gzipSync } from "node:zlib";
 
 const ORT = "node_modules/onnxruntime-web/dist/";
 mkdirSync("built", { recursive: true });
@@ -16,5 +16,6 @@ await build({
 });
 for (const name of ["index.html", "page.css"]) copyFileSync(`src/${name}`, `built/${name}`);
 copyFileSync(`${ORT}ort-wasm-simd-threaded.mjs`, "built/ort.mjs");
-// The smallest build of the runtime, without WebGPU; compressed, it is a quarter of its 11 MB.
-writeFileSync("built/ort.wasm.gz", gzipSync(readFileSync(`${ORT}ort-wasm-simd-threaded.wasm`), { level: 9 }));
+// The smallest build of the runtime, without WebGPU; Zstandard makes 2.0 MB of its 11, gzip 3.0.
+await init();
+writeFileSync("built/ort.wasm.zst", compress(readFileSync(`${ORT}ort-wasm-simd-threaded.wasm`), 22));

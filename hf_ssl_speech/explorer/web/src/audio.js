@@ -13,11 +13,26 @@ export function play(samples, start = 0, seconds = Infinity) {
   playing.start(0, start, Math.min(seconds, buffer.duration - start));
 }
 
+export async function fetchBytes(name) {
+  const answer = await fetch(name);
+  if (!answer.ok) {
+    throw new Error(`${name} cannot be loaded (${answer.status}): serve the whole folder, for example with python -m http.server.`);
+  }
+  return answer.arrayBuffer();
+}
+
 // 16-bit WAV is read here, not by the browser, whose resampling would change what the model hears.
 export async function fetchWav(name) {
-  const view = new DataView(await (await fetch(name)).arrayBuffer());
-  const samples = new Int16Array(view.buffer.slice(44));
+  const samples = new Int16Array((await fetchBytes(name)).slice(44));
   return Float32Array.from(samples, (value) => value / 32768);
+}
+
+const files = new Map();
+
+// A part of one of the page's files, which is fetched once.
+export async function playFile(name, start, seconds) {
+  if (!files.has(name)) files.set(name, await decode(await fetchBytes(name)));
+  play(files.get(name), Math.max(0, start), seconds);
 }
 
 export async function decode(bytes) {

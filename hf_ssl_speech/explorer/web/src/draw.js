@@ -13,6 +13,7 @@ export function show(id, label, options) {
   picture.setAttribute("role", "img");
   picture.setAttribute("aria-label", label);
   picture.style.setProperty("--plot-background", "var(--paper)");
+  box.dataset.focused = box.contains(document.activeElement) ? "yes" : "";
   box.replaceChildren(picture);
 }
 
