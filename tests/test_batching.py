@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from hf_ssl_speech import SSLWav2Vec2Config
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data import batching
+from hf_ssl_speech.data import batch_plan
 from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSampler
 from hf_ssl_speech.data.collators import cropped_to_frames
 from hf_ssl_speech.models.frames import num_frames
@@ -172,8 +172,11 @@ def test_cropped_to_multiples_of_16_frames_batches_have_one_length_and_few_shape
     assert {row for batch in batches for row in batch} == set(range(len(lengths)))
     shapes = {(len(batch), *set(sampler.lengths[batch].tolist())) for batch in batches}
     assert all(len(shape) == 2 for shape in shapes), "a batch of two lengths"
-    full = {shape for shape in shapes if shape[0] == int(87.5 * SAMPLE_RATE) // shape[1]}
-    assert len(full) <= 90
+    sizes = {length: [rows for rows, other in shapes if other == length] for _, length in shapes}
+    assert all(max(rows) - min(rows) <= 1 for rows in sizes.values()), "a small batch is left"
+    assert len(shapes) <= 90
+    assert str(sampler).endswith(f"0.0% padding, {len(shapes)} shapes, {sampler.kept:.1%} of the audio kept")
+    assert sampler.kept > 0.98
     assert sampler.lengths.sum() > 0.98 * np.minimum(lengths, 15.6 * SAMPLE_RATE).sum()
     assert sampler.waste == 0
     assert len(batches) < 1.1 * len(DurationBatchSampler(lengths, batch_seconds=87.5, max_seconds=15.6))
@@ -295,14 +298,14 @@ def naive_batches(lengths: np.ndarray, batch_samples: int, width: float, rng: np
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_batches_are_those_that_a_loop_over_rows_makes(seed, monkeypatch):
-    monkeypatch.setattr(batching, "PADDING_FOR_VARIETY", 1.0)  # the first width is taken
+    monkeypatch.setattr(batch_plan, "PADDING_FOR_VARIETY", 1.0)  # the first width is taken
     lengths = np.random.default_rng(seed).integers(1_000, 20_000, 400)
     sampler = DurationBatchSampler(lengths, batch_seconds=5, seed=seed)
     sampler.set_epoch(2)
     rng = np.random.default_rng((seed, 2))
-    assert list(sampler) == naive_batches(lengths, 80_000, batching.BUCKET_WIDTHS[0], rng)
+    assert list(sampler) == naive_batches(lengths, 80_000, batch_plan.BUCKET_WIDTHS[0], rng)
 
 
 @pytest.mark.parametrize("values", [np.array([3, 1, 3, 1, 2]), np.array([0.5, 0.1, 0.5, 0.1])])
 def test_equal_values_keep_their_order(values):
-    assert batching._order(values).tolist() == np.argsort(values, kind="stable").tolist()
+    assert batch_plan.ordered(values).tolist() == np.argsort(values, kind="stable").tolist()

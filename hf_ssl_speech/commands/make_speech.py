@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]):
-    """Makes the speech, unless the folder holds it already; every argument but the folder is `synthesize_speech`'s."""
+    """Makes the speech, unless the folder holds it already."""
     parser = CommandParser(about=__doc__)
     parser.add_argument("output_folder", type=path_type, help="Folder for the Parquet files; created if missing.")
     parser.add_argument(
@@ -35,7 +35,10 @@ def main(argv: list[str]):
         help="Languages of the speech (default: en de es fr it).",
     )
     parser.add_argument(
-        "--speakers", type=int, default=50, help="Voices; about one in ten goes to validation (default: %(default)s)."
+        "--speakers", type=int, default=50, help="Voices over all languages (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--validation_share", type=float, default=0.1, help="Share of the voices for validation (default: %(default)s)."
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="Another seed gives other voices and texts (default: %(default)s)."
@@ -57,7 +60,9 @@ def main(argv: list[str]):
         print(f"{folder} already holds this speech.")
         return
 
-    splits = split_by_speaker(synthesize_speech(**arguments))
+    share = arguments["validation_share"]
+    asked = {name: value for name, value in arguments.items() if name != "validation_share"}
+    splits = split_by_speaker(synthesize_speech(**asked), share)
     hold(folder)
     finished.unlink(missing_ok=True)
     for name, split in splits.items():
@@ -66,13 +71,15 @@ def main(argv: list[str]):
     finished.write_text(json.dumps(arguments))
 
 
-def split_by_speaker(speech: Dataset) -> dict[str, Dataset]:
-    """The last tenth of the speakers, at least one, for validation; the others for training."""
+def split_by_speaker(speech: Dataset, validation_share: float = 0.1) -> dict[str, Dataset]:
+    """This share of the speakers, the last ones and at least one, for validation; the others for training."""
     row_speakers = list(speech["speaker"])
     speakers = list(dict.fromkeys(row_speakers))
     if len(speakers) < 2:
         raise ValueError(f"Two splits need two speakers, but there is {len(speakers)}: raise --minutes or --speakers.")
-    held_out = set(speakers[-max(1, len(speakers) // 10) :])
+    if not 0 < validation_share < 1:
+        raise ValueError(f"validation_share is {validation_share:g}: give a number between 0 and 1.")
+    held_out = set(speakers[-min(max(1, int(len(speakers) * validation_share)), len(speakers) - 1) :])
     rows = range(len(speech))
     return {
         "train": speech.select([row for row in rows if row_speakers[row] not in held_out]),

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 from transformers import PreTrainedConfig
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.batch_plan import Epoch, Plan
 from hf_ssl_speech.data.families import hearing_of
 from hf_ssl_speech.data.mixing import Mixture
-
-# How much longer than its shortest row the longest of a bucket may be: the widest that costs at most this much more
-# padding than batches cut from the sorted rows. In wider buckets, batches differ more from epoch to epoch.
-BUCKET_WIDTHS = (0.16, 0.12, 0.08, 0.06, 0.04, 0.03, 0.02, 0.01)
-PADDING_FOR_VARIETY = 0.01
 
 
 class DurationBatchSampler(Sampler[list[int]]):
@@ -71,6 +67,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         self.lengths = _cropped(num_samples, batch_seconds, max_seconds, crop)
         self.batch_seconds = batch_seconds
         self.equal = crop is not None
+        self.kept = float(self.lengths.sum() / _cropped(num_samples, batch_seconds, max_seconds, None).sum())
         self.seed = seed
         self.shuffle = shuffle
         self.num_replicas = num_replicas
@@ -78,7 +75,7 @@ class DurationBatchSampler(Sampler[list[int]]):
         self.epoch = 0
         self.mixture = mixture
         self._places = self._drawn(0)
-        self._plan = _Plan(self._lengths_at(self._places), batch_seconds, self.equal)
+        self._plan = Plan(self._lengths_at(self._places), batch_seconds, self.equal)
         per_update = batches_per_update if shuffle else 1
         self._num_batches = -(-len(self._plan.starts) // per_update) * per_update  # of all ranks
         self._start = self._position = 0  # in batches of all ranks: where to begin, and how many are handed out
@@ -94,12 +91,12 @@ class DurationBatchSampler(Sampler[list[int]]):
         """Batches of this rank in a whole epoch."""
         return len(range(self.rank, self._num_batches, self.num_replicas))
 
-    def _deal(self) -> _Epoch:
+    def _deal(self) -> Epoch:
         """All ranks' batches of this epoch."""
         places, plan = self._places, self._plan
         if self.mixture is not None and self.epoch:
             places = self._drawn(self.epoch)
-            plan = _Plan(self._lengths_at(places), self.batch_seconds, self.equal)
+            plan = Plan(self._lengths_at(places), self.batch_seconds, self.equal)
         epoch = plan.deal(np.random.default_rng((self.seed, self.epoch)) if self.shuffle else None)
         return epoch if places is None else epoch._replace(order=places[epoch.order])
 
@@ -143,7 +140,7 @@ class DurationBatchSampler(Sampler[list[int]]):
 
     def largest_batch(self) -> list[int]:
         """Row indices of the batch with most samples, padding included; of several the one with the longest rows."""
-        plan = self._plan if self.mixture is None else _Plan(self.lengths, self.batch_seconds, self.equal)
+        plan = self._plan if self.mixture is None else Plan(self.lengths, self.batch_seconds, self.equal)
         epoch = plan.deal()
         rows, longest, _ = epoch.sizes(self.lengths)
         return epoch.batch(int(np.argmax(rows * longest))).tolist()  # the longest rows come first
@@ -155,11 +152,15 @@ class DurationBatchSampler(Sampler[list[int]]):
         return float(1 - samples.sum() / (rows * longest).sum())
 
     def __str__(self) -> str:
-        rows, _, samples = self._sizes()
-        return (
+        rows, longest, samples = self._sizes()
+        told = (
             f"{len(rows):,} batches of at most {self.batch_seconds:.1f} s (mean {samples.mean() / SAMPLE_RATE:.1f} s, "
             f"{rows.mean():.1f} rows), {self.waste:.1%} padding"
         )
+        if not self.equal:
+            return told
+        shapes = {*zip(rows.tolist(), longest.tolist())}
+        return f"{told}, {len(shapes):,} shapes, {self.kept:.1%} of the audio kept"
 
     def _sizes(self) -> tuple[np.ndarray, ...]:
         """Rows, longest row and samples of each batch, those too that come again at the end of the epoch."""
@@ -261,88 +262,12 @@ class DurationBatchedStream(IterableDataset):
         self, rows: list[dict[str, Any]], rng: np.random.Generator, skipped: list[tuple[str, str]]
     ) -> Iterator[list[dict[str, Any]]]:
         lengths = _cropped([row["num_samples"] for row in rows], self.batch_seconds, self.max_seconds, self.crop)
-        epoch = _Plan(lengths, self.batch_seconds, self.crop is not None).deal(rng)
+        epoch = Plan(lengths, self.batch_seconds, self.crop is not None).deal(rng)
         first, *others = map(epoch.batch, range(len(epoch.starts)))
         if skipped:
             rows[first[0]]["skipped_before"] = skipped
         for batch in (first, *others):
             yield [rows[index] for index in batch]
-
-
-class _Epoch(NamedTuple):
-    """Batches as a few long arrays: a list of millions of small ones takes minutes and gigabytes.
-
-    Attributes:
-        order: Row indices, those of a batch side by side.
-        starts: The places in `order` where a batch begins.
-        sequence: In which order the batches come.
-    """
-
-    order: np.ndarray
-    starts: np.ndarray
-    sequence: np.ndarray
-
-    def batch(self, index: int) -> np.ndarray:
-        """Row indices of a batch; after the last the first comes again."""
-        number = self.sequence[index % len(self.sequence)]
-        end = self.starts[number + 1] if number + 1 < len(self.starts) else len(self.order)
-        return self.order[self.starts[number] : end]
-
-    def sizes(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, longest row and samples of each batch as they come, from the lengths of all rows."""
-        in_order = lengths[self.order % len(lengths)]  # further copies of a row are as long
-        rows = np.diff(self.starts, append=len(self.order))
-        longest = np.maximum.reduceat(in_order, self.starts)
-        samples = np.add.reduceat(in_order, self.starts)
-        return rows[self.sequence], longest[self.sequence], samples[self.sequence]
-
-
-class _Plan:
-    """How sorted rows are cut into batches: the sizes are fixed, the rows that fill them are drawn.
-
-    Attributes:
-        order: Row indices, longest first.
-        buckets: The places in `order` where a bucket begins, whose rows all cost as much as the first, the longest.
-        starts: The places where a batch begins.
-    """
-
-    def __init__(self, lengths: np.ndarray, batch_seconds: float, equal: bool = False):
-        self.order = _order(-lengths)
-        falling = lengths[self.order]
-        batch_samples = round(batch_seconds * SAMPLE_RATE)
-        # No bucket wider than one length: sorted rows.
-        self._cut(falling, np.flatnonzero(np.diff(falling, prepend=-1)), batch_samples, equal)
-        if equal:
-            return
-        most_padding = self._padding(lengths, None) + PADDING_FOR_VARIETY
-        for width in BUCKET_WIDTHS:
-            self._cut(falling, _bucket_starts(falling, width), batch_samples)
-            if self._padding(lengths, np.random.default_rng(0)) <= most_padding:
-                break
-
-    def _cut(self, falling: np.ndarray, buckets: np.ndarray, batch_samples: int, apart: bool = False):
-        """A batch may go on into the next bucket, unless they are kept apart, but costs what its first row does."""
-        parts, place = [], 0
-        batch_rows = (batch_samples // falling[buckets]).tolist()
-        for rows, end in zip(batch_rows, [*buckets[1:].tolist(), len(falling)]):
-            if place < end:
-                parts.append(np.arange(place, end, rows))
-                place = end if apart else place + len(parts[-1]) * rows
-        self.buckets, self.starts = buckets, np.concatenate(parts)
-
-    def _padding(self, lengths: np.ndarray, rng: np.random.Generator | None) -> float:
-        """The share of samples that is padding."""
-        rows, longest, _ = self.deal(rng).sizes(lengths)
-        return float(1 - lengths.sum() / (rows * longest).sum())
-
-    def deal(self, rng: np.random.Generator | None = None) -> _Epoch:
-        """The batches, longest first; with `rng`, rows shuffled inside their buckets and batches among each other."""
-        if rng is None:
-            return _Epoch(self.order, self.starts, np.arange(len(self.starts)))
-        drawn, order = rng.random(len(self.order)), np.empty_like(self.order)
-        for start, end in zip(self.buckets, [*self.buckets[1:], len(order)]):
-            order[start:end] = self.order[start:end][_order(drawn[start:end])]
-        return _Epoch(order, self.starts, rng.permutation(len(self.starts)))
 
 
 def inference_batches(lengths: Sequence[int], config: PreTrainedConfig, batch_seconds: float) -> Iterator[list[int]]:
@@ -367,29 +292,6 @@ def inference_batches(lengths: Sequence[int], config: PreTrainedConfig, batch_se
         batch.append(place)
     if batch:
         yield batch
-
-
-def _order(values: np.ndarray) -> np.ndarray:
-    """Places of the values from low to high, the first of equal ones first.
-
-    NumPy's fastest sorting does not keep the order of equal values, nor is it the same on every processor: it sorts
-    what is different.
-    """
-    if values.dtype.kind == "i":
-        return np.argsort(values * len(values) + np.arange(len(values)))
-    order = np.argsort(values)
-    in_order = values[order]
-    return np.argsort(values, kind="stable") if (in_order[1:] == in_order[:-1]).any() else order
-
-
-def _bucket_starts(falling: np.ndarray, width: float) -> np.ndarray:
-    """Cuts lengths, longest first, into buckets: the places where one begins."""
-    starts, place = [], 0
-    rising = falling[::-1]
-    while place < len(falling):
-        starts.append(place)
-        place = len(falling) - int(np.searchsorted(rising, falling[place] / (1 + width), side="left"))
-    return np.array(starts)
 
 
 def _cropped(

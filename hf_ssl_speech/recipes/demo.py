@@ -38,7 +38,7 @@ def conclude(folder: str | os.PathLike) -> str:
     points = {point["start"]: point for point in results["curves"]}
     cells = {cell["start"]: folder / "recognisers" / cell["folder"] for cell in results["cells"]}
     heard = {start: read_record(cell)["test"] for start, cell in cells.items()}
-    draw(folder, points, next(iter(heard.values()))["references"][0])
+    draw(folder, points, results["data"]["test"]["source"], next(iter(heard.values()))["references"][0])
     minutes = points["pretrained"]["minutes_used"]
     rows = [
         [start, f"{minutes:.1f}", *(in_percent(point[measure]) for measure in ("wer", "cer"))]
@@ -72,7 +72,7 @@ def transcripts(heard: dict[str, dict[str, Any]]) -> list[str]:
 def how_to_go_on(recogniser: Path) -> str:
     """The commands that transcribe the user's own recording."""
     return f"""\
-Your own recording of some digits, in English or Spanish, in the terminal and in Python:
+Your own recording of some English digits, in the terminal and in Python:
 
     hf-ssl-speech transcribe {recogniser} my_recording.wav
 
@@ -81,9 +81,9 @@ Your own recording of some digits, in English or Spanish, in the terminal and in
     print(recognise(hf_ssl_speech.read_audio("my_recording.wav"))["text"])"""
 
 
-def draw(folder: Path, points: dict[str, dict[str, Any]], said: str):
-    """Draws the units of an utterance under its waveform, and both word error rates."""
-    rows, _ = prepare_speech(load_speech([str(folder / "speech")], split="validation"), min_seconds=0)
+def draw(folder: Path, points: dict[str, dict[str, Any]], source: str, said: str):
+    """Draws the units of the first utterance of the source under its waveform, and both word error rates."""
+    rows, _ = prepare_speech(load_speech([source], split="validation"), min_seconds=0)
     units = KMeansUnits.from_pretrained(folder / "units")
     waveform, hop_seconds = row_waveform(rows[0]), 1 / units.features.frames_per_second
     labels = units.predict_rows([rows[0]], units.open_features(device="cpu"))[0]
