@@ -28,8 +28,15 @@ TOLD_SAMPLES = re.compile(r"\b(?:Frames|Cols)\s*: (\d+)")
 TELL_SAMPLES = ("AVR", "MPC2K", "MAT4", "MAT5")
 NIST_SAMPLES = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)  # of one channel; libsndfile's log has it not
 CUT_SHORT = "cut short: fewer samples than its header says"
+FEWER_BYTES = "cut short: the header tells more bytes than the file has"
 JOINED = "several recordings joined into one file, of which players know the first alone"
 CONVERT = "convert it with ffmpeg, for example to FLAC"
+# Where files were joined, decoders read the first alone of these formats, as libsndfile and FFmpeg name them; and how
+# many bytes at the beginning of a file occur in no sound.
+FIRST_BYTES = {"FLAC": 8, "AU": 8, "CAF": 8, "RF64": 8, "SDS": 8, "MAT4": 39, "flv": 8, "asf": 8, "tta": 8, "nut": 24}
+# How an ASF (WMA) begins, and its table that tells the size of the file.
+ASF, ASF_PROPERTIES = bytes.fromhex("3026b2758e66cf11"), bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+HEAD_BYTES = 2**13
 # In kbit/s, of layer III in MPEG 1 and in MPEG 2 and 2.5; and the sampling rates of MPEG 1, in Hz.
 MP3_BITRATES = (
     (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -58,7 +65,7 @@ def check_header(file: soundfile.SoundFile, source: str | io.BytesIO):
         raise BadAudio("cut short: the header tells more samples than the file can hold")
     wrong = WRONG_SIZE.search(file.extra_info)
     if wrong and int(wrong[1], 0) > int(wrong[2]) and not _left_open(int(wrong[1], 0)):
-        raise BadAudio("cut short: the header tells more bytes than the file has")
+        raise BadAudio(FEWER_BYTES)
     if CUT.search(file.extra_info) or _told_samples(file, source) > file.frames:
         raise BadAudio(CUT_SHORT)
 
@@ -84,16 +91,21 @@ def bytes_of(source: str | io.BytesIO) -> AbstractContextManager[io.BufferedIOBa
     return open(source, "rb") if isinstance(source, str) else io.BytesIO(source.getbuffer())
 
 
-def is_joined_flac(source: str | io.BytesIO) -> bool:
-    """Whether a second FLAC follows the first, of which libsndfile reads nothing."""
-    starts = [b"fLaC" + last_block + b"\0\0\x22" for last_block in (b"\0", b"\x80")]
+def is_joined(source: str | io.BytesIO, format_name: str) -> bool:
+    """Whether a file begins anew after its first recording, in a format of which decoders read no more than that."""
+    size = FIRST_BYTES.get(format_name)
+    if size is None:
+        return False
     with bytes_of(source) as file:
-        file.seek(_id3_bytes(file.read(10)) + 4)  # some tools put an ID3 tag before it
+        file.seek(_id3_bytes(file.read(10)))  # some tools put an ID3 tag before a FLAC
+        start = file.read(size)
+        # Of a FLAC, the first block may be the only one before the sound, which a bit tells.
+        starts = [start[:4] + last + start[5:] for last in (b"\0", b"\x80")] if format_name == "FLAC" else [start]
         before = b""
         while block := file.read(BYTES_AT_ONCE):
             if any(start in before + block for start in starts):
                 return True
-            before = block[-7:]
+            before = block[1 - size :]
     return False
 
 
@@ -127,15 +139,13 @@ def _ogg_checksum(page: bytes) -> int:
 
 
 def check_size(source: str | io.BytesIO):
-    """Refuses what FFmpeg reads only a part of: a RIFF file (WAV, AVI) that was cut, and MP4 files that were joined."""
+    """Refuses what FFmpeg reads a part of: a file with fewer bytes than it tells, and MP4 files that were joined."""
     with bytes_of(source) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        head = file.read(12)
-        if head[:4] == b"RIFF":
-            told = int.from_bytes(head[4:8], "little")
-            if told + 7 > size and not _left_open(told):
-                raise BadAudio("cut short: the header tells more bytes than the file has")
+        head = file.read(HEAD_BYTES)
+        if _told_size(head) > size + 1:
+            raise BadAudio(FEWER_BYTES)
         place = begun = 0
         while head[4:8] == b"ftyp" or begun:
             file.seek(place)
@@ -148,6 +158,19 @@ def check_size(source: str | io.BytesIO):
             if told < 8:  # 0: to the end of the file
                 break
             place += told
+
+
+def _told_size(head: bytes) -> int:
+    """The bytes of a whole file as its beginning tells them; 0 if it does not."""
+    number = int.from_bytes(head[4:8], "little")
+    if head.startswith(b"RIFF"):  # WAV, AVI
+        return 0 if _left_open(number) else number + 8
+    if head.startswith(b".SoX"):  # the header's size, and the number of samples, of 4 bytes
+        return 4 + number + 4 * int.from_bytes(head[8:16], "little")
+    place = head.find(ASF_PROPERTIES) if head.startswith(ASF) else -1
+    table = head[place:] if place >= 0 else b""
+    is_live = int.from_bytes(table[88:92], "little") & 1  # its size was not known yet
+    return 0 if is_live else int.from_bytes(table[40:48], "little")
 
 
 def counted_mp3(source: str | io.BytesIO) -> io.BytesIO | None:

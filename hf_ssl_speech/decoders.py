@@ -25,7 +25,7 @@ from hf_ssl_speech.containers import (
     check_pages,
     check_size,
     counted_mp3,
-    is_joined_flac,
+    is_joined,
 )
 
 SAMPLES_AT_ONCE = 2**20
@@ -36,6 +36,7 @@ LOUDEST = 10
 LEFT_OF_POWER, WINDOW_SAMPLES, MOST_CANCELLED = 1e-3, 8_000, 0.05
 # Seconds that a container may tell too much of, for what encoders put before and after the audio.
 PADDING_SECONDS = 0.5
+TELL_DURATION = ("mov", "matroska", "flv", "rm")
 # What libsndfile says of a format, or of a codec in a WAV, that it does not know.
 UNKNOWN = re.compile("format not recogni|unimplemented format|Malformed 'fmt '", re.IGNORECASE)
 GIT_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -117,7 +118,7 @@ class SoundFileDecoder:
                     raise BadAudio(CUT_SHORT)
                 yield block
                 place += len(block)
-            if place == self.num_samples and self.file.format == "FLAC" and is_joined_flac(self.source):
+            if place == self.num_samples and is_joined(self.source, self.file.format):
                 raise BadAudio(f"{JOINED}; split it")
         except soundfile.LibsndfileError as error:
             # Damage inside an MP3 is passed over: the only error is its end, met too early.
@@ -178,8 +179,10 @@ class AvDecoder:
                     block = part.to_ndarray().T  # (samples, channels)
                     length += len(block)
                     yield block
+            if is_joined(self.source, container.format.name):
+                raise BadAudio(f"{JOINED}; split it")
             # The durations of other containers are estimates.
-            claimed = container.duration if container.format.name.startswith(("mov", "matroska")) else None
+            claimed = container.duration if container.format.name.startswith(TELL_DURATION) else None
             if (claimed or 0) / av.time_base > length / self.rate + PADDING_SECONDS:
                 raise BadAudio("cut short: the header says more seconds than the file has")
 

@@ -382,9 +382,13 @@ def test_a_file_cut_in_two_is_cut_short_and_no_shorter_recording(format, subtype
             read_audio(whole[: int(len(whole) * share)])
 
 
-@pytest.mark.parametrize(("format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", None)])
+@pytest.mark.parametrize(
+    ("format", "subtype"),
+    [("OGG", "VORBIS"), ("OGG", "OPUS"), *((name, None) for name in ("FLAC", "AU", "CAF", "RF64", "SDS", "MAT4"))],
+)
 def test_of_joined_files_it_is_said_that_only_the_first_would_be_read(tmp_path, format, subtype):
     parts = [encode(tone(16_000, hertz=hertz), format=format, subtype=subtype) for hertz in (200, 400)]
+    assert len(read_audio(parts[0])) == 16_000
     (tmp_path / "joined").write_bytes(b"".join(parts))
     for audio in (parts[0] * 2, b"".join(parts), str(tmp_path / "joined")):
         with pytest.raises(BadAudio, match="several recordings joined"):
@@ -416,6 +420,29 @@ def test_a_wav_or_avi_that_only_ffmpeg_knows_is_read_whole_or_refused_as_cut(con
     assert count_samples(whole) == len(read_audio(whole)) == pytest.approx(2 * SAMPLE_RATE, abs=3_000)
     with pytest.raises(BadAudio, match="cut short"):
         read_audio(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate", "is_read_on"),
+    [
+        ("flv", "libmp3lame", 44_100, False),
+        ("asf", "libmp3lame", 44_100, False),
+        ("tta", "tta", SAMPLE_RATE, False),
+        ("sox", "pcm_s32le", SAMPLE_RATE, True),
+        ("rm", "ac3", 48_000, False),
+    ],
+)
+def test_what_ffmpeg_reads_in_part_is_refused(container, codec, rate, is_read_on):
+    whole = encode_with_av(tone(4 * rate, rate)[None], container, codec, rate)
+    assert count_samples(whole) == len(read_audio(whole)) == pytest.approx(4 * SAMPLE_RATE, abs=3_000)
+    for share in (0.3, 0.5, 0.8):
+        with pytest.raises(BadAudio, match=r"cut short|unreadable"):
+            read_audio(whole[: int(len(whole) * share)])
+    if is_read_on:  # FFmpeg takes the two for one
+        assert len(read_audio(whole + whole)) == pytest.approx(8 * SAMPLE_RATE, abs=6_000)
+    else:
+        with pytest.raises(BadAudio, match=r"several recordings joined|unreadable"):
+            read_audio(whole + whole)
 
 
 @pytest.mark.parametrize("options", [{}, {"movflags": "frag_keyframe+empty_moov"}])

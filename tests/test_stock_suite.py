@@ -50,6 +50,7 @@ def suite() -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_900)  # pytest would end it after 600 s, which a busy machine needs
 def test_our_classes_pass_what_stock_passes_in_the_suite_of_transformers(suite, capsys):
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     run = subprocess.run(
