@@ -14,12 +14,12 @@ from hf_ssl_speech.commands.main import run
 from hf_ssl_speech.data.collators import Wav2Vec2PretrainingCollator
 from hf_ssl_speech.data.masking import sample_negatives
 from hf_ssl_speech.explorer.adapters import Letters
-from hf_ssl_speech.explorer.contrast import HiddenFrames, accuracies, collapse, hide_frames, record_of, similarities
-from hf_ssl_speech.explorer.facts import short_names
+from hf_ssl_speech.explorer.contrast import HiddenFrames, accuracies, collapse, hide_frames, similarities
 from hf_ssl_speech.explorer.few_labels import examples
 from hf_ssl_speech.explorer.measures import Measured, frame_map, map_places, quality
 from hf_ssl_speech.explorer.page import WEB, load_hubert, load_units
 from hf_ssl_speech.explorer.page_models import Context, Frames, write_models
+from hf_ssl_speech.explorer.runs import record_of, short_names
 from hf_ssl_speech.models import objectives
 from hf_ssl_speech.models.frames import ConvLayer, num_frames
 from hf_ssl_speech.records import write_record
@@ -150,11 +150,11 @@ def test_hidden_frames_are_compared_as_in_training(tiny_wav2vec2):
 def test_a_collapse_is_told_with_the_settings_that_made_it(tmp_path):
     collapsed = write_run(tmp_path / "collapsed", 0, [(10, 60.0, 61.0), (20, 1.0, 1.5)], cause="It collapsed.")
     healthy = write_run(tmp_path / "healthy", 0.1, [(10, 60.0, 61.0)])
-    told = collapse(str(collapsed), record_of(str(healthy)))
+    told = collapse(str(collapsed), record_of(str(healthy), "its codebook"))
     assert told["curve"] == [[10, 60.0, 61.0], [20, 1.0, 1.5]] and told["cause"] == "It collapsed."
     assert told["settings"] == {"diversity_loss_weight": [0.1, 0]}
     with pytest.raises(ValueError, match="no use of a codebook"):
-        collapse(str(write_run(tmp_path / "other", 0, [])), record_of(str(healthy)))
+        collapse(str(write_run(tmp_path / "other", 0, [])), record_of(str(healthy), "its codebook"))
 
 
 def write_run(folder, weight, curve, **facts):

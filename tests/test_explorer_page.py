@@ -1,6 +1,7 @@
 """The page in docs/explorer does in a real browser what it promises."""
 
 import base64
+import contextlib
 import functools
 import gzip
 import http.server
@@ -256,16 +257,21 @@ def test_pointing_at_the_waveform_chooses_a_frame(page):
     assert text_of(page, "frame-told") != before
 
 
-def test_a_browser_without_webassembly_gets_a_plain_message_and_all_that_needs_no_model(browser, address):
-    without = browser.execute_cdp_cmd(
-        "Page.addScriptToEvaluateOnNewDocument", {"source": "delete globalThis.WebAssembly"}
-    )
+@contextlib.contextmanager
+def lacking(browser, name):
+    """Pages that are opened now find nothing of this name in the browser."""
+    script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": f"delete globalThis.{name}"})
     try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
+
+def test_a_browser_without_webassembly_gets_a_plain_message_and_all_that_needs_no_model(browser, address):
+    with lacking(browser, "WebAssembly"):
         browser.get(address)
         wait(lambda: "no WebAssembly" in text_of(browser, "problem"))
         assert "PNMI" in text_of(browser, "size-told") and text_of(browser, "figures")
-    finally:
-        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", without)
 
 
 def test_a_refused_microphone_gets_a_plain_message(page):
@@ -283,14 +289,9 @@ def test_a_file_that_is_missing_on_the_server_is_named(browser, address, monkeyp
 
 
 def test_a_browser_that_cannot_unpack_gets_a_plain_message(browser, address):
-    without = browser.execute_cdp_cmd(
-        "Page.addScriptToEvaluateOnNewDocument", {"source": "delete globalThis.DecompressionStream"}
-    )
-    try:
+    with lacking(browser, "DecompressionStream"):
         browser.get(address)
         wait(lambda: "cannot unpack" in text_of(browser, "problem"))
-    finally:
-        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", without)
 
 
 # What is heard: how long each sound is that the page plays.

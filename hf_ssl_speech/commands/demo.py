@@ -48,8 +48,7 @@ def main(argv: list[str]):
 def commands(folder: Path, seed: int, minutes: float) -> dict[str, str]:
     """The command of each step, by what it is for."""
     speech, english, units, hubert, recognisers = (
-        shlex.quote(str(folder / name))
-        for name in ("speech", "speech[language=en]", "units", "hubert", "recognisers")
+        shlex.quote(str(folder / name)) for name in ("speech", "speech[language=en]", "units", "hubert", "recognisers")
     )
     return {
         "Speech is made: digits in two languages and thirty voices.": f"make-speech {speech} --minutes {minutes:g} "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from hf_ssl_speech.commands.named_configs import accelerate_config
 
+HELP = {"-h", "--help", "--help-all"}
 LAUNCH_OPTIONS = {
     "num_processes": ("N", "Processes that work together, on all machines: one for each GPU (default: 1)."),
     "accelerate_config": (
@@ -42,8 +43,7 @@ def take_launch_options(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]
     count = options.get("num_processes", "1")
     if not count.isdecimal() or int(count) < 1:
         raise ValueError(f"--num_processes is {count}: give a whole number, 1 or more.")
-    asks_for_help = {"-h", "--help", "--help-all"}.intersection(rest)
-    if asks_for_help or (set(options) <= {"num_processes"} and int(count) == 1):
+    if HELP & set(rest) or (set(options) <= {"num_processes"} and int(count) == 1):
         return {}, rest
     return options, rest
 

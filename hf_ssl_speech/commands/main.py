@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from hf_ssl_speech.allocation import keep_memory
 from hf_ssl_speech.commands.ending import tidy_errors
-from hf_ssl_speech.commands.launching import launch, take_launch_options
+from hf_ssl_speech.commands.launching import HELP, launch, take_launch_options
 
 PROGRAM = "hf-ssl-speech"
 COMMANDS = {
@@ -39,7 +39,6 @@ COMMANDS = {
     "make-speech": "Make a speech corpus on the spot, for a trial without any download.",
 }
 SEVERAL_PROCESSES = {"pretrain", "units", "features", "hubert", "finetune", "label-efficiency"}
-HELP = {"-h", "--help", "--help-all"}
 # Of features, each batch has arrays of another length, which would fill the memory that stays.
 KEEPING_MEMORY = (SEVERAL_PROCESSES | {"demo", "payoff"}) - {"features"}
 
@@ -85,7 +84,7 @@ def without_peft() -> Iterator[None]:
 
     That takes as long as all other imports of a command together, and help needs nothing of it.
     """
-    if {"transformers", "peft"} & set(sys.modules):  # the time has been spent already
+    if {"transformers", "peft"} & sys.modules.keys():  # the time has been spent already
         yield
         return
     sys.modules["peft"] = None  # type: ignore[assignment]  # what Python takes for "can't be imported"

@@ -34,9 +34,7 @@ def main(argv: list[str]):
         default=["en", "de", "es", "fr", "it"],
         help="Languages of the speech (default: en de es fr it).",
     )
-    parser.add_argument(
-        "--speakers", type=int, default=50, help="Voices over all languages (default: %(default)s)."
-    )
+    parser.add_argument("--speakers", type=int, default=50, help="Voices over all languages (default: %(default)s).")
     parser.add_argument(
         "--validation_share", type=float, default=0.1, help="Share of the voices for validation (default: %(default)s)."
     )
@@ -60,8 +58,10 @@ def main(argv: list[str]):
         print(f"{folder} already holds this speech.")
         return
 
-    share = arguments["validation_share"]
-    asked = {name: value for name, value in arguments.items() if name != "validation_share"}
+    asked = arguments.copy()
+    share = asked.pop("validation_share")
+    if not 0 < share < 1:
+        raise ValueError(f"validation_share is {share:g}: give a number between 0 and 1.")
     splits = split_by_speaker(synthesize_speech(**asked), share)
     hold(folder)
     finished.unlink(missing_ok=True)
@@ -71,14 +71,12 @@ def main(argv: list[str]):
     finished.write_text(json.dumps(arguments))
 
 
-def split_by_speaker(speech: Dataset, validation_share: float = 0.1) -> dict[str, Dataset]:
+def split_by_speaker(speech: Dataset, validation_share: float) -> dict[str, Dataset]:
     """This share of the speakers, the last ones and at least one, for validation; the others for training."""
     row_speakers = list(speech["speaker"])
     speakers = list(dict.fromkeys(row_speakers))
     if len(speakers) < 2:
         raise ValueError(f"Two splits need two speakers, but there is {len(speakers)}: raise --minutes or --speakers.")
-    if not 0 < validation_share < 1:
-        raise ValueError(f"validation_share is {validation_share:g}: give a number between 0 and 1.")
     held_out = set(speakers[-min(max(1, int(len(speakers) * validation_share)), len(speakers) - 1) :])
     rows = range(len(speech))
     return {

@@ -67,7 +67,8 @@ class DurationBatchSampler(Sampler[list[int]]):
         self.lengths = _cropped(num_samples, batch_seconds, max_seconds, crop)
         self.batch_seconds = batch_seconds
         self.equal = crop is not None
-        self.kept = float(self.lengths.sum() / _cropped(num_samples, batch_seconds, max_seconds, None).sum())
+        whole = _cropped(num_samples, batch_seconds, max_seconds, None) if self.equal else self.lengths
+        self.kept = float(self.lengths.sum() / whole.sum())
         self.seed = seed
         self.shuffle = shuffle
         self.num_replicas = num_replicas

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
-from hf_ssl_speech.explorer.facts import short_names
+from hf_ssl_speech.explorer.runs import record_of, short_names
 from hf_ssl_speech.hub.exchange import load_model
 from hf_ssl_speech.models.heads import SSLHubertForCTC
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
 from hf_ssl_speech.recognition.transcription import load_processor
-from hf_ssl_speech.records import read_record
 
 # Of the largest difference: merging adapters into float32 weights leaves about 1e-6 beside their rank.
 ROUNDING = 1e-4
@@ -95,11 +94,7 @@ def load_letters(run: str, model: SSLHubertForPreTraining, normalize: bool) -> L
 
 def letters_facts(run: str) -> dict[str, Any]:
     """What the page needs to spell, and what the record tells of the recogniser."""
-    tokenizer, record = load_processor(run).tokenizer, read_record(run)
-    if record is None:
-        raise ValueError(
-            f"{run} has no run.json, which tells what the recogniser was fine-tuned on: give a run's folder."
-        )
+    tokenizer, record = load_processor(run).tokenizer, record_of(run, "what the recogniser was fine-tuned on")
     kept = [
         point["eval_wer"]
         for point in record["curves"]

@@ -15,12 +15,10 @@ from transformers.utils import CONFIG_NAME
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.collators import Wav2Vec2PretrainingCollator
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
-from hf_ssl_speech.explorer.facts import run_facts
+from hf_ssl_speech.explorer.runs import load_pretraining, record_of, run_facts
 from hf_ssl_speech.models import objectives
-from hf_ssl_speech.models.classes import load_config
-from hf_ssl_speech.models.configuration import SSLWav2Vec2Config
 from hf_ssl_speech.models.pretraining import SSLWav2Vec2ForPreTraining
-from hf_ssl_speech.records import Record, read_record
+from hf_ssl_speech.records import Record
 
 # Settings that can make a codebook collapse.
 TOLD = (
@@ -32,6 +30,7 @@ TOLD = (
     "learning_rate",
     "max_grad_norm",
 )
+CODEBOOK_USE = "how much of the codebook was in use"  # what is read in a record
 
 
 class HiddenFrames(NamedTuple):
@@ -62,7 +61,7 @@ def contrast_view(run: str, collapsed: str | None, rows: Dataset, chosen: int, s
     Raises:
         ValueError: If a folder holds no wav2vec 2.0 pretraining, or the record has no curve of the codebook.
     """
-    model, record = load_wav2vec2(run), record_of(run)
+    model, record = load_wav2vec2(run), record_of(run, CODEBOOK_USE)
     all_hidden = list(hide_frames(model, rows, seed))
     played = all_hidden[chosen]
     return {
@@ -87,14 +86,8 @@ def load_wav2vec2(run: str) -> SSLWav2Vec2ForPreTraining:
     """
     # A run that was stopped has left its weights in its last checkpoint.
     folder = run if Path(run, CONFIG_NAME).exists() or not Path(run).is_dir() else get_last_checkpoint(run) or run
-    config = load_config(folder)
-    architectures = config.architectures or []
-    if not isinstance(config, SSLWav2Vec2Config) or SSLWav2Vec2ForPreTraining.__name__ not in architectures:
-        raise ValueError(
-            f"{run} holds {', '.join(architectures) or config.model_type}; expected a wav2vec 2.0 pretraining: give "
-            "--wav2vec2 the folder that `hf-ssl-speech pretrain wav2vec2_tiny` or another of its configs wrote."
-        )
-    return SSLWav2Vec2ForPreTraining.from_pretrained(folder, dtype=torch.float32).eval()
+    advice = "give --wav2vec2 the folder that `hf-ssl-speech pretrain wav2vec2_tiny` or another of its configs wrote."
+    return load_pretraining(folder, SSLWav2Vec2ForPreTraining, advice)
 
 
 @torch.no_grad()
@@ -148,20 +141,6 @@ def entry_counts(model: SSLWav2Vec2ForPreTraining, all_hidden: list[HiddenFrames
     return [torch.bincount(group, minlength=entries).sort(descending=True).values.tolist() for group in codes.T]
 
 
-def record_of(run: str) -> Record:
-    """The record of a run.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    record = read_record(run)
-    if record is None:
-        raise ValueError(
-            f"{run} has no run.json, which tells how much of the codebook was in use: give a run's folder."
-        )
-    return record
-
-
 def codebook_curve(record: Record, run: str) -> list[list[float]]:
     """Update, and the entries that each group then had in use (perplexity), as the run logged them.
 
@@ -180,7 +159,7 @@ def codebook_curve(record: Record, run: str) -> list[list[float]]:
 
 def collapse(run: str, other: Record) -> dict[str, Any]:
     """How a codebook fell out of use, as the record tells it, and in which settings the run differs from `other`."""
-    record = record_of(run)
+    record = record_of(run, CODEBOOK_USE)
     ours, theirs = settings_of(record), settings_of(other)
     return {
         "name": Path(run).name,

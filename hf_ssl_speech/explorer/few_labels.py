@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hf_ssl_speech.explorer.facts import short_names
+from hf_ssl_speech.explorer.runs import short_names
 from hf_ssl_speech.files import read_json
 from hf_ssl_speech.recipes.label_efficiency_report import RESULTS_FILE
 from hf_ssl_speech.records import read_record

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.explorer.adapters import Letters, letters_facts, load_letters
 from hf_ssl_speech.explorer.contrast import contrast_view
-from hf_ssl_speech.explorer.facts import run_facts
 from hf_ssl_speech.explorer.few_labels import label_curve
 from hf_ssl_speech.explorer.measures import (
     MAP_METHOD,
@@ -35,7 +35,7 @@ from hf_ssl_speech.explorer.measures import (
     stage,
 )
 from hf_ssl_speech.explorer.page_models import Context, Frames, write_models, write_packed
-from hf_ssl_speech.models.classes import load_config
+from hf_ssl_speech.explorer.runs import load_pretraining, run_facts
 from hf_ssl_speech.models.configuration import SSLHubertConfig
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
 from hf_ssl_speech.records import read_record
@@ -150,14 +150,8 @@ def load_hubert(run: str) -> SSLHubertForPreTraining:
     Raises:
         ValueError: If the folder holds none.
     """
-    config = load_config(run)
-    architectures = config.architectures or []
-    if not isinstance(config, SSLHubertConfig) or SSLHubertForPreTraining.__name__ not in architectures:
-        raise ValueError(
-            f"{run} holds {', '.join(architectures) or config.model_type}; expected a HuBERT pretraining: give the "
-            "folder that `hf-ssl-speech pretrain` or `hubert` wrote with --units."
-        )
-    return SSLHubertForPreTraining.from_pretrained(run, dtype=torch.float32).eval()
+    advice = "give the folder that `hf-ssl-speech pretrain` or `hubert` wrote with --units."
+    return load_pretraining(run, SSLHubertForPreTraining, advice)
 
 
 def load_units(folders: Sequence[str], config: SSLHubertConfig) -> list[KMeansUnits]:
@@ -205,7 +199,6 @@ def utterance(row: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"name": row["name"], "text": row["text"], "phones": row["phones"], "samples": row["num_samples"]}
 
 
-@torch.no_grad()
 @torch.no_grad()
 def reference(
     model: SSLHubertForPreTraining, letters: Letters | None, row: dict[str, Any], normalize: bool
@@ -261,11 +254,12 @@ def map_sound(rows: Dataset, places: Sequence[tuple[int, float]], folder: Path) 
     """The sound around each point of the map, one after the other in one file."""
     length = round(MAP_SECONDS * SAMPLE_RATE)
     sound = np.zeros((len(places), length), dtype=np.float32)
-    for point, (row, second) in enumerate(places):
+    for row, points in groupby(enumerate(places), key=lambda point: point[1][0]):  # places come row by row
         waveform = row_waveform(rows[row])
-        first = max(0, round((second + HALF_A_WINDOW) * SAMPLE_RATE) - length // 2)
-        part = waveform[first : first + length]
-        sound[point, : len(part)] = part
+        for point, (_, second) in points:
+            first = max(0, round((second + HALF_A_WINDOW) * SAMPLE_RATE) - length // 2)
+            part = waveform[first : first + length]
+            sound[point, : len(part)] = part
     name = "audio/map.ogg"
     soundfile.write(
         folder / name, sound.ravel(), SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=MAP_COMPRESSION

@@ -86,7 +86,8 @@ def largest_rows(trainer: SpeechTrainer) -> list[dict[str, Any]]:
     """
     args, dataset, collator = trainer.args, trainer.train_dataset, trainer.data_collator
     if isinstance(dataset, Dataset):
-        rows = [dataset[index] for index in trainer.training_sampler().largest_batch()]
+        sampler = trainer.sampler(dataset, shuffle=True, crop=collator.crop_lengths)  # a mixture has the same one
+        rows = [dataset[index] for index in sampler.largest_batch()]
     else:
         samples = np.random.default_rng(0).integers(-1000, 1000, round(args.max_seconds * SAMPLE_RATE), dtype=np.int16)
         row = {"name": "noise", "sample_id": 0, "num_samples": len(samples), "samples": samples}
