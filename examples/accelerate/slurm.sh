@@ -19,7 +19,8 @@ if [ $# = 0 ]; then
 fi
 : "${SLURM_JOB_NODELIST:?this script is for sbatch, which sets SLURM_JOB_NODELIST}"
 
-FIRST_MACHINE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MACHINES=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+FIRST_MACHINE=${MACHINES%%$'\n'*} # a pipe to `head` would end scontrol by SIGPIPE, and with it this script
 PORT=${PORT:-$((10000 + SLURM_JOB_ID % 20000))} # jobs that share a machine need different ones
 PROCESSES=$((SLURM_NNODES * ${SLURM_GPUS_ON_NODE:-1}))
 PRECISION=${PRECISION:-bf16}
