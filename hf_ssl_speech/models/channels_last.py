@@ -29,24 +29,34 @@ def conv_frames(frames: Tensor, weight: Tensor, bias: Tensor | None, stride: int
     return windows if bias is None else windows + bias.to(windows.dtype)
 
 
+def convolved(frames: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """The convolution without bias of contiguous frames."""
+    return F.conv2d(as_image(frames), as_kernel(weight), stride=(1, stride))[:, :, 0].transpose(1, 2)
+
+
+def gradient_of_frames(gradient: Tensor, frames: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Gradient of what was convolved; `gradient`, that of the output, is contiguous."""
+    return torch.ops.aten.convolution_backward(
+        as_image(gradient), as_image(frames), as_kernel(weight), None,
+        (1, stride), (0, 0), (1, 1), False, (0, 0), 1, (True, False, False),
+    )[0][:, :, 0].transpose(1, 2)  # fmt: skip
+
+
 class ConvFrames(torch.autograd.Function):
-    """Convolution without bias over contiguous frames."""
+    """`convolved`, with its gradients."""
 
     @staticmethod
     def forward(ctx, frames: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(frames, weight)
         ctx.stride = stride
-        return F.conv2d(as_image(frames), as_kernel(weight), stride=(1, stride))[:, :, 0].transpose(1, 2)
+        return convolved(frames, weight, stride)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         frames, weight = ctx.saved_tensors
         gradient, of_frames, of_weight = gradient.contiguous(), None, None
         if ctx.needs_input_grad[0]:
-            of_frames = torch.ops.aten.convolution_backward(
-                as_image(gradient), as_image(frames), as_kernel(weight), None,
-                (1, ctx.stride), (0, 0), (1, 1), False, (0, 0), 1, (True, False, False),
-            )[0][:, :, 0].transpose(1, 2)  # fmt: skip
+            of_frames = gradient_of_frames(gradient, frames, weight, ctx.stride)
         if ctx.needs_input_grad[1]:
             of_weight = weight_gradient(frames, gradient, weight.shape[-1], ctx.stride)
         return of_frames, of_weight, None

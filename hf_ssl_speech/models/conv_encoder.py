@@ -8,11 +8,13 @@ from transformers.activations import ACT2FN
 
 from hf_ssl_speech.models.channels_last import conv_and_norm, conv_frames
 from hf_ssl_speech.models.checkpointing import CheckpointedLayer
+from hf_ssl_speech.models.compilation import block
+from hf_ssl_speech.models.convolution_operator import convolve
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.dropout import Dropout
 from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import UniformLinear
-from hf_ssl_speech.models.precision import at_least_float32
+from hf_ssl_speech.models.precision import at_least_float32, in_autocast
 from hf_ssl_speech.models.products import is_fast
 
 
@@ -62,9 +64,10 @@ class ConvLayerBlock(CheckpointedLayer):
             self.layer_norm = None
         self.activation = ACT2FN[config.feat_extract_activation]
 
+    @block
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """`frames` is `(batch, frames, channels)`, `mask` True on the real frames that the layer makes."""
-        if self.training and is_fast(frames):
+        if self.training and (is_fast(frames) or torch.compiler.is_compiling()):
             return self.activation(self.conv_channels_last(frames, mask))
         frames = self.conv(frames.transpose(1, 2))  # (batch, channels, frames)
         if isinstance(self.layer_norm, ValidGroupNorm):
@@ -78,7 +81,11 @@ class ConvLayerBlock(CheckpointedLayer):
         norm, weight, bias, stride = self.layer_norm, self.conv.weight, self.conv.bias, self.conv.stride[0]
         if isinstance(norm, ValidGroupNorm) and bias is None:
             return conv_and_norm(frames[..., 0], weight, stride, norm.weight, norm.bias, norm.eps, mask)
-        frames = conv_frames(frames, weight, bias, stride)
+        if torch.compiler.is_compiling():
+            frames = convolve(in_autocast(frames), in_autocast(weight), stride, 0, 1)
+            frames = frames if bias is None else frames + bias.to(frames.dtype)
+        else:
+            frames = conv_frames(frames, weight, bias, stride)
         if isinstance(norm, ValidGroupNorm):
             return norm(frames.transpose(1, 2), mask).transpose(1, 2)
         return frames if norm is None else norm(frames)
@@ -141,6 +148,7 @@ class FeatureProjection(nn.Module):
         self.projection = UniformLinear(config.conv_dim[-1], config.hidden_size)
         self.dropout = Dropout(config.feat_proj_dropout)
 
+    @block
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """The projected frames `(batch, frames, hidden)` and the normalised ones `(batch, frames, channels)`."""
         normalised = self.layer_norm(frames)

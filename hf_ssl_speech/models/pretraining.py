@@ -11,6 +11,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from hf_ssl_speech.models import objectives
+from hf_ssl_speech.models.compilation import block
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.conv_encoder import feature_penalty_per_row
 from hf_ssl_speech.models.dropout import Dropout
@@ -169,6 +170,7 @@ class SSLWav2Vec2ForPreTraining(SSLSpeechForPreTraining):
         self.project_q = UniformLinear(config.codevector_dim, config.proj_codevector_dim)
         self.post_init()
 
+    @block
     def objective(
         self,
         outputs: SSLSpeechModelOutput,
@@ -274,6 +276,7 @@ class SSLHubertForPreTraining(SSLSpeechForPreTraining):
         )
         self.post_init()
 
+    @block
     def objective(
         self, outputs: SSLSpeechModelOutput, labels: Tensor, masked_positions: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -10,8 +10,11 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from hf_ssl_speech.models.checkpointing import CheckpointedLayer
+from hf_ssl_speech.models.compilation import block
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.convolution_operator import convolve
 from hf_ssl_speech.models.dropout import Dropout, drop
+from hf_ssl_speech.models.precision import in_autocast
 from hf_ssl_speech.models.products import Linear, is_fast
 
 
@@ -104,6 +107,7 @@ class TransformerLayer(CheckpointedLayer):
         self.feed_forward = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
+    @block
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         if self.pre_norm:
             context, weights = self.attention(self.layer_norm(hidden), attention_mask)
@@ -130,8 +134,14 @@ class PositionalConv(nn.Module):
         self.conv = weight_norm(conv, dim=2)
         self.activation = ACT2FN[config.feat_extract_activation]
 
+    @block
     def forward(self, hidden: Tensor) -> Tensor:
-        positions = self.conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]  # an even kernel gives one frame too many
+        conv = self.conv
+        if self.training and torch.compiler.is_compiling():
+            weight, padding = in_autocast(conv.weight), conv.padding[0]
+            positions = convolve(in_autocast(hidden), weight, 1, padding, conv.groups) + conv.bias.to(weight.dtype)
+            return self.activation(positions[:, : hidden.shape[1]])
+        positions = conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]  # an even kernel gives one frame too many
         return self.activation(positions).transpose(1, 2)
 
 

@@ -32,6 +32,7 @@ from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, only_weights, other_recipe
 from hf_ssl_speech.training.checkpoints import holds_weights_alone, newest_whole, write_manifest
+from hf_ssl_speech.training.compilation import compile_as_asked
 from hf_ssl_speech.training.failed_step import FailedSteps
 from hf_ssl_speech.training.given_data import GivenData, Ready, facts_of
 from hf_ssl_speech.training.health import HealthCheck
@@ -100,6 +101,7 @@ class SpeechTrainer(FailedSteps):
             processing_class=processing_class,
             **kwargs,
         )
+        compile_as_asked(model, args, self.accelerator)
         if self.accelerator.ddp_handler is not None:  # gradients lie where they are exchanged, and not there too
             self.accelerator.ddp_handler.gradient_as_bucket_view = True
         self.evaluation_collator = evaluation_collator

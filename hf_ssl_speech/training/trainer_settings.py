@@ -96,7 +96,7 @@ WORKS = {
     "activation_checkpointing_kwargs": "in newer versions of transformers; reentrant or not: the same gradients",
     "gradient_checkpointing": "",
     "gradient_checkpointing_kwargs": "reentrant or not: the same gradients",
-    "torch_compile": "",
+    "torch_compile": "conv layers, transformer layers and heads each by themselves, in training only",
     "torch_compile_backend": "",
     "torch_compile_mode": "",
     "torch_empty_cache_steps": "",
