@@ -9,8 +9,8 @@ from transformers.activations import ACT2FN
 from hf_ssl_speech.models.channels_last import conv_and_norm, conv_frames
 from hf_ssl_speech.models.checkpointing import CheckpointedLayer
 from hf_ssl_speech.models.compilation import block
-from hf_ssl_speech.models.convolution_operator import convolve
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.convolution_operator import convolve
 from hf_ssl_speech.models.dropout import Dropout
 from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import UniformLinear

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
@@ -112,7 +113,7 @@ class SpeechTrainer(FailedSteps):
             self.mixture = mixture_of(train_dataset, args.weights, args.mix_by, args.max_seconds)
             self.parts = self.mixture or parts_of(train_dataset, self.data_collator.levels, args.max_seconds)
         self.statistics: dict[str, Tensor] = {}  # this rank's, since they were last collected
-        self.samples: int | Tensor = 0
+        self.samples = 0
         self.samples_of: Counter[str] = Counter()  # each part of the data, as `samples`
         self.window: dict[str, Tensor] = {}  # all ranks', since the last log
         self.window_samples, self.window_start = 0, time.perf_counter()
@@ -243,9 +244,20 @@ class SpeechTrainer(FailedSteps):
         self.skipped_rows.update(inputs.pop("skipped_rows"))
         self.samples_of.update(inputs.pop("samples_of", {}))
         mask = inputs.get("attention_mask")
-        # Added up on the device, as the statistics are, so that the host need not wait for a number.
-        self.samples = self.samples + (inputs["input_values"].numel() if mask is None else mask.sum())
+        # The batch is still on the CPU, where NumPy counts truths ten times as fast as torch.
+        self.samples += inputs["input_values"].numel() if mask is None else int(np.count_nonzero(mask))
         return super().training_step(model, inputs, num_items_in_batch)
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Trainer's own, but the host does not wait until a batch in pinned memory has reached the device."""
+        if isinstance(data, Tensor) and not self.is_deepspeed_enabled:
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | int | None:
+        """Trainer's own, counted on the device: it would wait for a number counted on the CPU to get there."""
+        labels = [{"labels": self._prepare_input(batch["labels"])} for batch in batch_samples]
+        return super()._get_num_items_in_batch(labels, device)
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         """The model's own loss; its statistics are added up, on the device, until the next log."""
@@ -295,11 +307,9 @@ class SpeechTrainer(FailedSteps):
                 self.tally.samples_of.update(counts)
         self.statistics, self.samples, self.samples_of = {}, 0, Counter()
 
-    def gather(self, statistics: dict[str, Tensor], samples: int | Tensor = 0) -> tuple[dict[str, Tensor], int]:
+    def gather(self, statistics: dict[str, Tensor], samples: int = 0) -> tuple[dict[str, Tensor], int]:
         """Statistics and samples added up over ranks, and everyone's skipped rows."""
-        ranks = gather_object(
-            [({name: value.cpu() for name, value in statistics.items()}, int(samples), self.skipped_rows)]
-        )
+        ranks = gather_object([({name: value.cpu() for name, value in statistics.items()}, samples, self.skipped_rows)])
         total: dict[str, Tensor] = {}
         for rank_statistics, _, skipped_rows in ranks:
             add_statistics(total, rank_statistics)
