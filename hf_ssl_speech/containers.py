@@ -142,10 +142,7 @@ def _ogg_checksum(page: bytes) -> int:
 
 
 def check_size(source: str | io.BytesIO):
-    """Refuses what FFmpeg reads a part of: a file with fewer bytes than it tells, and WAV or MP4 files that were joined.
-
-    Joined AVI files it reads to the end.
-    """
+    """Refuses what FFmpeg reads a part of: a file with fewer bytes than it tells, and joined files but AVI."""
     with bytes_of(source) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
