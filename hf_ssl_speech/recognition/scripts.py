@@ -58,8 +58,8 @@ _CODES = {
 }  # fmt: skip
 DOTTED = {"tr", "az", "tt", "crh", "gag"}
 # The same letter or digit under another code: of Arabic keyboards in Persian, Urdu, Western Punjabi and Kurdish (whose
-# letter ae is also typed as a heh that does not join), of old code pages in Romanian, of an Icelandic keyboard in Vietnamese and Croatian, of
-# Cyrillic and African ones in Azeri, of typewriters in Yiddish.
+# letter ae is also typed as a heh that does not join), of old code pages in Romanian, of an Icelandic keyboard in
+# Vietnamese and Croatian, of Cyrillic and African ones in Azeri, of typewriters in Yiddish.
 _ARABIC, _PERSIAN = "\u064a\u0649\u0643", "\u06cc\u06cc\u06a9"
 _ARABIC_DIGITS, _PERSIAN_DIGITS = ("".join(map(chr, range(first, first + 10))) for first in (0x660, 0x6F0))
 _LETTERS = {
@@ -141,7 +141,8 @@ _INVISIBLE = regex.compile(r"[\p{DI}\p{Cc}\p{Cf}\p{Cs}\p{Me}]+")
 _STRETCHES = regex.compile("[\u0640\u07fa\u180a\u2027]+")
 # Letters that are also typed as others which look the same together, each with its parts.
 _IN_PARTS = (
-    # Malayalam chillus (and what is joined to one of them) and the Bengali khanda ta had a virama and a joiner before they had codes of their own.
+    # Malayalam chillus and the Bengali khanda ta had a virama and a joiner before they had codes of their own; and a
+    # chillu with a virama is its letter.
     *zip(("\u0d23\u0d4d\u200d", "\u0d28\u0d4d\u200d", "\u0d30\u0d4d\u200d"), "\u0d7a\u0d7b\u0d7c"),
     *zip(("\u0d32\u0d4d\u200d", "\u0d33\u0d4d\u200d", "\u0d15\u0d4d\u200d"), "\u0d7d\u0d7e\u0d7f"),
     ("\u09a4\u09cd\u200d", "\u09ce"),
