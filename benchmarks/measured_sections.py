@@ -105,12 +105,18 @@ def arm_in_words(name: str) -> str:
 
 def continued(found: Found) -> str:
     rows = [
-        [arm_in_words(each["name"]), in_percent(each["cer"]), f"{each['pnmi']:.3f}" if each["pnmi"] else ""]
+        [
+            arm_in_words(each["name"]),
+            f"{each['cpu_seconds'] / 60:.1f}" if each.get("cpu_seconds") else "",
+            in_percent(each["cer"]),
+            f"{each['pnmi']:.3f}" if each["pnmi"] else "",
+        ]
         for each in found["results"]
     ]
+    head = ["encoder", "CPU minutes of this pretraining", "CER in seven other languages, %", "PNMI in English"]
     settings = found["settings"]
     told = f"{settings['updates']:,} updates of each pretraining, {settings['ctc_updates']:,} of each fine-tuning."
-    return told + "\n\n" + table(["encoder", "CER in seven other languages, %", "PNMI in English"], rows)
+    return told + "\n\n" + table(head, rows)
 
 
 def draw_continued(found: Found, left: Axes, right: Axes):
