@@ -84,9 +84,9 @@ Out of training none of this is used but the heads: the outputs are those of the
 plain way too, since nothing of it has been measured there: `benchmarks/gpu_step.py` is the command for it.
 
 `--torch_compile true` compiles conv layers, transformer layers and the head, each by itself and in training only. An
-epoch of LibriSpeech's lengths takes at most 12 graphs, with and without padding, and no update of layer drop another one. Compile
-with a GPU: on the CPU steps of the tiny size took 4 to 28% longer than the plain ways above, after two to eleven
-minutes of compiling on two busy cores.
+epoch of LibriSpeech's lengths takes at most 12 graphs, with and without padding, and no update of layer drop another
+one. It is meant for GPUs, where it was not measured: on the CPU steps of the tiny size took 4 to 28% longer than in the
+plain ways above, after three to eleven minutes of compiling on two busy cores.
 
 What was tried and does not pay: the positional convolution as products of blocks of frames (a fifth faster in bf16 at
 the tiny size, slower in float32 at the larger ones); float32 weight gradients of channels-last convolutions by oneDNN
