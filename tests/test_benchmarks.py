@@ -17,13 +17,8 @@ from hf_ssl_speech.recipes.arguments import (
     PayoffArguments,
     UnitArguments,
 )
-from hf_ssl_speech.training.arguments import (
-    SpeechCTCTrainingArguments,
-    SpeechDataArguments,
-    SpeechModelArguments,
-    SpeechPreTrainingArguments,
-    SpeechTextArguments,
-)
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments, SpeechPreTrainingArguments
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
