@@ -19,7 +19,7 @@ from hf_ssl_speech import (
     prepare_speech,
 )
 from hf_ssl_speech.data.collators import cropped_to_frames
-from hf_ssl_speech.data.features import _hidden_state
+from hf_ssl_speech.data.hidden_states import hidden_state
 from hf_ssl_speech.models.products import onednn_is_faster
 from hf_ssl_speech.units.nearest import NearestCentroid
 
@@ -165,7 +165,7 @@ def test_labels_on_a_gpu_need_nothing_from_the_host(monkeypatch):
             encoder, centroids = type(encoder)(encoder.config).eval(), torch.randn(10, 32)
             waveforms = torch.randn(2, 16_000)
         with torch.no_grad():
-            hidden = _hidden_state(encoder, 2, {"input_values": waveforms})
+            hidden = hidden_state(encoder, 2, {"input_values": waveforms})
         units = NearestCentroid(centroids, torch.bfloat16)(hidden.flatten(0, 1))
         assert units.device.type == "cuda" and len(units) == 2 * encoder.num_frames(16_000)
 
