@@ -5,7 +5,11 @@ import json
 import os
 import platform
 import random
+import resource
+import shlex
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -96,6 +100,40 @@ def arguments(argv: list[str] | None, about: str, rounds: int, **settings: dict[
         parser.add_argument(f"--{name}", **options)
     torch.set_num_threads(1)
     return parser.parse_args(argv)
+
+
+def words(command: str, *names: str, **settings: object) -> list[str]:
+    """A command of `hf-ssl-speech` with its settings; a list is several values, a dictionary is JSON."""
+    found = [command, *names]
+    for name, value in settings.items():
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        found += [f"--{name}", *(str(each).lower() if isinstance(each, bool) else str(each) for each in values)]
+    return found
+
+
+def run_commands(commands: dict[str, list[str]], folder: Path) -> dict[str, float]:
+    """Runs commands of `hf-ssl-speech`, by name, one after the other, and stops at the first that fails.
+
+    Returns:
+        The CPU seconds of each, over all starts; they are kept in `folder`.
+    """
+    file = folder / "cpu_seconds.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds = json.loads(file.read_text()) if file.exists() else {}
+    for name, command in commands.items():
+        print(f"$ hf-ssl-speech {shlex.join(command)}", flush=True)
+        before = _seconds_of_children()
+        code = subprocess.call([sys.executable, "-m", "hf_ssl_speech.commands", *command])
+        seconds[name] = seconds.get(name, 0.0) + _seconds_of_children() - before
+        write_results(str(file), seconds)
+        if code:
+            raise SystemExit(f"The last command ended with exit code {code}.")
+    return seconds
+
+
+def _seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def write_results(file: str | None, results: dict[str, object]):

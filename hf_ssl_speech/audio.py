@@ -122,6 +122,8 @@ def count_samples(audio: Any) -> int:
     with _naming():
         if isinstance(decoder, SoundFileDecoder):
             decoder.check_level()
+        if not decoder.num_samples:
+            raise BadAudio("empty")
         return _resampled_length(decoder.num_samples, decoder.rate)
 
 

@@ -33,7 +33,10 @@ JOINED = "several recordings joined into one file, of which players know the fir
 CONVERT = "convert it with ffmpeg, for example to FLAC"
 # Where files were joined, decoders read the first alone of these formats, as libsndfile and FFmpeg name them; and how
 # many bytes at the beginning of a file occur in no sound.
-FIRST_BYTES = {"FLAC": 8, "AU": 8, "CAF": 8, "RF64": 8, "SDS": 8, "MAT4": 39, "flv": 8, "asf": 8, "tta": 8, "nut": 24}
+FIRST_BYTES = {
+    **{"FLAC": 8, "AU": 8, "CAF": 8, "RF64": 8, "SDS": 8, "MAT4": 39},
+    **{"flv": 8, "asf": 8, "tta": 8, "nut": 24, "au": 8, "caf": 8, "adx": 8, "wtv": 16},
+}
 # How an ASF (WMA) begins, and its table that tells the size of the file.
 ASF, ASF_PROPERTIES = bytes.fromhex("3026b2758e66cf11"), bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 HEAD_BYTES = 2**13
@@ -139,13 +142,19 @@ def _ogg_checksum(page: bytes) -> int:
 
 
 def check_size(source: str | io.BytesIO):
-    """Refuses what FFmpeg reads a part of: a file with fewer bytes than it tells, and MP4 files that were joined."""
+    """Refuses what FFmpeg reads a part of: a file with fewer bytes than it tells, and joined files but AVI."""
     with bytes_of(source) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         head = file.read(HEAD_BYTES)
-        if _told_size(head) > size + 1:
+        told = _told_size(head)
+        if told > size + 1:
             raise BadAudio(FEWER_BYTES)
+        if head.startswith(b"OggS"):
+            check_pages(source)
+        file.seek(told)
+        if told and head[:4] in file.read(5) and head[8:12] != b"AVI ":  # of 5 bytes, one may fill up the last chunk
+            raise BadAudio(f"{JOINED}; split it")
         place = begun = 0
         while head[4:8] == b"ftyp" or begun:
             file.seek(place)
@@ -167,6 +176,10 @@ def _told_size(head: bytes) -> int:
         return 0 if _left_open(number) else number + 8
     if head.startswith(b".SoX"):  # the header's size, and the number of samples, of 4 bytes
         return 4 + number + 4 * int.from_bytes(head[8:16], "little")
+    if head.startswith((b".snd", b"MMMD")):  # AU: where the sound begins, and its size; MMF: the size of the rest
+        first, second = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big")
+        told = first + second if head.startswith(b".snd") else 8 + first
+        return 0 if _left_open(second) else told
     place = head.find(ASF_PROPERTIES) if head.startswith(ASF) else -1
     table = head[place:] if place >= 0 else b""
     is_live = int.from_bytes(table[88:92], "little") & 1  # its size was not known yet

@@ -36,9 +36,11 @@ LOUDEST = 10
 LEFT_OF_POWER, WINDOW_SAMPLES, MOST_CANCELLED = 1e-3, 8_000, 0.05
 # Seconds that a container may tell too much of, for what encoders put before and after the audio.
 PADDING_SECONDS = 0.5
-TELL_DURATION = ("mov", "matroska", "flv", "rm")
-# What libsndfile says of a format, or of a codec in a WAV, that it does not know.
-UNKNOWN = re.compile("format not recogni|unimplemented format|Malformed 'fmt '", re.IGNORECASE)
+TELL_DURATION = ("mov", "matroska", "flv", "rm", "wv", "apm", "kvag")
+# What libsndfile says of a format, or of a codec in a WAV, CAF or Ogg, that it does not know.
+UNKNOWN = re.compile(
+    "format not recogni|unimplemented format|unsupported encoding|Malformed 'fmt '|unknown error in flac", re.IGNORECASE
+)
 GIT_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 

@@ -14,6 +14,7 @@ from hf_ssl_speech.hub.fairseq_files import fairseq_processor, from_fairseq
 from hf_ssl_speech.hub.onnx_export import export_onnx
 from hf_ssl_speech.hub.publishing import export_stock, push_to_hub
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.distillation import SSLHubertForDistillation
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLWav2Vec2Model
 from hf_ssl_speech.models.heads import (
     SSLHubertForCTC,
@@ -30,11 +31,9 @@ from hf_ssl_speech.recognition.metrics import CharacterErrorRate, WordErrorRate
 from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import add_labels, make_processor
 from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
-from hf_ssl_speech.training.arguments import (
-    SpeechCTCTrainingArguments,
-    SpeechPreTrainingArguments,
-)
+from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
+from hf_ssl_speech.training.distillation import SpeechDistiller, make_student
 from hf_ssl_speech.training.lora import add_lora, merge_lora
 from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
@@ -54,6 +53,7 @@ __all__ = [
     "MfccFeatures",
     "SSLHubertConfig",
     "SSLHubertForCTC",
+    "SSLHubertForDistillation",
     "SSLHubertForPreTraining",
     "SSLHubertForSequenceClassification",
     "SSLHubertModel",
@@ -64,6 +64,7 @@ __all__ = [
     "SSLWav2Vec2Model",
     "SpeechCTCTrainer",
     "SpeechCTCTrainingArguments",
+    "SpeechDistiller",
     "SpeechPreTrainer",
     "SpeechPreTrainingArguments",
     "TextNormalization",
@@ -85,6 +86,7 @@ __all__ = [
     "load_recognizer",
     "load_speech",
     "make_processor",
+    "make_student",
     "merge_lora",
     "mixed_stream",
     "prepare_speech",

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from hf_ssl_speech.commands.parsing import parse_arguments
-from hf_ssl_speech.recipes.arguments import LabelEfficiencyArguments, PayoffArguments, UnitArguments
+from hf_ssl_speech.recipes.arguments import (
+    DistillationArguments,
+    LabelEfficiencyArguments,
+    PayoffArguments,
+    UnitArguments,
+)
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
     SpeechDataArguments,
@@ -118,6 +123,76 @@ def test_a_made_index_goes_through_every_stage_that_comes_before_a_model(benchma
     assert rows["mixing"] == rows["batching"] > 400 and rows["preparing"] == rows["mixing"] // 10
     shown = made.shown({"stages": measured})
     assert all(stage in shown for stage in measured) and "headers a second" in shown
+
+
+@pytest.mark.parametrize("name", ["student", "continued"])
+def test_the_commands_of_a_measurement_are_understood_and_what_they_need_is_made_before(name, benchmark, monkeypatch):
+    made, found = benchmark(name), {}
+    text = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
+    kinds = {
+        "units": (SpeechDataArguments, UnitArguments),
+        "pretrain": (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments),
+        "distil": (DistillationArguments, SpeechDataArguments, SpeechPreTrainingArguments),
+        "payoff": (PayoffArguments, LabelEfficiencyArguments, *text),
+        "label-efficiency": (LabelEfficiencyArguments, *text),
+    }
+    monkeypatch.setattr(made, "run_commands", lambda commands, folder: found.update(commands) or sys.exit())
+    with pytest.raises(SystemExit):
+        made.main(["--corpora", "/corpora", "--output_dir", "runs/x"])
+    outputs: set[str] = set()
+    for command, *words in found.values():
+        read = parse_arguments(words, *kinds[command])
+        needed = [each.partition("=")[2] or each for each in words if "runs/x/" in each and each != words[-1]]
+        outputs.add(read[-1].output_dir)
+        assert set(needed) <= outputs
+    assert len(outputs) == len(found)
+
+
+def test_a_measurement_is_told_at_the_end_of_its_page_and_told_anew(benchmark, tmp_path, monkeypatch):
+    made = benchmark("measured_sections")
+    monkeypatch.setattr(made, "DOCS", tmp_path)
+    monkeypatch.setattr(made, "KEPT", tmp_path)
+    (tmp_path / "images").mkdir()
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6, "confidence": 0.95}
+    results = {"GPT-2": {"perplexity": 12.0, "real preferred, blocks of 1": 0.9}}
+    point = {"name": "student", "per": rate, "best": {"pnmi": 0.3}, "errors": {"all": {"cer": rate}}}
+    run = {"parameters": 1_500_000, "updates": 300, "cpu_seconds": 12.3}
+    arm = {"name": "continued-0.5", "cer": rate, "pnmi": 0.3}
+    levels = [{"arm": arm, "level": level, "agreement": 0.6, "pnmi": 0.3, "cer": 0.5}
+              for arm in ("clean", "noise") for level in (None, *made.noise.LEVELS)]  # fmt: skip
+    stage = {"seconds": 1.0, "gigabytes": 0.1, "rows": 10}
+    sizes = {"updates": 10, "ctc_updates": 5, "layers": 2, "width": 64, "units": "/home/me/units"}
+    measured = {
+        "unit_lm": {"results": results, "training": [5, 50], "test": [2, 20], "settings": sizes},
+        "student": {"points": [point], "runs": {"student": run}},
+        "continued": {"results": [arm], "settings": sizes},
+        "noise": {"results": levels},
+        "scale": {"stages": {"mixing": {"60000": stage}}},
+    }
+    assert measured.keys() == made.SECTIONS.keys()
+    for name, section in made.SECTIONS.items():
+        page, file = tmp_path / f"{section.page}.md", tmp_path / "given.json"
+        page.write_text("# A page\n\nSomething.\n")
+        file.write_text(json.dumps(measured[name]))
+        made.main([name, str(file), "--verdict", "It helps."])
+        first = page.read_text()
+        assert first.startswith("# A page\n\nSomething.\n\n") and "| --- |" in first and "It helps." in first
+        assert (tmp_path / "images" / f"{name}.png").exists()
+        made.write_section(name)
+        assert page.read_text() == first
+    assert "/home" not in (tmp_path / "unit_lm.json").read_text()
+
+
+def test_the_sections_of_measurements_tell_what_was_kept_last(benchmark, tmp_path, monkeypatch):
+    made = benchmark("measured_sections")
+    pages = {section.page for section in made.SECTIONS.values()}
+    (tmp_path / "images").mkdir()
+    for page in pages:
+        (tmp_path / f"{page}.md").write_text((made.DOCS / f"{page}.md").read_text())
+    written = {page: (tmp_path / f"{page}.md").read_text() for page in pages}
+    monkeypatch.setattr(made, "DOCS", tmp_path)
+    made.main([])
+    assert written == {page: (tmp_path / f"{page}.md").read_text() for page in pages}
 
 
 def test_the_noise_that_is_measured_with_has_the_level_that_is_asked_for(benchmark):

@@ -18,7 +18,11 @@ from hf_ssl_speech.commands.configs import listing
 from hf_ssl_speech.commands.launching import take_launch_options
 from hf_ssl_speech.commands.main import COMMANDS, main, overview, run
 from hf_ssl_speech.commands.parsing import parse_arguments
-from hf_ssl_speech.recipes.arguments import HubertIterationsArguments, LabelEfficiencyArguments
+from hf_ssl_speech.recipes.arguments import (
+    DistillationArguments,
+    HubertIterationsArguments,
+    LabelEfficiencyArguments,
+)
 from hf_ssl_speech.training.arguments import (
     SpeechCTCTrainingArguments,
     SpeechDataArguments,
@@ -31,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 PRETRAIN_KINDS = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
 CTC_KINDS = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
 OF_DATACLASSES = {
-    "pretrain", "units", "features", "hubert", "finetune", "label-efficiency", "probe", "evaluate", "ngram",
+    "pretrain", "units", "features", "hubert", "distil", "finetune", "label-efficiency", "probe", "evaluate", "ngram",
     "tune-decoder", "align",
 }  # fmt: skip
 
@@ -222,6 +226,7 @@ def test_the_commands_of_a_models_folder_make_its_card_and_its_stock_form(tmp_pa
 
 OF_A_RUN = {
     "pretrain": PRETRAIN_KINDS,
+    "distil": (DistillationArguments, SpeechDataArguments, SpeechPreTrainingArguments),
     "hubert": (*PRETRAIN_KINDS, HubertIterationsArguments),
     "finetune": CTC_KINDS,
     "label-efficiency": (*CTC_KINDS, LabelEfficiencyArguments),

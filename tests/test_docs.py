@@ -26,6 +26,7 @@ HERE = [
     "README.md",
     "docs/hubert.md",
     "docs/collections.md",
+    "docs/distillation.md",
     "docs/few_labels.md",
     "docs/noise.md",
     "docs/probes.md",

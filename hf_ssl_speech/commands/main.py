@@ -21,6 +21,7 @@ COMMANDS = {
     "units": "Make the units that HuBERT learns to predict, and measure them.",
     "features": "Write a layer of an encoder, or units, as a dataset.",
     "hubert": "Train HuBERT in several iterations, units included, from raw audio.",
+    "distil": "Train a small student that learns several layers of a teacher.",
     "finetune": "Fine-tune an encoder on transcribed speech with CTC.",
     "label-efficiency": "Fine-tune on less and more labels, and draw the errors against minutes of labels.",
     "payoff": "Draw what hours of pretraining buy: fine-tune, probe and cluster encoders kept along a run.",
@@ -38,7 +39,7 @@ COMMANDS = {
     "configs": "List the configurations that come with the package, print or copy one.",
     "make-speech": "Make a speech corpus on the spot, for a trial without any download.",
 }
-SEVERAL_PROCESSES = {"pretrain", "units", "features", "hubert", "finetune", "label-efficiency"}
+SEVERAL_PROCESSES = {"pretrain", "units", "features", "hubert", "distil", "finetune", "label-efficiency"}
 # Of features, each batch has arrays of another length, which would fill the memory that stays.
 KEEPING_MEMORY = (SEVERAL_PROCESSES | {"demo", "payoff"}) - {"features"}
 

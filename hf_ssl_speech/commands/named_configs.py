@@ -42,7 +42,12 @@ def accelerate_config(name: str) -> Path:
 
 def command_of(name: str) -> str:
     """The command that a configuration is for."""
-    commands = {"ctc": "finetune", "hubert_iterations": "hubert", "label_efficiency": "label-efficiency"}
+    commands = {
+        "ctc": "finetune",
+        "distil": "distil",
+        "hubert_iterations": "hubert",
+        "label_efficiency": "label-efficiency",
+    }
     return next((command for beginning, command in commands.items() if name.startswith(beginning)), "pretrain")
 
 

@@ -23,32 +23,19 @@ def main(argv: list[str]):
     from transformers import set_seed
 
     from hf_ssl_speech.data.feature_extractor import feature_extractor_for
-    from hf_ssl_speech.recipes.pretraining import make_model, pretrain
-    from hf_ssl_speech.recipes.splits import hold_out, load_split
+    from hf_ssl_speech.recipes.pretraining import load_data, make_model, pretrain
     from hf_ssl_speech.recipes.unit_labels import UnitLabels
-    from hf_ssl_speech.training.lock import hold
-    from hf_ssl_speech.training.trainer_settings import refuse_metric
 
     log_on_the_first_process(args.process_index)
     set_seed(args.seed)
 
     units = UnitLabels.load(model_args, data_args)
     model = make_model(model_args, **(units.config_fields if units else {}))
-    refuse_metric(args, model.metric_names)
-    if args.eval_strategy != "no" and not (data_args.validation_data or data_args.validation_share):
-        raise ValueError(
-            f"eval_strategy is {args.eval_strategy.value}, but there is nothing to evaluate on: give validation_data "
-            "or validation_share."
-        )
     if units:
         units.check_rate(model.config)
     start = model_args.model_name_or_path
     feature_extractor = feature_extractor_for(model.config, start)
-    if not args.preflight_only:
-        hold(args.output_dir)
-    train = load_split("train", data_args, args)
-    validation = load_split("validation", data_args, args, beside=train)
-    train, validation = hold_out(train, validation, data_args)
+    train, validation = load_data(model, data_args, args)
     if units:  # what HuBERT predicts
         train, validation = units.label(train, args), units.label(validation, args)
     pretrain(model, args, train, validation, processing_class=feature_extractor, units=units, start=start)

@@ -22,17 +22,26 @@ from hf_ssl_speech.data.distortion import Distortion
 from hf_ssl_speech.data.masking import draw_spans, sample_negatives
 from hf_ssl_speech.data.mixing import COPY, part_name
 from hf_ssl_speech.data.preparing import row_waveform
-from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.configuration import (
+    SSLDistilHubertConfig,
+    SSLHubertConfig,
+    SSLSpeechConfig,
+    SSLWav2Vec2Config,
+)
 from hf_ssl_speech.models.frames import ConvLayer, hop_samples, num_frames, window_samples
 
 
 class Utterance(NamedTuple):
-    """One row, cropped: waveform `(samples,)` float32, mask `(frames,)` bool, labels `(frames, ...)` int64."""
+    """One row, cropped: waveform `(samples,)` float32, mask `(frames,)` bool, labels `(frames, ...)` int64.
+
+    `clean` is the waveform without what is heard beside it; None if nothing is.
+    """
 
     waveform: np.ndarray
     mask: np.ndarray
     labels: np.ndarray
     generator: np.random.Generator
+    clean: np.ndarray | None = None
 
 
 class SpeechCollator:
@@ -187,30 +196,37 @@ class PretrainingCollator(SpeechCollator):
         generator = self.generator(row)
         try:
             waveform, first_frame = self.crop(self.waveform(row), generator)
-            frames = num_frames(len(waveform), self.config.conv_layers)
-            if frames <= self.config.mask_time_length:
-                span = self.config.mask_time_length
-                raise BadAudio(f"too short to be masked: {frames} frames, no more than the {span} of a span")
+            mask = self.draw_mask(num_frames(len(waveform), self.config.conv_layers), generator)
         except BadAudio as reason:
             skipped.append((row["name"], str(reason)))
             length = self.kept_samples(row["num_samples"])
             frames = num_frames(length, self.config.conv_layers)
             mask = np.zeros(frames, dtype=bool)
             return Utterance(np.zeros(length, np.float32), mask, self.labels(row, 0, mask), generator)
-        mask = draw_spans(
+        return Utterance(waveform, mask, self.labels(row, first_frame, mask), generator)
+
+    def draw_mask(self, frames: int, generator: np.random.Generator) -> np.ndarray:
+        """Which frames are hidden, `(frames,)` bool.
+
+        Raises:
+            BadAudio: If there are too few.
+        """
+        span = self.config.mask_time_length
+        if frames <= span:
+            raise BadAudio(f"too short to be masked: {frames} frames, no more than the {span} of a span")
+        return draw_spans(
             frames,
             probability=self.config.mask_time_prob,
-            length=self.config.mask_time_length,
+            length=span,
             min_spans=self.config.mask_time_min_masks,
             generator=generator,
         )
-        return Utterance(waveform, mask, self.labels(row, first_frame, mask), generator)
 
     def distorted(self, utterance: Utterance, row: Mapping[str, Any], batch: Sequence[Mapping[str, Any]]) -> Utterance:
         """The same utterance, as it is heard; what turned out unusable stays silent."""
         clean = utterance.waveform
         heard = self.distortion(clean, row, self.key(row), batch) if self.distortion and clean.any() else clean
-        return utterance if heard is clean else utterance._replace(waveform=self.normalized(heard))
+        return utterance if heard is clean else utterance._replace(waveform=self.normalized(heard), clean=clean)
 
     def crop(self, waveform: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
         """What is kept of the waveform, from a frame's start, and that frame's number."""
@@ -308,8 +324,38 @@ class HubertPretrainingCollator(PretrainingCollator):
         return sets[0] if len(sets) == 1 else np.stack(sets, axis=-1)
 
 
+class DistillationCollator(PretrainingCollator):
+    """Batches for `SSLHubertForDistillation`: labels are 0 on all frames, and nothing is hidden.
+
+    With noise, `clean_values` `(batch, samples)` is what the teacher hears.
+    """
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch = super().__call__(rows)
+        batch["mask_time_indices"].zero_()
+        return batch
+
+    def draw_mask(self, frames: int, generator: np.random.Generator) -> np.ndarray:
+        """All frames: they are predicted, although `__call__` hides none."""
+        return np.ones(frames, dtype=bool)
+
+    def labels(self, row: Mapping[str, Any], first_frame: int, mask: np.ndarray) -> np.ndarray:
+        """0 where predicted."""
+        return np.where(mask, 0, -100)
+
+    def objective_inputs(self, utterances: list[Utterance]) -> dict[str, Tensor]:
+        """`clean_values`, where the student hears more than the teacher."""
+        if self.distortion is None:
+            return {}
+        clean = [each.waveform if each.clean is None else each.clean for each in utterances]
+        return {"clean_values": pad_sequence([torch.from_numpy(waveform) for waveform in clean], True)}
+
+
 def pretraining_collator(config: SSLSpeechConfig, **settings) -> PretrainingCollator:
     """The collator of the config's objective."""
-    wav2vec2 = isinstance(config, SSLWav2Vec2Config)
-    collator: type = Wav2Vec2PretrainingCollator if wav2vec2 else HubertPretrainingCollator
-    return collator(config, **settings)
+    collators: dict[type, type] = {
+        SSLWav2Vec2Config: Wav2Vec2PretrainingCollator,
+        SSLHubertConfig: HubertPretrainingCollator,
+        SSLDistilHubertConfig: DistillationCollator,
+    }
+    return collators[type(config)](config, **settings)

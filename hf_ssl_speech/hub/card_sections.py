@@ -55,6 +55,14 @@ CITATIONS = {
   year    = {2021},
   url     = {https://arxiv.org/abs/2106.07447}
 }""",
+    "distilhubert": """\
+@inproceedings{chang2022distilhubert,
+  title     = {DistilHuBERT: Speech Representation Learning by Layer-wise Distillation of Hidden-unit BERT},
+  author    = {Chang, Heng-Jui and Yang, Shu-wen and Lee, Hung-yi},
+  booktitle = {IEEE International Conference on Acoustics, Speech and Signal Processing},
+  year      = {2022},
+  url       = {https://arxiv.org/abs/2110.01900}
+}""",
 }
 
 

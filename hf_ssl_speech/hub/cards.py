@@ -54,6 +54,7 @@ MEASURES_GLOSSARY = {
     "ssl-wav2vec2": "Accuracy: how often, of the true hidden frame and the negatives, the model picks the true one; "
     "chance: how often a blind guess would. Codebook entries in use: perplexity of the hard choices of each group.",
     "ssl-hubert": "Accuracy: how often the model names the unit of a masked, or of an unmasked frame.",
+    "distilhubert": "Loss: what is left between the student's frames and its teacher's, added up over the layers.",
 }
 
 
@@ -159,7 +160,7 @@ def find_kind(folder: Path) -> tuple[str, dict[str, Any]]:
         return "ctc", config
     if is_known and architecture.endswith("ForSequenceClassification"):
         return "probe", config
-    if is_known and architecture.endswith(("ForPreTraining", "Model")):
+    if is_known and architecture.endswith(("ForPreTraining", "ForDistillation", "Model")):
         return "pretraining", config
     raise ValueError(
         f"{folder} holds {architecture or 'a model without a class in its config'}: cards are made of pretrained "
@@ -200,7 +201,11 @@ def model_context(folder: Path, config: dict[str, Any], record: Record) -> dict[
 def pretraining_context(folder, config, record, scores) -> dict[str, Any]:
     """What the card of an encoder tells."""
     shared = model_context(folder, config, record)
-    return shared | {"measures_glossary": MEASURES_GLOSSARY[shared["model_type"]]}
+    layers = config.get("teacher_layers")
+    if layers:  # a student
+        shared["papers"] = [*shared["papers"], "distilhubert"]
+        shared["start"] += f", of which it learnt layers {', '.join(map(str, layers))}"
+    return shared | {"measures_glossary": MEASURES_GLOSSARY[shared["papers"][-1]]}
 
 
 def ctc_context(folder, config, record, scores) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
-from hf_ssl_speech.models import encoder, heads, pretraining
+from hf_ssl_speech.models import distillation, encoder, heads, pretraining
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 
@@ -26,6 +26,7 @@ CLASSES: dict[str, type[SSLSpeechPreTrainedModel]] = {
         heads.SSLWav2Vec2ForSequenceClassification,
         encoder.SSLHubertModel,
         pretraining.SSLHubertForPreTraining,
+        distillation.SSLHubertForDistillation,
         heads.SSLHubertForCTC,
         heads.SSLHubertForSequenceClassification,
     )

@@ -64,7 +64,7 @@ _FIELDS_WITHIN = {
     (0.0, 1.0): "hidden_dropout activation_dropout attention_dropout feat_proj_dropout final_dropout "
     "feat_quantizer_dropout layerdrop layer_norm_eps gumbel_temperature_decay",
     (1, 16_384): "hidden_size num_conv_pos_embedding_groups mask_feature_length classifier_proj_size codevector_dim "
-    "proj_codevector_dim num_codevectors_per_group unit_embedding_dim",
+    "proj_codevector_dim num_codevectors_per_group unit_embedding_dim teacher_size",
     (0, 16_384): "mask_feature_min_masks",
     (0, 200): "num_hidden_layers",
     (1, 1_024): "num_attention_heads",
@@ -80,7 +80,7 @@ _FIELDS_WITHIN = {
     (1, 32): "num_codevector_groups",
     (1, 1_000_000): "num_units",
     (0.0, 1e6): "feature_gradient_scale feature_penalty_weight diversity_loss_weight unmasked_loss_weight "
-    "gumbel_temperature_start",
+    "gumbel_temperature_start cosine_loss_weight",
     (1e-6, 1e6): "contrastive_logits_temperature unit_logits_temperature gumbel_temperature_end",
 }
 _LIMITS = {name: limits for limits, names in _FIELDS_WITHIN.items() for name in names.split()}
@@ -107,6 +107,7 @@ class SSLSpeechConfig(PreTrainedConfig):
     # Sums over a batch of any length, which a plain Trainer could not put side by side with those of others.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["statistics"]
     method: ClassVar[str]  # what its paper calls it
+    hides_frames: ClassVar[bool] = True  # whether its pretraining predicts what the encoder does not see
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -379,3 +380,29 @@ class SSLHubertConfig(SSLSpeechConfig):
             "tiny": inherited["tiny"] | tiny,
             "large": inherited["large"] | dict(unit_embedding_dim=768),
         }
+
+
+@strict
+class SSLDistilHubertConfig(SSLHubertConfig):
+    """DistilHuBERT (Chang et al. 2022): a student with few layers predicts several layers of a teacher.
+
+    Saved as `ssl-hubert`, which the student is without its heads. `teacher_layers` are counted from 1; `teacher_size`
+    is the width of the teacher's frames, `teacher_hash` tells its weights. The defaults are the paper's student of
+    HuBERT BASE.
+    """
+
+    method = "DistilHuBERT"
+    hides_frames = False
+
+    num_hidden_layers: int = 2
+    layerdrop: float | int = 0.0
+    feature_penalty_weight: float | int = 0.0
+    teacher_layers: list[int] | tuple[int, ...] = (4, 8, 12)
+    teacher_size: int = 768
+    teacher_hash: str | None = None
+    cosine_loss_weight: float | int = 1.0
+
+    @classmethod
+    def auto_classes(cls) -> dict[str, str]:
+        """Those of HuBERT: whoever loads the student has no use for its heads."""
+        return SSLHubertConfig.auto_classes()

@@ -63,7 +63,7 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["TransformerLayer", "PositionalConv"]
     # The heads of other tasks: most users load only the encoder of a checkpoint, which is no reason for a warning.
     _keys_to_ignore_on_load_unexpected = [
-        r"^(quantizer|project_q|project_hid|to_unit_space|unit_embeddings|lm_head)\b",
+        r"^(quantizer|project_q|project_hid|to_unit_space|unit_embeddings|prediction_heads|lm_head)\b",
         r"^(layer_weights|projector|pooling_attention|classifier)\b",
     ]
     is_told = False  # whether `set_update` was called, or its absence warned of

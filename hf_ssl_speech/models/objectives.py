@@ -115,6 +115,19 @@ def unit_prediction_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="sum")
 
 
+@in_float32
+def likeness(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """How far each predicted frame is from a teacher's, and how much it points the same way (DistilHuBERT, section 2).
+
+    Args:
+        predictions, targets: `(..., width)`.
+    Returns:
+        The mean absolute difference of the values, and the cosine similarity, `(...)`.
+    """
+    targets = at_least_float32(targets)
+    return F.l1_loss(predictions, targets, reduction="none").mean(-1), F.cosine_similarity(predictions, targets, dim=-1)
+
+
 def frames_needed(labels: Tensor) -> Tensor:
     """Frames that CTC needs to spell the labels: one for each token, and a blank between two alike.
 

@@ -1,4 +1,4 @@
-"""The settings of units, of HuBERT's iterations, of label efficiency, of probes and of features."""
+"""The settings of units, of HuBERT's iterations, of students, of label efficiency, of probes and of features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_ssl_speech.data.mixture_settings import MIX_BY_HELP, WEIGHTS_HELP, as_settings, levels_of
-from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, fields_of
 from hf_ssl_speech.units.kmeans_units import MEMORY_GB
 
 CRITERIA = {"phones": "pnmi", "agreement": "agreement"}
@@ -158,6 +158,30 @@ class UnitArguments:
     def levels(self) -> list[str]:
         """The columns by which the sample is mixed, from the outermost."""
         return levels_of(self.weights, self.mix_by)
+
+
+@dataclass
+class DistillationArguments:
+    """What a student learns of which teacher."""
+
+    teacher: str = field(metadata={"help": "Folder or Hub id of a wav2vec 2.0 or HuBERT encoder, ours or stock."})
+    teacher_layers: list[int] = field(
+        default_factory=lambda: [4, 8, 12],
+        metadata={"help": "The teacher's layers that the student learns, counted from 1."},
+    )
+    config: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Fields of the student's config that differ from the teacher's, as JSON, such as num_hidden_layers "
+            "(2 if not given) or cosine_loss_weight (1)."
+        },
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; by default the best available."}
+    )
+
+    def __post_init__(self):
+        self.config = fields_of(self.config) if isinstance(self.config, str) else self.config or {}
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from datasets import Dataset
 from transformers import Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.models.classes import CONFIGS, model_class
+from hf_ssl_speech.models.encoder import SSLSpeechModel
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
 from hf_ssl_speech.recipes.running import preflight, take_folder, tell, train_and_record
-from hf_ssl_speech.recipes.splits import Split
+from hf_ssl_speech.recipes.splits import Split, hold_out, load_split
 from hf_ssl_speech.recipes.starting_points import (
     find_objective,
     is_stock,
@@ -24,12 +26,15 @@ from hf_ssl_speech.recipes.starting_points import (
     stock_config,
 )
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
-from hf_ssl_speech.training.arguments import SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.training.checks import refuse_config
+from hf_ssl_speech.training.distillation import SpeechDistiller
 from hf_ssl_speech.training.findings import Finding, of_level
 from hf_ssl_speech.training.given_data import facts_of
+from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.pretrainer import SOUNDS, SpeechPreTrainer
 from hf_ssl_speech.training.resume import run_identity
+from hf_ssl_speech.training.trainer_settings import refuse_metric
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +101,26 @@ def start_temperature(model: SSLSpeechForPreTraining, fresh: Sequence[str]):
         model.config.gumbel_temperature_start = model.config.gumbel_temperature_end
 
 
+def load_data(
+    model: SSLSpeechForPreTraining, data_args: SpeechDataArguments, args: SpeechPreTrainingArguments
+) -> tuple[Split, Split]:
+    """Training and validation rows of a run, whose folder is held from now on.
+
+    Raises:
+        ValueError: If the rows can't be used, or the run shall be evaluated without any, or by what is not measured.
+    """
+    refuse_metric(args, model.metric_names)
+    if args.eval_strategy != "no" and not (data_args.validation_data or data_args.validation_share):
+        raise ValueError(
+            f"eval_strategy is {args.eval_strategy.value}, but there is nothing to evaluate on: give validation_data "
+            "or validation_share."
+        )
+    if not args.preflight_only:
+        hold(args.output_dir)
+    train = load_split("train", data_args, args)
+    return hold_out(train, load_split("validation", data_args, args, beside=train), data_args)
+
+
 def identify(
     model: SSLSpeechForPreTraining,
     args: SpeechPreTrainingArguments,
@@ -132,6 +157,7 @@ def pretrain(
     processing_class: Wav2Vec2FeatureExtractor | None = None,
     units: UnitLabels | None = None,
     start: str | None = None,
+    teacher: SSLSpeechModel | None = None,
 ) -> SpeechPreTrainer:
     """Checks, trains (continuing an interrupted run), and saves model and record.
 
@@ -140,6 +166,7 @@ def pretrain(
             `UnitLabels.label` leaves them.
         units: HuBERT: which units the rows have.
         start: The model's starting point, for the record; None for fresh weights.
+        teacher: Of a student.
     Returns:
         The trainer after the training; with `preflight_only`, after the checks.
     Raises:
@@ -155,7 +182,9 @@ def pretrain(
     identity = {"start": start, **identify(model, args, train, validation, units)}
     checkpoint, origin = take_folder(identity, args)
     collator_settings = {"unit_columns": units.columns} if units else None
-    trainer = SpeechPreTrainer(model, args, train.rows, validation.rows, processing_class, collator_settings)
+    trainer_class = partial(SpeechDistiller, teacher=teacher) if teacher else SpeechPreTrainer
+    data = {"train_dataset": train.rows, "eval_dataset": validation.rows, "collator_settings": collator_settings}
+    trainer = trainer_class(model, args=args, processing_class=processing_class, **data)
     facts |= {name: facts_of(given) for name, given in trainer.given.items() if name in SOUNDS}
     preflight(trainer, {"identity": identity, "data": facts}, [*findings, origin])
     if not args.preflight_only:

@@ -12,8 +12,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.files import read_json
-from hf_ssl_speech.models.classes import config_class_of, load_config
+from hf_ssl_speech.models.classes import config_class_of, load_config, model_class
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.encoder import SSLSpeechModel
 from hf_ssl_speech.records import Record, read_record
 from hf_ssl_speech.training.arguments import SpeechModelArguments
 from hf_ssl_speech.training.callbacks import Tally
@@ -84,6 +85,16 @@ def load_start(
     if report["unexpected_keys"]:
         logger.info_once(f"These weights of {start} have no use here: {', '.join(sorted(report['unexpected_keys']))}")
     return model, fresh
+
+
+def load_teacher(source: str) -> SSLSpeechModel:
+    """The encoder of a wav2vec 2.0 or HuBERT checkpoint, ours or stock.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    encoder_class = model_class(config_class_of(stock_config(source).model_type), "AutoModel")
+    return load_start(encoder_class, source)[0]
 
 
 def find_objective(model_args: SpeechModelArguments) -> str:

@@ -34,8 +34,8 @@ DOUBTS = (
     ),
     Doubt(
         "symbols that are read aloud",
-        regex.compile(r"[\p{Sc}%‰&@#§№°+=×÷]|\p{L}[²³]"),
-        "they are removed: write them as words, as they were said",
+        regex.compile(r"[\p{Sc}%‰&@#§№°ºª+=×÷]|\p{L}[²³]"),
+        "most are removed: write them as words, as they were said",
     ),
     Doubt(
         "parentheses",

@@ -23,8 +23,8 @@ _LETTER_LIKE = regex.compile(f"[{LETTER_LIKE}]")
 
 # Letters that NFKC takes apart, into what nobody writes: Thai and Lao sara am (the tone mark would stand between the
 # parts), the Lao letters ho no and ho mo, the Armenian letter yev, and Korean letters that stand alone; and the numero
-# sign, which no language says as the Latin word.
-_WHOLE = regex.compile(r"[\u0e33\u0eb3\u0edc\u0edd\u0587\u2116\u3131-\u318e]")
+# sign and the ordinal indicators, with which nº would become the word no.
+_WHOLE = regex.compile(r"[\u00aa\u00ba\u0e33\u0eb3\u0edc\u0edd\u0587\u2116\u3131-\u318e]")
 
 
 def fold(text: str) -> str:
@@ -54,14 +54,21 @@ def _fold(character: str) -> str:
 # ISO 639-3 codes, and variants, of the languages that have rules below.
 _CODES = {
     "tur": "tr", "aze": "az", "azj": "az", "tat": "tt", "ell": "el", "gle": "ga", "ron": "ro", "rum": "ro", "mo": "ro",
-    "fas": "fa", "per": "fa", "pes": "fa", "prs": "fa", "urd": "ur", "swe": "sv", "fin": "fi",
+    "fas": "fa", "per": "fa", "pes": "fa", "prs": "fa", "urd": "ur", "swe": "sv", "fin": "fi", "cat": "ca",
 }  # fmt: skip
 DOTTED = {"tr", "az", "tt", "crh", "gag"}
-# The same letter under another code: of Arabic keyboards in Persian, Urdu and Kurdish (whose letter ae is also typed as
-# a heh that does not join), of old code pages in Romanian, of an Icelandic keyboard in Vietnamese and Croatian, of
-# Cyrillic and African ones in Azeri, of typewriters in Yiddish.
+# The same letter or digit under another code: of Arabic keyboards in Persian, Urdu, Western Punjabi and Kurdish (whose
+# letter ae is also typed as a heh that does not join), of old code pages in Romanian, of an Icelandic keyboard in
+# Vietnamese and Croatian, of Cyrillic and African ones in Azeri, of typewriters in Yiddish.
+_ARABIC, _PERSIAN = "\u064a\u0649\u0643", "\u06cc\u06cc\u06a9"
+_ARABIC_DIGITS, _PERSIAN_DIGITS = ("".join(map(chr, range(first, first + 10))) for first in (0x660, 0x6F0))
 _LETTERS = {
-    **dict.fromkeys(("fa", "ur", "ckb"), str.maketrans("\u064a\u0649\u0643", "\u06cc\u06cc\u06a9")),
+    "ckb": str.maketrans(_ARABIC, _PERSIAN),
+    "fa": str.maketrans(_ARABIC + _ARABIC_DIGITS, _PERSIAN + _PERSIAN_DIGITS),
+    **dict.fromkeys(
+        ("ur", "pnb"),
+        str.maketrans(_ARABIC + "\u0647\u0629" + _ARABIC_DIGITS, _PERSIAN + "\u06c1\u06c3" + _PERSIAN_DIGITS),
+    ),
     **dict.fromkeys(("vi", "hr", "sr", "bs"), str.maketrans("\u00d0\u00f0", "\u0110\u0111")),
     "az": str.maketrans("\u04d8\u04d9\u018e\u01dd", "\u018f\u0259\u018f\u0259"),
     "yi": str.maketrans({"\u05f0": "\u05d5\u05d5", "\u05f1": "\u05d5\u05d9", "\u05f2": "\u05d9\u05d9"}),
@@ -87,6 +94,8 @@ def language_letters(text: str, language: str | None) -> str:
     """A text with the codes that its language's writers mean."""
     if language == "ckb":
         text = text.replace("\u0647\u200c", "\u06d5")
+    if language == "ca":  # other dots in l·l
+        text = regex.sub("(?<=[lL])[\u2022\u2027\u2219\u22c5](?=[lL])", "\u00b7", text)
     return text.translate(_LETTERS[language]) if language in _LETTERS else text
 
 
@@ -132,18 +141,26 @@ _INVISIBLE = regex.compile(r"[\p{DI}\p{Cc}\p{Cf}\p{Cs}\p{Me}]+")
 _STRETCHES = regex.compile("[\u0640\u07fa\u180a\u2027]+")
 # Letters that are also typed as others which look the same together, each with its parts.
 _IN_PARTS = (
-    # Malayalam chillus and the Bengali khanda ta had a virama and a joiner before they had codes of their own.
+    # Malayalam chillus and the Bengali khanda ta had a virama and a joiner before they had codes of their own; and a
+    # chillu with a virama is its letter.
     *zip(("\u0d23\u0d4d\u200d", "\u0d28\u0d4d\u200d", "\u0d30\u0d4d\u200d"), "\u0d7a\u0d7b\u0d7c"),
     *zip(("\u0d32\u0d4d\u200d", "\u0d33\u0d4d\u200d", "\u0d15\u0d4d\u200d"), "\u0d7d\u0d7e\u0d7f"),
     ("\u09a4\u09cd\u200d", "\u09ce"),
+    ("\u0d7b\u0d4d\u0d31", "\u0d28\u0d4d\u0d31"),
     # Thai and Lao: two sara e for sara ae; sara am as a circle and sara aa, the tone mark before, between or not there.
     ("\u0e40\u0e40", "\u0e41"),
     ("\u0e4d([\u0e48-\u0e4b]?)\u0e32|([\u0e48-\u0e4b])\u0e4d\u0e32", "\\1\\2\u0e33"),
     ("\u0ec0\u0ec0", "\u0ec1"),
+    # A tone mark typed before the vowel above which it stands.
+    ("([\u0e48-\u0e4b])([\u0e31\u0e34-\u0e37])", "\\2\\1"),
+    ("([\u0ec8-\u0ecb])([\u0eb1\u0eb4-\u0eb7\u0ebb])", "\\2\\1"),
     ("\u0ecd([\u0ec8-\u0ecb]?)\u0eb2|([\u0ec8-\u0ecb])\u0ecd\u0eb2", "\\1\\2\u0eb3"),
     # Khmer: the vowels oe and oo as two vowel signs.
     ("\u17c1\u17b8", "\u17be"),
     ("\u17c1\u17b6", "\u17c4"),
+    # Kana: the voicing marks that stand alone.
+    (r"(?<=[\p{Hiragana}\p{Katakana}])\u309b", "\u3099"),
+    (r"(?<=[\p{Hiragana}\p{Katakana}])\u309c", "\u309a"),
 )
 _LETTERS_IN_PARTS = [(regex.compile(parts), letter) for parts, letter in _IN_PARTS]
 
@@ -229,11 +246,14 @@ _INSIDE = (  # what goes without a trace, standing inside or above words: (patte
     (rf"(?<={_UNSPACED})[\p{{P}}\p{{S}}]+|[\p{{P}}\p{{S}}]+(?={_UNSPACED})", None),
 )
 # What counts as punctuation but is spelling: Catalan l·l and Occitan n·h, the Tibetan tsheg between syllables, Burmese
-# words of one sign, tones of phonetic script and of Bopomofo, and a colon and an equals sign that are letters.
+# and Sindhi words of one sign, tones of phonetic script (and its hook for r) and of Bopomofo, and a colon and an equals
+# sign that are letters.
 _SPELLING = (
-    r"(?<=\p{Latin})\u00b7(?=\p{Latin})|(?<=\p{Tibetan})\u0f0b(?=[\p{Tibetan}&&\p{L}])|[\u104c-\u104f]|"
-    r"[\u02e5-\u02eb\ua700-\ua721\ua789\ua78a]|(?<=\p{Bopomofo})\u02d9|\u02d9(?=\p{Bopomofo})"
+    r"(?<=\p{Latin})\u00b7(?=\p{Latin})|(?<=\p{Tibetan})\u0f0b(?=[\p{Tibetan}&&\p{L}])|[\u104c-\u104f\u06fd\u06fe]|"
+    r"[\u02de\u02e5-\u02eb\ua700-\ua721\ua789\ua78a]|(?<=\p{Bopomofo})\u02d9|\u02d9(?=\p{Bopomofo})"
 )
+# A vowel that is no longer written, typed for the middle dot between words.
+_KOREAN_DOT = r"(?<=[\uac00-\ud7a3])\u318d(?=[\uac00-\ud7a3])"
 
 
 def drop_punctuation(text: str, keep: str, language: str | None) -> str:
@@ -241,7 +261,7 @@ def drop_punctuation(text: str, keep: str, language: str | None) -> str:
     for pattern, languages in _INSIDE:
         if languages is None or language in languages:
             text = _unless_kept(pattern, keep).sub("", text)
-    return _unless_kept(r"[\p{P}\p{S}]", keep).sub(" ", text)
+    return _unless_kept(rf"[\p{{P}}\p{{S}}]|{_KOREAN_DOT}", keep).sub(" ", text)
 
 
 @functools.cache

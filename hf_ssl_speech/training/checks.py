@@ -60,7 +60,7 @@ def refuse_config(config: SSLSpeechConfig, predicts_hidden: bool):
         predicts_hidden: Pretraining predicts what is hidden, so that something must be; fine-tuning need not hide.
     """
     found = [f"{name} is 1: nothing passes through" for name in DROPOUTS if getattr(config, name, 0) == 1]
-    if predicts_hidden:
+    if predicts_hidden and config.hides_frames:
         if not config.apply_spec_augment or not config.mask_time_prob:
             name = "mask_time_prob" if config.apply_spec_augment else "apply_spec_augment"
             found.append(f"{name} is {getattr(config, name)}: nothing would be hidden, and so nothing predicted")
@@ -149,6 +149,8 @@ def check_masks(
         num_samples: Lengths of the training rows; None for a stream, which is taken to hold all lengths alike.
         predicts_hidden: Pretraining predicts what is hidden, so that something must be; fine-tuning need not hide.
     """
+    if predicts_hidden and not config.hides_frames:
+        return Finding("masks", "no frames are masked: a student hears all that its teacher does")
     if not predicts_hidden and not (config.apply_spec_augment and config.mask_time_prob):
         return Finding("masks", "no frames are masked, as the config says")
     shortest = num_frames(int(args.min_seconds * SAMPLE_RATE), config.conv_layers)

@@ -63,6 +63,7 @@ class FailedSteps(Trainer):
         if not self.keeps_failed_steps:
             return super().training_step(model, inputs, num_items_in_batch)
         self.step = self.step or Step()
+        inputs = self._prepare_inputs(inputs)  # with what a teacher says of them
         self.step.batches.append(dict(inputs))
         self.step.random_states.append(random_state(self.args.device))
         self.step.items.append(num_items_in_batch)

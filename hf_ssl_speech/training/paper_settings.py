@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_ssl_speech.models.classes import config_class_of
+from hf_ssl_speech.models.configuration import SSLDistilHubertConfig
 from hf_ssl_speech.records import Record, as_record
 from hf_ssl_speech.training.schedules import updates_of_share
 
@@ -57,6 +58,8 @@ SETTINGS = {
     "seconds_per_update": "seconds of audio per update, at most",
     "min_seconds": "shortest audio, seconds",
     "max_seconds": "longest audio, seconds",
+    "teacher_layers": "layers of the teacher",
+    "cosine_loss_weight": "weight of the cosine loss",
     "learning_rate": "peak learning rate",
     "lr_scheduler_type": "learning-rate schedule",
     "warmup_steps": "warm-up updates",
@@ -101,6 +104,16 @@ _HUBERT = {
     "base, iteration 2": dict(num_units=(500,), learning_rate=5e-4, max_steps=400_000, max_grad_norm=10),
     "large": dict(num_units=(500,), learning_rate=1.5e-3, max_steps=400_000, max_grad_norm=1),
 }
+# Of the paper, section 3.1, and of the authors' configuration.
+_STUDENT = dict(
+    learning_rate=2e-4,
+    max_steps=200_000,
+    warmup_steps=14_000,
+    max_seconds=15.625,
+    seconds_per_update=24 * 15.625,
+    weight_decay=1e-6,
+    max_grad_norm=5,
+)
 _HUBERT_BATCHES = {"base": 32 * 87.5, "large": 128 * 56.25}
 
 # CTC by hours of transcripts (wav2vec 2.0, appendix B; batches as in the authors' configurations).
@@ -233,6 +246,11 @@ def _nearest_published(record: Record) -> tuple[str, dict[str, Any] | None]:
 def _published_pretraining(model_type: str, size: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     fields = config_class_of(model_type).preset(size).to_dict()
     del fields["final_dropout"]  # of heads for fine-tuning
+    if config.get("teacher_layers"):
+        fields = SSLDistilHubertConfig().to_dict() | _PRETRAINING | _STUDENT
+        # Nothing is hidden, and the shortest audio was not published.
+        told = {name: value for name, value in fields.items() if "mask" not in name and name != "min_seconds"}
+        return SSLDistilHubertConfig.method, told
     name = f"{config_class_of(model_type).method} {size.upper()}"
     if model_type == "ssl-wav2vec2":
         return name, fields | _PRETRAINING | _WAV2VEC2[size]
