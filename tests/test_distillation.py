@@ -17,6 +17,7 @@ from transformers import AutoModel, HubertModel, Wav2Vec2FeatureExtractor, Wav2V
 from hf_ssl_speech import (
     SpeechDistiller,
     SpeechPreTrainingArguments,
+    SSLHubertForDistillation,
     SSLHubertForPreTraining,
     SSLHubertModel,
     SSLWav2Vec2Model,
@@ -24,6 +25,7 @@ from hf_ssl_speech import (
     load_speech,
     make_student,
     prepare_speech,
+    to_transformers,
 )
 from hf_ssl_speech.commands.main import run
 from hf_ssl_speech.data.collators import pretraining_collator
@@ -178,6 +180,10 @@ def test_any_encoder_teaches_and_the_student_is_one_like_any_other(teacher_class
     assert type(student) is SSLHubertModel and student.config.num_hidden_layers == 1
     extractor = json.loads((tmp_path / "run" / "preprocessor_config.json").read_text())
     assert extractor["do_normalize"] is False  # as the teacher hears
+    stock = to_transformers(SSLHubertForDistillation.from_pretrained(tmp_path / "run").eval())
+    assert "teacher_layers" not in stock.config.to_dict()
+    waveform = torch.randn(1, 8_000)
+    assert torch.equal(stock(waveform).last_hidden_state, student.eval()(waveform).last_hidden_state)
     card = str(create_model_card(tmp_path / "run"))
     assert "layers 1, 3" in card and "DistilHuBERT" in card and "2110.01900" in card
 

@@ -172,7 +172,8 @@ def test_every_public_model_has_its_counterpart():
     assert all(ours.__name__ == f"SSL{stock.__name__}" for ours, stock in STOCK_CLASSES.items())
     models = {getattr(hf_ssl_speech, name) for name in dir(hf_ssl_speech) if name.startswith("SSL")}
     models = {model for model in models if issubclass(model, PreTrainedModel)}
-    assert models == STOCK_CLASSES.keys() | {hf_ssl_speech.SSLHubertForPreTraining}
+    students = {hf_ssl_speech.SSLHubertForPreTraining, hf_ssl_speech.SSLHubertForDistillation}
+    assert models == STOCK_CLASSES.keys() | students
 
 
 def test_a_torchaudio_encoder_tells_its_architecture(architecture, torchaudio_sizes):

@@ -15,7 +15,11 @@ import yaml
 from hf_ssl_speech import SpeechCTCTrainingArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.models.classes import CONFIGS as CONFIG_CLASSES
-from hf_ssl_speech.recipes.arguments import HubertIterationsArguments, LabelEfficiencyArguments
+from hf_ssl_speech.recipes.arguments import (
+    DistillationArguments,
+    HubertIterationsArguments,
+    LabelEfficiencyArguments,
+)
 from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 
 ROOT = Path(__file__).parents[1]
@@ -127,7 +131,8 @@ def test_two_nodes_train_one_model(audio_folder, tmp_path):
 @pytest.mark.usefixtures("named_corpora")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_understood(path, tmp_path):
-    kinds = (SpeechModelArguments, SpeechDataArguments)
+    is_student = path.stem.startswith("distil")
+    kinds = (DistillationArguments if is_student else SpeechModelArguments, SpeechDataArguments)
     is_ctc = path.stem.startswith(("ctc", "label_efficiency"))
     kinds += (SpeechCTCTrainingArguments,) if is_ctc else (SpeechPreTrainingArguments,)
     kinds += (HubertIterationsArguments,) if "iterations" in path.stem else ()
@@ -137,6 +142,9 @@ def test_every_config_is_understood(path, tmp_path):
     )
     assert data.train_data
     assert arguments.max_steps > arguments.warmup_steps
+    if is_student:
+        assert model.teacher and len(model.teacher_layers) > 1
+        return
     config_class = CONFIG_CLASSES["hubert" if "hubert" in path.stem else model.objective or "wav2vec2"]
     config_class.preset(model.preset, **model.config)
 

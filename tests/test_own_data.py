@@ -396,6 +396,53 @@ def test_half_a_character_in_json_is_named_and_a_whole_one_is_read(listed, tmp_p
                 load_speech(str(tmp_path))
 
 
+def test_a_json_row_with_two_values_of_a_name_is_named(tmp_path):
+    sound(tmp_path / "a.wav")
+    write(tmp_path / "t.jsonl", '{"audio": "a.wav", "text": "one"}', '{"audio": "a.wav", "text": "two", "text": "too"}')
+    with pytest.raises(ValueError, match=r"Line 2 of .*t\.jsonl has several values of 'text': keep one"):
+        load_speech(str(tmp_path / "t.jsonl"))
+
+
+def test_an_audio_in_json_may_be_an_object_with_its_path_and_nothing_else(tmp_path):
+    sound(tmp_path / "a.wav")
+    write(tmp_path / "t.jsonl", '{"audio": {"path": "a.wav"}, "sentence": "one", "duration": 1.0}')
+    rows = load_speech(str(tmp_path / "t.jsonl"))
+    assert rows["id"][:] == ["a"] and rows["text"][:] == ["one"] and len(heard(rows)) == 1
+    write(tmp_path / "cuts.jsonl", '{"recording": {"sources": [{"source": "a.wav"}]}, "text": "one"}')
+    with pytest.raises(ValueError, match=r"'recording' of .*cuts\.jsonl holds .*expected the path of an audio file"):
+        load_speech(str(tmp_path / "cuts.jsonl"))
+
+
+@pytest.mark.parametrize(("suffix", "line"), [("wrd", "good morning"), ("ltr", "g o o d | m o r n i n g |")])
+def test_fairseqs_manifests_are_read_with_their_transcripts(tmp_path, suffix, line):
+    sound(tmp_path / "audio" / "a.wav")
+    sound(tmp_path / "audio" / "b.wav")
+    write(tmp_path / "lists" / "train.tsv", str(tmp_path / "audio"), "a.wav\t16000", "b.wav\t16000")
+    for source in (tmp_path / "lists", tmp_path / "lists" / "train.tsv"):
+        rows = load_speech(str(source))
+        assert len(heard(rows)) == 2 and "text" not in rows.column_names
+    write(tmp_path / "lists" / f"train.{suffix}", line, line)
+    assert load_speech(str(tmp_path / "lists"))["text"][:] == ["good morning"] * 2
+    write(tmp_path / "lists" / f"train.{suffix}", line)
+    with pytest.raises(ValueError, match="has 1 lines for the 2 recordings"):
+        load_speech(str(tmp_path / "lists"))
+    write(tmp_path / "lists" / "train.tsv", str(tmp_path / "audio"), "a.wav\t16000", "b.wav")
+    with pytest.raises(ValueError, match=r"Line 3 of .*train\.tsv is no path and number of samples"):
+        load_speech(str(tmp_path / "lists"))
+
+
+def test_tables_of_a_folder_that_contradict_each_other_are_refused(tmp_path):
+    sound(tmp_path / "a.wav")
+    write(tmp_path / "metadata.jsonl", '{"file_name": "a.wav", "text": "one"}')
+    write(tmp_path / "metadata.csv", "file_name,text", "a.wav,one")
+    assert load_speech(str(tmp_path))["text"][:] == ["one"]
+    write(tmp_path / "metadata.csv", "file_name,speaker", "a.wav,anna")
+    assert load_speech(str(tmp_path))[0].items() >= {"text": "one", "speaker": "anna"}.items()
+    write(tmp_path / "metadata.csv", "file_name,text", "a.wav,two")
+    with pytest.raises(ValueError, match=r"say different things of 1 files, as of .*a\.wav: keep one"):
+        load_speech(str(tmp_path))
+
+
 def test_nan_in_json_is_no_word(tmp_path):
     for name in ("a.wav", "b.wav"):
         sound(tmp_path / name)

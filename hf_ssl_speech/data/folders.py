@@ -187,7 +187,18 @@ def _facts(companions: Sequence[str], whole: Path, roots: Sequence[str]) -> dict
                 f"{outside:,}",
                 whole,
             )
-        facts |= {file: row for file, row in below.items() if any(file.startswith(root + os.sep) for root in roots)}
+        found = {file: row for file, row in below.items() if any(file.startswith(root + os.sep) for root in roots)}
+        contradicted = [
+            file
+            for file, row in found.items()
+            if any(facts.get(file, row).get(name, row[name]) != row[name] for name in row)
+        ]
+        if contradicted:
+            raise ValueError(
+                f"{companion} and another table of its folder say different things of {len(contradicted):,} files, as "
+                f"of {contradicted[0]}: keep one of the tables."
+            )
+        facts |= {file: facts.get(file, {}) | row for file, row in found.items()}
     return facts
 
 

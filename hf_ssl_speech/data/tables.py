@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ TABLE_SUFFIXES = {".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".manifest"}
 JSON_SUFFIXES = TABLE_SUFFIXES - {".csv", ".tsv"}
 # A field of a TSV is what stands between two tabs, unless a program put it into quotes that it doubled inside.
 QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+FAIRSEQ_LINE = re.compile(r"([^\t]+)\t(\d+)\s*")  # of a manifest: a path and its samples, below a line with the folder
 EXCELS_DELIMITER = re.compile(r'"?sep=.?"?\s*')  # a first line that tells Excel the delimiter
 csv.field_size_limit(2**31 - 1)
 
@@ -31,7 +33,8 @@ def load_table(path: str) -> Dataset:
     written.
 
     Args:
-        path: A .csv, .tsv or .jsonl file (.json and .manifest hold JSON lines, too, or one list).
+        path: A .csv, .tsv or .jsonl file (.json and .manifest hold JSON lines, too, or one list). A .tsv may be a
+            manifest of fairseq's, with its transcripts beside it.
     Raises:
         ValueError: If it can't be read; the line is named.
     """
@@ -96,7 +99,13 @@ def read_table(path: str) -> dict[str, list]:
     if suffix in JSON_SUFFIXES:
         rows = list(_json_rows(text, path))
         names = list(dict.fromkeys(name for row in rows for name in row))
-        return {name: [row.get(name) for row in rows] for name in names}
+        columns = {name: [row.get(name) for row in rows] for name in names}
+        audio_column = usual_audio_name(columns)
+        if audio_column:
+            columns[audio_column] = [_path(audio, audio_column, path) for audio in columns[audio_column]]
+        return columns
+    if _is_fairseqs(path):
+        return _fairseq_columns(text, path)
     header, rows = table_header(path), []
     twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
@@ -110,6 +119,43 @@ def read_table(path: str) -> dict[str, list]:
             )
         rows.append(fields)
     return {name: [row[place] for row in rows] for place, name in enumerate(header)}
+
+
+def _path(audio: Any, column: str, path: str) -> Any:
+    """The path in a row of JSON, where it may be one of `{"path": ...}`."""
+    if isinstance(audio, dict) and isinstance(audio.get("path"), str):
+        return audio["path"]
+    if isinstance(audio, (dict, list)):
+        raise ValueError(
+            f"Column {column!r} of {path} holds {json.dumps(audio)[:80]}; expected the path of an audio file. Of a "
+            "manifest of another program, write one with `audio_filepath` and `text`."
+        )
+    return audio
+
+
+def _is_fairseqs(path: str) -> bool:
+    """Whether a TSV is a manifest of fairseq's: a line with a folder, then paths with numbers of samples."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        return "\t" not in file.readline(2**20) and bool(FAIRSEQ_LINE.fullmatch(file.readline(2**20)))
+
+
+def _fairseq_columns(text: str, path: str) -> dict[str, list]:
+    """The paths of fairseq's manifest, and the words in the `.wrd` or letters in the `.ltr` file beside it."""
+    folder, *lines = text.rstrip().split("\n")
+    found = [FAIRSEQ_LINE.fullmatch(line) for line in lines]
+    if not all(found):
+        raise ValueError(f"Line {found.index(None) + 2:,} of {path} is no path and number of samples.")
+    columns = {"file_name": [str(Path(folder.strip(), match[1])) for match in found if match]}
+    for suffix in (".wrd", ".ltr"):
+        beside = Path(path).with_suffix(suffix)
+        if beside.is_file():
+            texts = read_text(str(beside)).rstrip("\n").split("\n")
+            if len(texts) != len(lines):
+                raise ValueError(f"{beside} has {len(texts):,} lines for the {len(lines):,} recordings of {path}.")
+            letters = suffix == ".ltr"  # as in "H I | Y O U |"
+            texts = ["".join(text.split()).replace("|", " ") if letters else text for text in texts]
+            return columns | {"text": [text.strip() for text in texts]}
+    return columns
 
 
 class Header(list):
@@ -132,6 +178,9 @@ def table_header(path: str) -> Header:
             row = next(_json_rows(read_text(path), path), {}) if first.lstrip().startswith("[") else {}
         header.extend(row if isinstance(row, dict) else (row[0] if isinstance(row, list) and row else {}))
         return header
+    if suffix == ".tsv" and _is_fairseqs(path):
+        header.append("file_name")
+        return header
     header.delimiter = "\t" if suffix == ".tsv" else max(",;\t|", key=first.count)
     names = next(csv.reader([first.rstrip("\r\n")], delimiter=header.delimiter, skipinitialspace=True), [])
     header.extend(name.strip() for name in names)
@@ -153,7 +202,7 @@ def read_text(path: str) -> str:
 def _json_rows(text: str, path: str) -> Iterator[dict[str, Any]]:
     try:
         if text.lstrip().startswith("["):
-            rows = json.loads(text, parse_constant=_missing)
+            rows = json.loads(text, parse_constant=_missing, object_pairs_hook=partial(_once, path))
             _check_characters(rows, path)
             if not all(isinstance(row, dict) for row in rows):
                 raise ValueError(f"{path} holds a list whose entries are not rows (JSON objects).")
@@ -161,8 +210,9 @@ def _json_rows(text: str, path: str) -> Iterator[dict[str, Any]]:
             return
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
-                row = json.loads(line, parse_constant=_missing)
-                _check_characters(row, f"Line {number:,} of {path}")
+                where = f"Line {number:,} of {path}"
+                row = json.loads(line, parse_constant=_missing, object_pairs_hook=partial(_once, where))
+                _check_characters(row, where)
                 if not isinstance(row, dict):
                     raise ValueError(f"Line {number:,} of {path} is no JSON object: {line[:80]!r}.")
                 yield row
@@ -191,6 +241,15 @@ def _check_characters(parsed: Any, where: str):
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
         raise ValueError(f"{where} holds half a character, {half}: write both halves, or none.") from error
+
+
+def _once(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; Python would keep the last of several values with one name."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{where} has several values of {twice!r}: keep one.")
+    return row
 
 
 def _missing(constant: str) -> None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_ssl_speech.models.classes import CLASSES, STOCK_CLASSES, load_config, model_class
 from hf_ssl_speech.models.configuration import SSLHubertConfig, SSLSpeechConfig, SSLWav2Vec2Config
+from hf_ssl_speech.models.distillation import SSLHubertForDistillation
 from hf_ssl_speech.models.encoder import SSLHubertModel, SSLSpeechPreTrainedModel, SSLWav2Vec2Model
 from hf_ssl_speech.models.heads import SSLSpeechForCTC
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
@@ -38,7 +39,8 @@ def to_transformers(model: SSLSpeechPreTrainedModel) -> PreTrainedModel:
     """Our model as the stock class of the same kind, which loads without this package.
 
     The outputs differ by zero wherever nothing is padded; with padding the group-norm models do better here (stock lets
-    padding into the statistics of the first norm). Stock has no class for HuBERT pretraining: its encoder is given.
+    padding into the statistics of the first norm). Stock has no class for HuBERT pretraining, nor for students: their
+    encoder is given.
 
     Stock masks frames by itself when it trains. A CTC model keeps the masks that it was fine-tuned with; all others get
     stock's own for fine-tuning, 5%, instead of those of pretraining. CTC losses are averaged over rows.
@@ -48,7 +50,7 @@ def to_transformers(model: SSLSpeechPreTrainedModel) -> PreTrainedModel:
     """
     if isinstance(model, SSLSpeechForCTC) and model.config.ctc_layer_mix:
         raise ValueError("Stock CTC models have no ctc_layer_mix: this one can't be exported, or not with its head.")
-    if isinstance(model, SSLHubertForPreTraining):
+    if isinstance(model, (SSLHubertForPreTraining, SSLHubertForDistillation)):
         model = model.base_model
     if type(model) not in STOCK_CLASSES:
         raise ValueError(f"{type(model).__name__} has no stock counterpart: expected one of {_names(STOCK_CLASSES)}.")
