@@ -22,7 +22,7 @@ from measuring import processor
 
 from hf_ssl_speech.files import write_json
 from hf_ssl_speech.markdown import plain, table
-from hf_ssl_speech.records import in_percent
+from hf_ssl_speech.records import Rate, in_percent
 
 DOCS = KEPT.parent
 BEGIN, END = "<!-- measured: {name}, by `python benchmarks/measured_sections.py` -->", "<!-- end of measured -->"
@@ -68,23 +68,34 @@ def draw_unit_lm(found: Found, left: Axes, right: Axes):
 def student(found: Found) -> str:
     rows = []
     for point in found["points"]:
-        run = found["runs"].get(point["name"], {})
-        cells = [plain(point["name"]), f"{run['parameters'] / 1e6:.1f} M" if run else "", f"{run.get('updates', ''):,}"]
-        cells.append(f"{run['cpu_seconds']:,.0f}" if "cpu_seconds" in run else "")
-        best = point.get("best") or {}
-        cells += [in_percent(point["per"]) if point.get("per") else ""]
-        cells += [f"{best['pnmi']:.3f}" if "pnmi" in best else ""]
-        rows.append([*cells, *(in_percent(rates["cer"]) for rates in point["errors"].values() if "cer" in rates)])
+        run, rate = found["runs"].get(point["name"], {}), error_of(point)
+        rows.append(
+            [
+                plain(point["name"]),
+                f"{run['parameters'] / 1e6:.1f} M" if run else "",
+                f"{run['updates']:,}" if run else "",
+                f"{run['cpu_seconds']:,.0f}" if "cpu_seconds" in run else "",
+                in_percent(point["per"]) if point["per"] else "",
+                f"{point['best']['pnmi']:.3f}" if "pnmi" in point["best"] else "",
+                in_percent(rate) if rate else "",
+            ]
+        )
     head = ["encoder", "parameters", "updates", "CPU seconds", "PER of a probe, %", "PNMI", "CER, ten minutes, %"]
     return table(head, rows)
 
 
+def error_of(point: Found) -> Rate | None:
+    """The character errors of an encoder, at the one amount of labels; mel bands have none."""
+    return next((rates["cer"] for rates in point["errors"].values()), None)
+
+
 def draw_student(found: Found, left: Axes, right: Axes):
-    points = [point for point in found["points"] if point.get("per")]
-    names = [point["name"] for point in points]
-    bars(left, names, [100 * point["per"]["value"] for point in points], "PER of a probe, %")
-    rates = [next(iter(point["errors"].values()))["cer"]["value"] for point in points]
-    bars(right, names, [100 * rate for rate in rates], "CER after ten minutes of labels, %")
+    for axes, title, rate_of in (
+        (left, "PER of a probe, %", lambda point: point["per"]),
+        (right, "CER after ten minutes of labels, %", error_of),
+    ):
+        rates = {point["name"]: rate_of(point) for point in found["points"] if rate_of(point)}
+        bars(axes, list(rates), [100 * rate["value"] for rate in rates.values()], title)
 
 
 # Continued pretraining -----------------------------------------------------------------------------------------------

@@ -39,8 +39,8 @@ from hf_ssl_speech.data.features import rows_of
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.files import write_json
 from hf_ssl_speech.markdown import table
-from hf_ssl_speech.units.layers import first_hours, frame_phones
-from hf_ssl_speech.units.quality import unit_agreement
+from hf_ssl_speech.units.layers import first_hours
+from hf_ssl_speech.units.quality import phones_to_frames, unit_agreement
 
 LEVELS = (0, 5, 10, 20)
 SOUND_SECONDS, SOUNDS, VOICES = 20, 12, 5
@@ -109,7 +109,7 @@ def measure(run: Path, rows: Dataset, train: Dataset, sounds: list[np.ndarray]) 
     source = HiddenFeatures.from_pretrained(str(run / "hubert"), LAYER, center=True, device="cpu")
     units = KMeansUnits.fit(train, source, UNITS, share=1.0, restarts=1, progress=False)
     clean = [row for batch in rows.iter(16) for row in units.predict_rows(rows_of(batch), source)]
-    phones = [frame_phones(row, found, units, ()) for row, found in zip(rows, clean)]
+    phones = [phones_to_frames(row["phones"], len(found), **units.features.times) for row, found in zip(rows, clean)]
     recognizer, errors = load_recognizer(str(run / "ctc")), CharacterErrorRate()
     measured = []
     for level in (None, *LEVELS):

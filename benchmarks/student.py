@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None):
     }
     for name in ("student", "hubert"):
         runs[name]["cpu_seconds"] = seconds[name]
-    found = {"processor": processor(), "ctc_updates": args.ctc_updates, "runs": runs, "points": measured["points"]}
+    points = [{name: value for name, value in point.items() if name != "layers"} for point in measured["points"]]
+    found = {"processor": processor(), "ctc_updates": args.ctc_updates, "runs": runs, "points": points}
     write_json(found, args.output_file or args.output_dir / "results.json")
     print((args.output_dir / "payoff" / "report.md").read_text())
 

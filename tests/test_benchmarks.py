@@ -17,13 +17,8 @@ from hf_ssl_speech.recipes.arguments import (
     PayoffArguments,
     UnitArguments,
 )
-from hf_ssl_speech.training.arguments import (
-    SpeechCTCTrainingArguments,
-    SpeechDataArguments,
-    SpeechModelArguments,
-    SpeechPreTrainingArguments,
-    SpeechTextArguments,
-)
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments, SpeechPreTrainingArguments
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -155,17 +150,21 @@ def test_a_measurement_is_told_at_the_end_of_its_page_and_told_anew(benchmark, t
     (tmp_path / "images").mkdir()
     rate = {"value": 0.5, "low": 0.4, "high": 0.6, "confidence": 0.95}
     results = {"GPT-2": {"perplexity": 12.0, "real preferred, blocks of 1": 0.9}}
-    point = {"name": "student", "per": rate, "best": {"pnmi": 0.3}, "errors": {"all": {"cer": rate}}}
+    of_all = {"all": {"cer": rate}}
+    points = [{"name": "scratch", "per": None, "best": {}, "errors": of_all}]
+    points += [{"name": "mel", "per": rate, "best": {}, "errors": {}}]
+    points += [{"name": "student", "per": rate, "best": {"pnmi": 0.3}, "errors": of_all}]
     run = {"parameters": 1_500_000, "updates": 300, "cpu_seconds": 12.3}
-    arm = {"name": "continued-0.5", "cer": rate, "pnmi": 0.3}
+    arms = [{"name": "continued-0.5", "cer": rate, "pnmi": 0.3, "cpu_seconds": 90.0}]
+    arms += [{"name": "scratch", "cer": rate, "pnmi": None, "cpu_seconds": None}]
     levels = [{"arm": arm, "level": level, "agreement": 0.6, "pnmi": 0.3, "cer": 0.5}
               for arm in ("clean", "noise") for level in (None, *made.noise.LEVELS)]  # fmt: skip
     stage = {"seconds": 1.0, "gigabytes": 0.1, "rows": 10}
     sizes = {"updates": 10, "ctc_updates": 5, "layers": 2, "width": 64, "units": "/home/me/units"}
     measured = {
         "unit_lm": {"results": results, "training": [5, 50], "test": [2, 20], "settings": sizes},
-        "student": {"points": [point], "runs": {"student": run}},
-        "continued": {"results": [arm], "settings": sizes},
+        "student": {"points": points, "runs": {"student": run}},
+        "continued": {"results": arms, "settings": sizes},
         "noise": {"results": levels},
         "scale": {"stages": {"mixing": {"60000": stage}}},
     }

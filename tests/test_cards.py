@@ -23,8 +23,8 @@ from hf_ssl_speech.commands.parsing import as_tokens, parse_arguments
 from hf_ssl_speech.markdown import code, plain, table
 from hf_ssl_speech.models import installing
 from hf_ssl_speech.models.classes import CONFIGS
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 from hf_ssl_speech.records import read_record, write_record
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 from hf_ssl_speech.training.paper_settings import SETTINGS, compare_with_paper
 from hf_ssl_speech.training.recipe import settings_of
 from hf_ssl_speech.training.resume import run_identity

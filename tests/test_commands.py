@@ -23,13 +23,8 @@ from hf_ssl_speech.recipes.arguments import (
     HubertIterationsArguments,
     LabelEfficiencyArguments,
 )
-from hf_ssl_speech.training.arguments import (
-    SpeechCTCTrainingArguments,
-    SpeechDataArguments,
-    SpeechModelArguments,
-    SpeechPreTrainingArguments,
-    SpeechTextArguments,
-)
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments, SpeechPreTrainingArguments
 
 ROOT = Path(__file__).parents[1]
 PRETRAIN_KINDS = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)

@@ -17,12 +17,12 @@ from hf_ssl_speech import (
 )
 from hf_ssl_speech.data.data_facts import split_facts
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments
 from hf_ssl_speech.recipes.pretraining import make_model, pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.starting_points import find_objective, hours_seen_by
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 from hf_ssl_speech.records import new_record, read_record, write_record
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments
 
 
 @pytest.fixture

@@ -38,9 +38,9 @@ from hf_ssl_speech import (
 )
 from hf_ssl_speech.commands.ending import tidy_errors
 from hf_ssl_speech.recipes.finetuning import Transcripts, make_recognizer
+from hf_ssl_speech.recipes.inputs import SpeechModelArguments
 from hf_ssl_speech.recognition.metrics import show_edits
 from hf_ssl_speech.records import read_record
-from hf_ssl_speech.training.arguments import SpeechModelArguments
 from hf_ssl_speech.training.ctc_trainer import edit_statistics
 from hf_ssl_speech.training.record_keeper import panels_of
 

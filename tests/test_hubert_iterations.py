@@ -19,13 +19,13 @@ from transformers import AutoModel, MoonshineConfig, SEWConfig, Wav2Vec2FeatureE
 
 import hf_ssl_speech
 from hf_ssl_speech import KMeansUnits, SpeechPreTrainingArguments
-from hf_ssl_speech.data.features import weights_hash
+from hf_ssl_speech.data.hidden_states import weights_hash
 from hf_ssl_speech.recipes import hubert_iterations as iterations_module
 from hf_ssl_speech.recipes import running, stages
 from hf_ssl_speech.recipes.hubert_iterations import HubertIterations, HubertIterationsArguments
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments
 from hf_ssl_speech.recipes.iterations_report import write_report
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments
 from hf_ssl_speech.training.pretrainer import SpeechPreTrainer
 
 ROOT = Path(__file__).parents[1]

@@ -24,8 +24,8 @@ from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.preparing import prepare_speech
 from hf_ssl_speech.recipes.arguments import HubertIterationsArguments
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("hubert_*.yaml"))

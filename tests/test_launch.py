@@ -20,7 +20,7 @@ from hf_ssl_speech.recipes.arguments import (
     HubertIterationsArguments,
     LabelEfficiencyArguments,
 )
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))

@@ -15,7 +15,7 @@ from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.data.features import HiddenFeatures, MfccFeatures
 from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
 from hf_ssl_speech.recipes.hubert_iterations import HubertIterations, HubertIterationsArguments
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments
 from hf_ssl_speech.units.layers import (
     EveryLayer,
     OneLayer,

@@ -8,9 +8,9 @@ from torture.inputs import AUDIO, FILES, IN_WORDS, RECOGNIZER, save_recognizer, 
 from transformers import PreTrainedModel
 
 from hf_ssl_speech.commands.parsing import parse_arguments
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments
 from hf_ssl_speech.recognition.language_model import read_words
 from hf_ssl_speech.recognition.transcription import load_recognizer
-from hf_ssl_speech.training.arguments import SpeechDataArguments
 
 MUTATIONS = int(os.environ.get("MUTATIONS", "40"))
 

@@ -19,9 +19,10 @@ from hf_ssl_speech.data.collators import Wav2Vec2PretrainingCollator
 from hf_ssl_speech.data.mixing import MixedRows, Mixture, mixed_stream, mixture_of
 from hf_ssl_speech.data.mixture_settings import as_settings, split_name
 from hf_ssl_speech.hub.card_sections import effort_table
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments
 from hf_ssl_speech.recipes.splits import load_split
 from hf_ssl_speech.records import as_record, read_record
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.units.kmeans_units import _choose
 
 SECOND = 16_000

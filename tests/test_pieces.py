@@ -16,8 +16,9 @@ from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.pieces import cut_at_pauses
 from hf_ssl_speech.data.preparing import prepare_stream, row_waveform
 from hf_ssl_speech.data.sources import load_speech
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments
 from hf_ssl_speech.recipes.splits import load_split
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 
 LONGEST = 2  # seconds
 EVERY, PAUSE = 0.9, 0.15  # a pause every 0.9 s

@@ -25,10 +25,10 @@ from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.data.batching import DurationBatchSampler
 from hf_ssl_speech.data.data_facts import SkipReport, split_facts, stream_facts
 from hf_ssl_speech.data.preparing import prepare_stream
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 from hf_ssl_speech.training.checks import (
     check_batches,
     check_disk,

@@ -15,7 +15,7 @@ from hf_ssl_speech.commands.parsing import PATHS, parse_arguments
 from hf_ssl_speech.commands.tune_decoder import TuningArguments
 from hf_ssl_speech.file_names import expanded
 from hf_ssl_speech.recipes.arguments import HubertIterationsArguments, UnitArguments
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 
 NO_PATHS = {
     "objective", "preset", "config", "lora", "attn_implementation", "train_split", "validation_split",

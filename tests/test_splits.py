@@ -10,8 +10,9 @@ from hf_ssl_speech.data.data_facts import SkipReport, split_facts, stream_facts
 from hf_ssl_speech.data.preparing import prepare_speech, row_waveform
 from hf_ssl_speech.data.rows import most_unusable
 from hf_ssl_speech.data.sources import load_speech
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments
 from hf_ssl_speech.recipes.splits import Split, hold_out, load_split
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 
 
 def write_audio(folder, seeds):

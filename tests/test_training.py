@@ -27,10 +27,10 @@ from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.data.data_facts import split_facts
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.data.preparing import prepare_stream
+from hf_ssl_speech.recipes.inputs import SpeechModelArguments
 from hf_ssl_speech.recipes.pretraining import make_model, pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import command_line, read_record, write_record
-from hf_ssl_speech.training.arguments import SpeechModelArguments
 from hf_ssl_speech.training.callbacks import ProgressLine
 from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.outcomes import UnhealthyRun

@@ -14,8 +14,9 @@ import hf_ssl_speech
 from hf_ssl_speech import find_speech, load_speech, prepare_speech, read_audio
 from hf_ssl_speech.data import voice
 from hf_ssl_speech.data.voice import as_stretches, choose_detector
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments
 from hf_ssl_speech.recipes.splits import hold_out, load_split
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 
 SECOND = 16_000
 BURSTS = [(2.0, 4.0), (7.0, 10.0)]  # seconds of a recording of 12 in which it is loud

@@ -13,12 +13,8 @@ from __future__ import annotations
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.commands.talking import log_on_the_first_process
 from hf_ssl_speech.recipes.arguments import LabelEfficiencyArguments, PayoffArguments
-from hf_ssl_speech.training.arguments import (
-    SpeechCTCTrainingArguments,
-    SpeechDataArguments,
-    SpeechModelArguments,
-    SpeechTextArguments,
-)
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 
 
 def main(argv: list[str]):

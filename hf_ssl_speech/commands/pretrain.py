@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.commands.talking import log_on_the_first_process
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 
 
 def main(argv: list[str]):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.commands.talking import log_on_the_first_process
 from hf_ssl_speech.recipes.arguments import UnitArguments
-from hf_ssl_speech.training.arguments import SpeechDataArguments
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments
 
 
 def main(argv: list[str]):

@@ -42,6 +42,11 @@ class FeatureDescription:
         """50 for frames every 20 ms."""
         return SAMPLE_RATE / self.hop_samples
 
+    @property
+    def times(self) -> dict[str, float]:
+        """Where frames lie, as `phones_to_frames` and `abx_error` take it."""
+        return {"hop_seconds": self.hop_samples / SAMPLE_RATE, "window_seconds": self.window_samples / SAMPLE_RATE}
+
     def num_frames(self, num_samples: int) -> int:
         """Frames of an audio of `num_samples` at 16 kHz; zero or less if it is shorter than one window."""
         return num_frames(num_samples, [ConvLayer(self.window_samples, self.hop_samples)])

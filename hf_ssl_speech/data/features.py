@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModel, FeatureExtractionMixin, PreTrainedModel
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
@@ -24,6 +22,7 @@ from hf_ssl_speech.data.batching import inference_batches
 from hf_ssl_speech.data.families import encoder_of, extractor_of, hearing_of, layers_of
 from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.feature_extractor import check_rate
+from hf_ssl_speech.data.hidden_states import hidden_state, in_eval_mode, weights_hash
 from hf_ssl_speech.data.mfcc import HOP_SAMPLES, MFCC_FEATURES, WINDOW_SAMPLES, mfcc_features
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.data.processes import rank_and_size
@@ -271,7 +270,7 @@ class HiddenFeatures(SpeechFeatures):
     def compute(self, waveforms: list[Tensor]) -> list[Tensor]:
         """In batches of rows of nearly equal length."""
         found: dict[int, Tensor] = {}
-        with _in_eval_mode(self.model):
+        with in_eval_mode(self.model):
             for batch in self.batches([len(each) for each in waveforms]):
                 found |= zip(batch, self._run([waveforms[place] for place in batch]))
         return [found[place] for place in range(len(waveforms))]
@@ -302,7 +301,7 @@ class HiddenFeatures(SpeechFeatures):
 
     def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
         """The features of a batch, `(batch, frames, width)`."""
-        return _hidden_state(self.model, self.layer, inputs)
+        return hidden_state(self.model, self.layer, inputs)
 
 
 def open_features(
@@ -374,59 +373,7 @@ def rows_of(batch: Mapping[str, Sequence]) -> list[dict[str, Any]]:
     return [dict(zip(batch.keys(), values)) for values in zip(*batch.values())]
 
 
-def weights_hash(model: PreTrainedModel) -> str:
-    """A hash of an encoder's weights, independent of their class, file and (wide enough) number format.
-
-    Args:
-        model: The encoder, or a model with it inside, whose head does not count.
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.base_model.state_dict().items()):
-        # Frames are hidden in training only, and some checkpoints leave out what they are replaced by.
-        if name != "masked_spec_embed":
-            digest.update(f"{name} {tuple(weight.shape)} ".encode())
-            digest.update(weight.float().cpu().contiguous().numpy())
-    return digest.hexdigest()[:32]
-
-
-class _LayerReached(Exception):
-    """Carries the hidden state out of a model, past the layers that are not needed."""
-
-    def __init__(self, hidden: Tensor):
-        self.hidden = hidden
-
-
-def _hidden_state(encoder: PreTrainedModel, layer: int, inputs: dict[str, Tensor]) -> Tensor:
-    """`hidden_states[layer]`, without the work of the layers above: `(batch, frames, width)`."""
-    layers = layers_of(encoder)
-    if layer == len(layers):  # after the last norm in some families
-        return encoder(**inputs, output_hidden_states=True).hidden_states[layer]
-
-    def stop(_: nn.Module, args: tuple, output: Any = None):
-        found = args if layer == 0 else output
-        raise _LayerReached(found[0] if isinstance(found, tuple) else found)
-
-    hook = layers[0].register_forward_pre_hook(stop) if layer == 0 else layers[layer - 1].register_forward_hook(stop)
-    try:
-        encoder(**inputs)
-    except _LayerReached as reached:
-        return reached.hidden
-    finally:
-        hook.remove()
-    raise RuntimeError(f"{type(encoder).__name__} ended without running its layer {layer}.")
-
-
 def _decoding_threads() -> int:
     """As many threads as there are cores for each process of this machine, but no more than are of use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(DECODING_THREADS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module):
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

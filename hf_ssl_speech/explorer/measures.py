@@ -12,7 +12,6 @@ from datasets import Dataset
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import FeatureSource, rows_of
 from hf_ssl_speech.units.kmeans import fit_kmeans
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
@@ -51,14 +50,14 @@ class Measured:
 
 def measure_rows(dataset: Dataset, source: FeatureSource) -> Measured:
     """Features of all rows, which must have phones."""
-    hop, window = 1 / source.description.frames_per_second, source.description.window_samples / SAMPLE_RATE
+    times = source.description.times
     features, phones = [], []
     for batch in dataset.iter(ROWS_AT_ONCE):
         rows = rows_of(batch)
         for row, frames in zip(rows, source.features(rows)):
             features.append(frames)
-            phones.append(phones_to_frames(row["phones"], len(frames), hop, window))
-    return Measured(features, phones, hop)
+            phones.append(phones_to_frames(row["phones"], len(frames), **times))
+    return Measured(features, phones, times["hop_seconds"])
 
 
 def fitted_sets(fit_on: Tensor, measured: Measured, sizes: Sequence[int], seed: int) -> dict[str, Any]:

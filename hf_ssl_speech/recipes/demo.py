@@ -85,7 +85,7 @@ def draw(folder: Path, points: dict[str, dict[str, Any]], source: str, said: str
     """Draws the units of the first utterance of the source under its waveform, and both word error rates."""
     rows, _ = prepare_speech(load_speech([source], split="validation"), min_seconds=0)
     units = KMeansUnits.from_pretrained(folder / "units")
-    waveform, hop_seconds = row_waveform(rows[0]), 1 / units.features.frames_per_second
+    waveform, hop_seconds = row_waveform(rows[0]), units.features.times["hop_seconds"]
     labels = units.predict_rows([rows[0]], units.open_features(device="cpu"))[0]
     figure = Figure(figsize=(12, 5), layout="constrained")
     top, strip, bottom = figure.subplots(3, 1, height_ratios=[3, 1, 2])

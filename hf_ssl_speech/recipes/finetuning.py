@@ -19,6 +19,7 @@ from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.models.classes import CONFIGS, model_class
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.heads import SSLSpeechForCTC
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
 from hf_ssl_speech.recipes.splits import Split, check_skipped, load_split
 from hf_ssl_speech.recipes.starting_points import (
@@ -40,12 +41,7 @@ from hf_ssl_speech.recognition.text import (
 )
 from hf_ssl_speech.recognition.transcript import Alphabet
 from hf_ssl_speech.recognition.transcription import load_normalization, load_processor
-from hf_ssl_speech.training.arguments import (
-    SpeechCTCTrainingArguments,
-    SpeechDataArguments,
-    SpeechModelArguments,
-    SpeechTextArguments,
-)
+from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 from hf_ssl_speech.training.checks import check_transcripts, refuse_config
 from hf_ssl_speech.training.ctc_trainer import SpeechCTCTrainer
 from hf_ssl_speech.training.lora import add_lora, has_adapters, lora_settings

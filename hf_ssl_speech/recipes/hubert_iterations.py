@@ -21,6 +21,7 @@ from hf_ssl_speech.data.features import FeatureSource, HiddenFeatures, MfccFeatu
 from hf_ssl_speech.data.preparing import row_waveform
 from hf_ssl_speech.models.pretraining import SSLHubertForPreTraining
 from hf_ssl_speech.recipes.arguments import CRITERIA, HubertIterationsArguments
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments
 from hf_ssl_speech.recipes.iterations_report import EXAMPLE_FILE, write_report
 from hf_ssl_speech.recipes.pretraining import identify, make_model, pretrain
 from hf_ssl_speech.recipes.running import preflight
@@ -28,7 +29,7 @@ from hf_ssl_speech.recipes.splits import hold_out, load_split, repeats_of
 from hf_ssl_speech.recipes.stages import is_complete, run_stage
 from hf_ssl_speech.recipes.unit_labels import UnitLabels, check_label_rate
 from hf_ssl_speech.records import Record
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.training.checks import check_schedule
 from hf_ssl_speech.training.findings import Finding
 from hf_ssl_speech.training.lock import hold

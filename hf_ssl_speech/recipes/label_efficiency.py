@@ -43,18 +43,14 @@ from hf_ssl_speech.recipes.finetuning import (
     make_recognizer,
     settle,
 )
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 from hf_ssl_speech.recipes.label_efficiency_report import CONFIDENCE, measures_of, write_results
 from hf_ssl_speech.recipes.splits import Split, hold_out, part_facts, with_a_share, with_test
 from hf_ssl_speech.recipes.starting_points import is_recognizer, stock_config
 from hf_ssl_speech.recognition.metrics import count_edits
 from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
 from hf_ssl_speech.records import read_record, write_record
-from hf_ssl_speech.training.arguments import (
-    SpeechCTCTrainingArguments,
-    SpeechDataArguments,
-    SpeechModelArguments,
-    SpeechTextArguments,
-)
+from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 from hf_ssl_speech.training.checkpoints import newest_whole
 from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.outcomes import AlreadyComplete, UnhealthyRun

@@ -13,18 +13,14 @@ import torch
 from hf_ssl_speech.data.features import HiddenFeatures
 from hf_ssl_speech.files import write_json
 from hf_ssl_speech.recipes.arguments import LabelEfficiencyArguments, PayoffArguments, ProbeArguments
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
 from hf_ssl_speech.recipes.label_efficiency import LabelEfficiency
 from hf_ssl_speech.recipes.payoff_report import LABELS, PROBES, STARTS_FILE, UNITS, write_report
 from hf_ssl_speech.recipes.probing import Probing
 from hf_ssl_speech.recipes.splits import Split, hold_out, load_split, with_a_share
 from hf_ssl_speech.recipes.stages import run_stage
 from hf_ssl_speech.recipes.starting_points import hours_seen_by
-from hf_ssl_speech.training.arguments import (
-    SpeechCTCTrainingArguments,
-    SpeechDataArguments,
-    SpeechModelArguments,
-    SpeechTextArguments,
-)
+from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 from hf_ssl_speech.training.precision import encoder_dtype
 from hf_ssl_speech.units.layers import compare_layers, first_hours
 

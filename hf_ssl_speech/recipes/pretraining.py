@@ -15,6 +15,7 @@ from transformers import Wav2Vec2FeatureExtractor
 from hf_ssl_speech.models.classes import CONFIGS, model_class
 from hf_ssl_speech.models.encoder import SSLSpeechModel
 from hf_ssl_speech.models.pretraining import SSLSpeechForPreTraining
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments
 from hf_ssl_speech.recipes.running import preflight, take_folder, tell, train_and_record
 from hf_ssl_speech.recipes.splits import Split, hold_out, load_split
 from hf_ssl_speech.recipes.starting_points import (
@@ -26,7 +27,7 @@ from hf_ssl_speech.recipes.starting_points import (
     stock_config,
 )
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.training.checks import refuse_config
 from hf_ssl_speech.training.distillation import SpeechDistiller
 from hf_ssl_speech.training.findings import Finding, of_level

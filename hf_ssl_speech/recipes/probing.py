@@ -20,12 +20,12 @@ from hf_ssl_speech.evaluation.probe_features import EveryHiddenState, Frames, Me
 from hf_ssl_speech.evaluation.probes import Probe, Targets, error_rate, errors, fit_probe
 from hf_ssl_speech.models.classes import config_class_of, model_class
 from hf_ssl_speech.recipes.arguments import ProbeArguments, named
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments
 from hf_ssl_speech.recipes.probing_report import write_report
 from hf_ssl_speech.recipes.splits import Split, hold_out, load_split, part_facts, with_a_share, with_test
 from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.recipes.starting_points import load_start, start_facts, stock_config
 from hf_ssl_speech.records import new_record, write_record
-from hf_ssl_speech.training.arguments import SpeechDataArguments
 from hf_ssl_speech.units.phones import sequence_of
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,8 @@ from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
 from hf_ssl_speech.data.rows import TOO_SHORT, most_unusable, share_with_short
 from hf_ssl_speech.data.sources import available_splits, load_speech
 from hf_ssl_speech.data.voice import find_speech
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechTrainingArguments
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments
+from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from hf_ssl_speech.files import read_json
 from hf_ssl_speech.models.classes import config_class_of, load_config, model_class
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.encoder import SSLSpeechModel
+from hf_ssl_speech.recipes.inputs import SpeechModelArguments
 from hf_ssl_speech.records import Record, read_record
-from hf_ssl_speech.training.arguments import SpeechModelArguments
 from hf_ssl_speech.training.callbacks import Tally
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,10 @@ from hf_ssl_speech.data.collators import HubertPretrainingCollator
 from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, rows_of
 from hf_ssl_speech.models.configuration import SSLHubertConfig
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.starting_points import find_objective, is_stock, stock_config
-from hf_ssl_speech.training.arguments import SpeechDataArguments, SpeechModelArguments, SpeechPreTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 from hf_ssl_speech.training.precision import encoder_dtype
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.labelling import add_units

@@ -11,13 +11,12 @@ from typing import Any
 from accelerate import PartialState
 from datasets import Dataset
 
-from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, FeatureSource, HiddenFeatures, MfccFeatures, rows_of
 from hf_ssl_speech.recipes.arguments import UnitArguments
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments
 from hf_ssl_speech.recipes.splits import hold_out, load_split, repeats_of
 from hf_ssl_speech.recipes.stages import is_complete
 from hf_ssl_speech.records import new_record, write_record
-from hf_ssl_speech.training.arguments import SpeechDataArguments
 from hf_ssl_speech.training.precision import encoder_dtype
 from hf_ssl_speech.units.abx import abx_error, import_fastabx
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
@@ -130,18 +129,15 @@ def measure(
         logger.info("The validation data has no `phones`, so the units' quality is not measured.")
         return None
     labelled = add_units(dataset.select(aligned), units, source=source)
-    times = {
-        "hop_seconds": 1 / units.features.frames_per_second,
-        "window_seconds": units.features.window_samples / SAMPLE_RATE,
-        "silence": args.silence,
-    }
-    predictions = list(labelled["units"])
-    references = [phones_to_frames(phones, len(row), **times) for phones, row in zip(labelled["phones"], predictions)]
+    predictions, settings = list(labelled["units"]), {**units.features.times, "silence": args.silence}
+    references = [
+        phones_to_frames(phones, len(row), **settings) for phones, row in zip(labelled["phones"], predictions)
+    ]
     quality = UnitQuality().compute(predictions=predictions, references=references, num_clusters=units.num_units)
     if args.abx:
-        quality |= measure_abx(units, source, labelled, seed=args.seed, **times)
+        quality |= measure_abx(units, source, labelled, seed=args.seed, **settings)
     row = labelled[0]
-    draw_units(row, row["units"], row["phones"], folder / "units.png", hop_seconds=times["hop_seconds"])
+    draw_units(row, row["units"], row["phones"], folder / "units.png", hop_seconds=settings["hop_seconds"])
     draw_phone_unit_matrix(
         list(chain.from_iterable(predictions)), list(chain.from_iterable(references)), folder / "phones.png"
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, Wav2Vec2FeatureExtractor
 
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
-from hf_ssl_speech.data.features import weights_hash
+from hf_ssl_speech.data.hidden_states import weights_hash
 from hf_ssl_speech.models.configuration import SSLDistilHubertConfig
 from hf_ssl_speech.models.distillation import SSLHubertForDistillation
 from hf_ssl_speech.models.encoder import SSLSpeechModel

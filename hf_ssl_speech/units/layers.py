@@ -109,7 +109,9 @@ def measure_units(
         for clean, frames in zip(predicted, features):
             sums.add(frames, torch.from_numpy(clean))
         for row, clean, other in zip(batch, predicted, units.predict_rows(batch, disturbed)):
-            found.append({"clean": clean, "disturbed": other, "phones": frame_phones(row, clean, units, silence)})
+            phones = row.get("phones")
+            labels = phones_to_frames(phones, len(clean), **units.features.times, silence=silence) if phones else []
+            found.append({"clean": clean, "disturbed": other, "phones": labels})
     found = [row for row in gather_object(found) if len(row["clean"])]
     if not found:
         raise ValueError("None of the validation rows has usable audio: units can't be measured on them.")
@@ -172,16 +174,6 @@ def compare_layers(
         quality = measure_units(units, clean, disturbed, validation, silence)
         layers.append({"layer": layer, "inertia": units.facts["inertia"], **quality})
     return layers
-
-
-def frame_phones(
-    row: Mapping[str, Any], units: Sequence[int], made_by: KMeansUnits, silence: Collection[str] = ()
-) -> list[str]:
-    """The phone of each unit's frame; empty if the row has no phones."""
-    if not row.get("phones"):
-        return []
-    window_seconds = made_by.features.window_samples / SAMPLE_RATE
-    return phones_to_frames(row["phones"], len(units), 1 / made_by.features.frames_per_second, window_seconds, silence)
 
 
 def first_hours(dataset: Dataset, hours: float, seed: int) -> Dataset:

@@ -26,10 +26,10 @@ from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.data.features import FeatureDescription
 from hf_ssl_speech.evaluation.comparison import read_scores, save_scores
 from hf_ssl_speech.hub.cards import find_kind
+from hf_ssl_speech.recipes.inputs import SpeechDataArguments
 from hf_ssl_speech.recognition.language_model import read_words, write_ngram
 from hf_ssl_speech.recognition.transcription import load_recognizer
 from hf_ssl_speech.records import read_record, write_record
-from hf_ssl_speech.training.arguments import SpeechDataArguments
 from hf_ssl_speech.training.checkpoints import MANIFEST_FILE, damage, write_manifest
 from torture.processes import Trial
 
