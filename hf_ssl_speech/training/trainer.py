@@ -154,8 +154,8 @@ class SpeechTrainer(FailedSteps):
         logger.info(f"Training batches: {sampler}")
         if sampler.equal and sampler.mean_seconds < self.args.batch_seconds / 2:
             logger.warning(
-                f"Equal lengths leave batches of {sampler.mean_seconds:.1f} s instead of {self.args.batch_seconds:g} s, "
-                "because few utterances are of one length: set crop_to_frames to 0, as for short utterances."
+                f"Batches of one length hold {sampler.mean_seconds:.1f} s instead of {self.args.batch_seconds:g} s, since "
+                "few of these utterances are equally long: set crop_to_frames to 0, as for short utterances."
             )
         rows = self.train_dataset
         if self.mixture:
