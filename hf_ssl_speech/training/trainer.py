@@ -154,7 +154,7 @@ class SpeechTrainer(FailedSteps):
         logger.info(f"Training batches: {sampler}")
         if sampler.equal and sampler.mean_seconds < self.args.batch_seconds / 2:
             logger.warning(
-                f"Batches of one length hold {sampler.mean_seconds:.1f} s instead of {self.args.batch_seconds:g} s, since "
+                f"Batches of one length hold {sampler.mean_seconds:.1f} s, not {self.args.batch_seconds:g} s, since "
                 "few of these utterances are equally long: set crop_to_frames to 0, as for short utterances."
             )
         rows = self.train_dataset
