@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hf_ssl_speech.markdown import table
 
+LEARNT = {"hours_seen": ".2f", "cpu_seconds": ".0f", "eval_loss": ".3f", "eval_masked_accuracy": ".1%"}
 GOALS = {"kmeans": "10 times scikit-learn's speed", "batches": "20 s"}
 
 
@@ -125,12 +126,43 @@ CPU time of an update. {on(found["machine"])}.
 {table(["freed memory is", *updates, "ms an update"], rows)}"""
 
 
+def equal_lengths(found: dict) -> str:
+    plans = [
+        [
+            name,
+            f"{plan['batches']:,}",
+            f"{plan['shapes']:,}",
+            f"{plan['share_with_a_mask']:.0%}",
+            f"{plan['padding']:.1%}",
+            f"{plan['share_kept']:.1%}",
+        ]
+        for name, plan in found["epoch"].items()
+    ]
+    settings, rows = found["settings"], []
+    for name, step in found["steps"].items():
+        rate = step["audio_seconds"] / step["seconds"]["median"]
+        learnt = [", ".join(f"{run[key]:{form}}" for run in found["learning"][name]) for key, form in LEARNT.items()]
+        rows.append([name, f"{rate:.1f}", *learnt])
+    return f"""## Batches of one length
+
+With `crop_to_frames` 16 an epoch of lengths like LibriSpeech's, 87.5 s a batch, is this:
+
+{table(["batches", "", "shapes", "with a mask", "padding", "audio kept"], plans)}
+
+The tiny HuBERT with batches of {settings["batch_seconds"]:g} s of real speech, cut to at most
+{settings["max_seconds"]:g} s: audio in a second of CPU time, and what {settings["updates"]} updates give on the same
+validation rows, for each of {settings["seeds"]} seeds. {on(found["machine"])}.
+
+{table(["batches", "seconds in a second", "hours seen", "CPU seconds", "loss", "accuracy"], rows)}"""
+
+
 SECTIONS: dict[str, Callable[[dict], str]] = {
     "kmeans": kmeans,
     "mfcc": mfcc,
     "labelling": labelling,
     "loading": loading,
     "memory": memory,
+    "equal_lengths": equal_lengths,
 }
 
 

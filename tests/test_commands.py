@@ -180,6 +180,30 @@ def test_memory_stays_with_the_process_for_the_next_step_unless_the_user_has_sai
     assert done == "False" and int(taken) >= 50
 
 
+GAPS_OF_THE_HEAP = """
+import time
+import numpy as np, psutil
+from hf_ssl_speech import allocation
+allocation.CHECK_SECONDS = 0.1
+allocation.keep_memory()
+before = allocation.own_bytes(psutil.Process())
+arrays = [np.ones(2**17) for _ in range(300)]  # 1 MiB each
+del arrays[::2]  # 150 gaps
+arrays += [np.ones(2**24) for _ in range(8)]  # 128 MiB each, which no gap holds
+for attempt in range(100):
+    if allocation.own_bytes(psutil.Process()) - before < 2**20 * (150 + 8 * 128 + 50):
+        print("given back")
+        break
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no such settings")
+def test_gaps_between_what_is_kept_are_given_back_when_the_process_has_grown(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert in_a_process(GAPS_OF_THE_HEAP).stdout == "given back\n"
+
+
 def test_the_package_is_imported_in_an_instant_and_its_models_are_known_all_the_same():
     code = """
 import sys, hf_ssl_speech

@@ -323,3 +323,13 @@ def test_weights_too_coarse_to_learn_are_refused_and_evaluated_all_the_same(dtyp
         SpeechPreTrainer(model, args, as_arrays(tmp_path))
     if dtype == torch.bfloat16:
         assert SpeechPreTrainer(model, args, eval_dataset=as_arrays(tmp_path)).evaluate()["eval_loss"] > 0
+
+
+@pytest.mark.parametrize(("crop_to_frames", "warned"), [(16, True), (0, False)])
+def test_short_utterances_of_many_lengths_are_no_good_for_batches_of_one(crop_to_frames, warned, make_trainer, caplog):
+    waves = [np.random.default_rng(samples).normal(size=samples) / 8 for samples in range(3_000, 5_000, 400)]
+    audio = [{"id": str(len(wave)), "audio": {"array": wave, "sampling_rate": 16_000}} for wave in waves]
+    trainer = make_trainer(Dataset.from_list(audio), min_seconds=0.1, batch_seconds=4, crop_to_frames=crop_to_frames)
+    with caplog.at_level(logging.WARNING):
+        trainer.get_train_dataloader()
+    assert ("set crop_to_frames to 0" in caplog.text) == warned

@@ -112,6 +112,13 @@ def test_a_setting_that_cannot_be_meant_or_would_be_passed_over_is_refused(kind,
         kind(output_dir=tmp_path, use_cpu=True, **settings)
 
 
+def test_a_fine_tuning_without_evaluations_keeps_its_last_model(tmp_path):
+    settings = dict(output_dir=tmp_path, early_stopping_patience=3)
+    assert SpeechCTCTrainingArguments(**settings).load_best_model_at_end
+    args = SpeechCTCTrainingArguments(**settings, eval_strategy="no")
+    assert not args.load_best_model_at_end and args.early_stopping_patience is None
+
+
 def test_epochs_alone_are_the_length_of_the_run(tmp_path):
     def length(**settings):
         args = SpeechPreTrainingArguments(output_dir=tmp_path, use_cpu=True, **settings)

@@ -104,6 +104,11 @@ def make_page(settings: PageSettings) -> Path:
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     normalize = bool(feature_extractor_for(model.config, settings.run).do_normalize)
     letters = settings.recognizer and load_letters(settings.recognizer, model, normalize)
+    few_labels = settings.label_efficiency and label_curve(settings.label_efficiency)
+    chosen = choose_utterance(validation)
+    contrast = settings.wav2vec2 and contrast_view(
+        settings.wav2vec2, settings.collapsed, validation, chosen, settings.seed
+    )
     layer = max(1, model.config.num_hidden_layers * 3 // 4) if settings.layer is None else settings.layer
     source = HiddenFeatures(model, layer, normalize=normalize, center=True, encoder=settings.run)
     measured = measure_rows(validation, source)
@@ -115,7 +120,6 @@ def make_page(settings: PageSettings) -> Path:
         for name, units in zip(settings.units, sets)
     ]
     own_map = frame_map(measured, places, settings.seed)
-    chosen = choose_utterance(validation)
     last = {key: value for key, value in fitted[str(sizes[-1])].items() if key != "rows"}
     own = {"name": Path(settings.run).name, "features": str(source.description), "num_units": sizes[-1], "map": own_map}
     content = {
@@ -126,9 +130,8 @@ def make_page(settings: PageSettings) -> Path:
         "reference": reference(model, letters, validation[chosen], normalize),
         "masking": masking(model.config, sets[-1], validation, chosen),
         "units": {"layer": layer, "sets": fitted, "clips": clips(validation, measured, chosen, folder)},
-        "few_labels": settings.label_efficiency and label_curve(settings.label_efficiency),
-        "contrast": settings.wav2vec2
-        and contrast_view(settings.wav2vec2, settings.collapsed, validation, chosen, settings.seed),
+        "few_labels": few_labels,
+        "contrast": contrast,
         "iterations": {
             "method": MAP_METHOD,
             "sound": map_sound(validation, places, folder),

@@ -264,6 +264,8 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
             raise ValueError(f"speeds is {self.speeds}: give numbers from 0.5 to 2, where 1 is as it was said.")
         if self.freeze_transformer_updates % 1 == 0:  # a number of updates, and no share
             self.freeze_transformer_updates = int(self.freeze_transformer_updates)
+        if self.eval_strategy == "no":  # nothing tells which model is the best: the last one is kept
+            self.load_best_model_at_end, self.early_stopping_patience = False, None
         super().__post_init__()
 
     @property

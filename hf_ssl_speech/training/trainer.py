@@ -155,6 +155,11 @@ class SpeechTrainer(FailedSteps):
             return self.dataloader(stream, self.data_collator, batch_size=None)
         sampler = self.training_sampler()
         logger.info(f"Training batches: {sampler}")
+        if sampler.equal and sampler.mean_seconds < self.args.batch_seconds / 2:
+            logger.warning(
+                f"Batches of one length hold {sampler.mean_seconds:.1f} s, not {self.args.batch_seconds:g} s, since "
+                "few of these utterances are equally long: set crop_to_frames to 0, as for short utterances."
+            )
         rows = self.train_dataset
         if self.mixture:
             logger.info(f"Mixture: {self.mixture}")

@@ -114,7 +114,7 @@ WORKS = {
     "trackio_space_id": "",
     "trackio_bucket_id": "",
     "trackio_static_space_id": "",
-    "eval_strategy": "",
+    "eval_strategy": "with `no`, fine-tuning keeps the last model and never stops early",
     "eval_steps": "",
     "eval_delay": "",
     "eval_on_start": "",
