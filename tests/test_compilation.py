@@ -86,6 +86,7 @@ def test_an_epoch_of_read_speech_takes_a_dozen_graphs_and_no_update_another_one(
     assert 0 < graphs() <= MOST_GRAPHS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_class", OBJECTIVES)
 @pytest.mark.parametrize("sizes", [BASE, LARGE], ids=["base", "large"])
 def test_compiled_blocks_give_the_loss_and_gradients_of_plain_ones(model_class, sizes):
@@ -130,8 +131,9 @@ def test_inductor_makes_one_graph_of_a_block_for_all_lengths(kind):
     assert graphs() == 1
 
 
+@pytest.mark.slow
 def test_a_training_that_is_compiled_ends_with_the_weights_of_one_that_is_not(tmp_path):
-    waves = [np.random.default_rng(samples).normal(size=samples) / 8 for samples in (16_000, 18_000, 20_000)]
+    waves = [np.random.default_rng(samples).normal(size=samples) / 8 for samples in (16_000, 17_000, 18_000, 20_000)]
     audio = [{"id": str(len(wave)), "audio": {"array": wave, "sampling_rate": 16_000}} for wave in waves]
     rows, _ = prepare_speech(Dataset.from_list(audio), min_seconds=1, cache=True)
     weights = []
