@@ -120,8 +120,9 @@ def memory(found: dict) -> str:
     return f"""## Memory over a run
 
 Resident MB of {settings["model"]} after so many updates, each of {settings["rows"]} rows of other lengths, between
-{low:g} and {high:g} s, where freed memory stays with the process (`keep_memory`) and where glibc gives it back; and the
-CPU time of an update. {on(found["machine"])}.
+{low:g} and {high:g} s, where glibc gives freed memory back, where it stays with the process (`keep_memory`), and where
+oneDNN moreover keeps few kernels (`keep_few_kernels`, as in `finetune` and `transcribe`); and the CPU time of an
+update. {on(found["machine"])}.
 
 {table(["freed memory is", *updates, "ms an update"], rows)}"""
 

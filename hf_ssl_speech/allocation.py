@@ -14,6 +14,7 @@ import psutil
 # glibc's numbers for `mallopt`.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 LARGE_BYTES = 2**17  # its own threshold, before it rises
+KERNELS = 128  # more than a step of the largest model takes
 # The gaps of the heap are given back when the process has grown by half since the last time.
 MAY_GROW, CHECK_SECONDS = 1.5, 5.0
 
@@ -54,6 +55,17 @@ def own_bytes(process: psutil.Process) -> int:
     """Resident memory without files, such as the cache of decoded audio."""
     memory = process.memory_info()
     return memory.rss - memory.shared
+
+
+def keep_few_kernels():
+    """Has oneDNN keep the kernels of the last steps only, for work in which every batch has another length.
+
+    oneDNN keeps 1,024 of them, and torch as many beside: megabytes each, which over hundreds of batches come to more
+    than all else, and serve again only where lengths do. What the environment says comes first; torch must not have
+    been imported.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(KERNELS))
 
 
 def give_large_arrays_back():

@@ -13,6 +13,7 @@ import soundfile
 import torch
 from torture.inputs import save_recognizer
 
+from hf_ssl_speech.commands import main as program
 from hf_ssl_speech.commands import named_configs
 from hf_ssl_speech.commands.configs import listing
 from hf_ssl_speech.commands.launching import take_launch_options
@@ -202,6 +203,17 @@ for attempt in range(100):
 def test_gaps_between_what_is_kept_are_given_back_when_the_process_has_grown(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     assert in_a_process(GAPS_OF_THE_HEAP).stdout == "given back\n"
+
+
+@pytest.mark.parametrize(("name", "kept"), [("transcribe", "128"), ("finetune", "128"), ("pretrain", None)])
+def test_kernels_of_lengths_that_do_not_come_again_are_not_kept(name, kept, monkeypatch):
+    for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        monkeypatch.setenv(variable, "")  # what the test sets is taken back
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(program, "run", lambda name, argv: None)
+    monkeypatch.setattr(program, "keep_memory", lambda: None)
+    program.start(name, [])
+    assert os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY") == os.environ.get("LRU_CACHE_CAPACITY") == kept
 
 
 def test_the_package_is_imported_in_an_instant_and_its_models_are_known_all_the_same():

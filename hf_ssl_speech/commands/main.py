@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
-from hf_ssl_speech.allocation import keep_memory
+from hf_ssl_speech.allocation import keep_few_kernels, keep_memory
 from hf_ssl_speech.commands.ending import tidy_errors
 from hf_ssl_speech.commands.launching import HELP, launch, take_launch_options
 
@@ -42,6 +42,11 @@ COMMANDS = {
 SEVERAL_PROCESSES = {"pretrain", "units", "features", "hubert", "distil", "finetune", "label-efficiency"}
 # Of features, each batch has arrays of another length, which would fill the memory that stays.
 KEEPING_MEMORY = (SEVERAL_PROCESSES | {"demo", "payoff"}) - {"features"}
+# What pads, so that few batches have the same shape; a pretraining may have all of one length.
+PADDING = {
+    "finetune", "label-efficiency", "payoff", "transcribe", "evaluate", "align", "tune-decoder", "probe", "features",
+    "units",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None):
@@ -75,6 +80,8 @@ def start(name: str, argv: Sequence[str] | None = None):
                 return
         if name in KEEPING_MEMORY:
             keep_memory()
+        if name in PADDING:
+            keep_few_kernels()
         with without_peft() if HELP & set(argv) else contextlib.nullcontext():
             run(name, argv)
 
