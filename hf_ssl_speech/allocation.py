@@ -6,25 +6,20 @@ import contextlib
 import ctypes
 import os
 import sys
-import threading
-import time
-
-import psutil
 
 # glibc's numbers for `mallopt`.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 LARGE_BYTES = 2**17  # its own threshold, before it rises
-KERNELS = 128  # more than a step of the largest model takes
-# The gaps of the heap are given back when the process has grown by half since the last time.
-MAY_GROW, CHECK_SECONDS = 1.5, 5.0
+# oneDNN's own cache of kernels, and torch's beside it; a step of any size, tiny to LARGE, takes 65 to 74 of them.
+FEW_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
 
 
 def keep_memory() -> bool:
     """Lets what a step frees stay with the process, for the next step.
 
     glibc gives large blocks back to the system at once and takes them anew, page by page, in every step: a sixth of the
-    CPU time of a small model. A thread gives memory back when the process has grown by half: arrays of ever other
-    lengths leave gaps. What the environment variable GLIBC_TUNABLES says of `glibc.malloc` comes first.
+    CPU time of a small model. The process holds as much memory as at its peak, which it needs in every step anyway.
+    What the environment variable GLIBC_TUNABLES says of `glibc.malloc` comes first.
 
     Returns:
         Whether it was done: on Linux with glibc.
@@ -34,27 +29,7 @@ def keep_memory() -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
         return False
-    kept = bool(library.mallopt(MMAP_MAX, 0)) and bool(library.mallopt(TRIM_THRESHOLD, -1))
-    if kept:
-        threading.Thread(target=trim_gaps, args=[library], name="trim_gaps", daemon=True).start()
-    return kept
-
-
-def trim_gaps(library: ctypes.CDLL):
-    """Gives the gaps of the heap back whenever they have made the process `MAY_GROW` times as large; never ends."""
-    process, needed = psutil.Process(), 0
-    while True:
-        time.sleep(CHECK_SECONDS)
-        if own_bytes(process) > MAY_GROW * needed:
-            library.malloc_trim(0)
-            time.sleep(CHECK_SECONDS)  # meanwhile the steps take what they need
-            needed = own_bytes(process)
-
-
-def own_bytes(process: psutil.Process) -> int:
-    """Resident memory without files, such as the cache of decoded audio."""
-    memory = process.memory_info()
-    return memory.rss - memory.shared
+    return bool(library.mallopt(MMAP_MAX, 0)) and bool(library.mallopt(TRIM_THRESHOLD, -1))
 
 
 def keep_few_kernels():
@@ -64,8 +39,8 @@ def keep_few_kernels():
     than all else, and serve again only where lengths do. What the environment says comes first; torch must not have
     been imported.
     """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, str(KERNELS))
+    for name, capacity in FEW_KERNELS.items():
+        os.environ.setdefault(name, capacity)
 
 
 def give_large_arrays_back():

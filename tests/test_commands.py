@@ -181,30 +181,6 @@ def test_memory_stays_with_the_process_for_the_next_step_unless_the_user_has_sai
     assert done == "False" and int(taken) >= 50
 
 
-GAPS_OF_THE_HEAP = """
-import time
-import numpy as np, psutil
-from hf_ssl_speech import allocation
-allocation.CHECK_SECONDS = 0.1
-allocation.keep_memory()
-before = allocation.own_bytes(psutil.Process())
-arrays = [np.ones(2**17) for _ in range(300)]  # 1 MiB each
-del arrays[::2]  # 150 gaps
-arrays += [np.ones(2**24) for _ in range(8)]  # 128 MiB each, which no gap holds
-for attempt in range(100):
-    if allocation.own_bytes(psutil.Process()) - before < 2**20 * (150 + 8 * 128 + 50):
-        print("given back")
-        break
-    time.sleep(0.1)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no such settings")
-def test_gaps_between_what_is_kept_are_given_back_when_the_process_has_grown(monkeypatch):
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    assert in_a_process(GAPS_OF_THE_HEAP).stdout == "given back\n"
-
-
 @pytest.mark.parametrize(("name", "kept"), [("transcribe", "128"), ("finetune", "128"), ("pretrain", None)])
 def test_kernels_of_lengths_that_do_not_come_again_are_not_kept(name, kept, monkeypatch):
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
