@@ -8,6 +8,7 @@ too it must not grow after the largest batches have come by.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from measuring import arguments, machine, write_results
 from training_step import make_config
 
 from hf_ssl_speech import SSLHubertForPreTraining
-from hf_ssl_speech.allocation import keep_few_kernels, keep_memory
+from hf_ssl_speech.allocation import FEW_KERNELS, keep_memory
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.collators import pretraining_collator
 
@@ -72,10 +73,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     found = {}
     for name, (_, few) in VARIANTS.items():
-        if few:  # torch reads it when it is imported
-            keep_few_kernels()
+        environment = os.environ | (FEW_KERNELS if few else {})  # torch reads it when it is imported
         command = [sys.executable, __file__, "--variant", name, "--updates", str(updates)]
-        found[name] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        result = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
+        found[name] = json.loads(result.stdout)
         print(name, json.dumps(found[name]), flush=True)
     megabytes = found["kept, with few kernels"]["megabytes"]
     if not args.quick and max(megabytes) > MAY_GROW * megabytes[STEPS // 5 - 1]:

@@ -13,15 +13,13 @@ on where it stopped.
 
 import argparse
 import json
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 from datasets import Dataset
+from measuring import run_commands, words
 
 from hf_ssl_speech import (
     CharacterErrorRate,
@@ -67,21 +65,27 @@ def make_noise(folder: Path, source: str, seed: int) -> Path:
     return folder
 
 
-def commands(arm: str, seed: int, args: argparse.Namespace) -> list[str]:
-    """Units of MFCC, HuBERT on them, and a recogniser of ten minutes."""
+def commands(arm: str, seed: int, args: argparse.Namespace) -> dict[str, list[str]]:
+    """Units of MFCC, HuBERT on them, and a recogniser of ten minutes, by name."""
     folder, mini = args.output_dir, args.corpora / "librispeech-mini"
-    audio = f"--train_data '{mini}/train*.parquet' --validation_data '{mini}/validation*.parquet' --cache_audio true"
+    validation = {"validation_data": f"{mini}/validation*.parquet"}
+    audio = validation | {"train_data": f"{mini}/train*.parquet", "cache_audio": True}
+    labels = validation | {"train_data": f"{mini}/train_10min*.parquet"}
     run = folder / f"{arm}-{seed}"
     heard = {"data": [str(folder / "noise-train")], "share": 0.5, "utterances": 0.2}
-    noise = "" if arm == "clean" else f" --noise '{json.dumps(heard)}'"
-    return [
-        f"units {audio} --num_units {UNITS} --center true --restarts 1 --output_dir {folder}/units",
-        f"pretrain hubert_tiny {audio} --units {folder}/units --output_dir {run}/hubert --max_steps {args.updates} "
-        f"--warmup_steps 0.1 --eval_strategy no --save_steps 100 --seed {seed} --disable_tqdm true{noise}",
-        f"finetune ctc_tiny --model_name_or_path {run}/hubert --train_data '{mini}/train_10min*.parquet' "
-        f"--validation_data '{mini}/validation*.parquet' --output_dir {run}/ctc --max_steps {args.ctc_updates} --seed "
-        f"{seed} --eval_steps {args.ctc_updates} --save_steps {args.ctc_updates} --disable_tqdm true",
-    ]
+    noise = {} if arm == "clean" else {"noise": heard}
+    return {
+        "units": words("units", num_units=UNITS, center=True, restarts=1, output_dir=folder / "units", **audio),
+        "hubert": words(
+            "pretrain", "hubert_tiny", units=folder / "units", output_dir=run / "hubert", max_steps=args.updates,
+            warmup_steps=0.1, eval_strategy="no", save_steps=100, seed=seed, disable_tqdm=True, **audio, **noise,
+        ),
+        "ctc": words(
+            "finetune", "ctc_tiny", model_name_or_path=run / "hubert", output_dir=run / "ctc",
+            max_steps=args.ctc_updates, seed=seed, eval_steps=args.ctc_updates, save_steps=args.ctc_updates,
+            disable_tqdm=True, **labels,
+        ),
+    }  # fmt: skip
 
 
 class Noisy:
@@ -148,12 +152,8 @@ def main(argv: list[str] | None = None):
     results = []
     for seed in args.seeds:
         for arm in ("clean", "noise"):
-            for command in commands(arm, seed, args):
-                print(f"$ hf-ssl-speech {command}", flush=True)
-                code = subprocess.call([sys.executable, "-m", "hf_ssl_speech.commands", *shlex.split(command)])
-                if code:
-                    raise SystemExit(f"The last command ended with exit code {code}.")
             run = args.output_dir / f"{arm}-{seed}"
+            run_commands(commands(arm, seed, args), run)
             if not (run / "measured.json").exists():
                 write_json(measure(run, rows, first_hours(train, 0.3, 0), sounds), run / "measured.json")
             results += [{"arm": arm, "seed": seed, **each} for each in json.loads((run / "measured.json").read_text())]

@@ -1,7 +1,8 @@
 """Makes docs/performance.md from the figures in docs/measured, which the other benchmarks write.
 
 python benchmarks/training_step.py --output_file docs/measured/training_step.json
-python benchmarks/kmeans.py --output_file docs/measured/kmeans.json        (and so on: mfcc, labelling, loading, memory, equal_lengths)
+python benchmarks/kmeans.py --output_file docs/measured/kmeans.json
+    (and so on: mfcc, labelling, loading, memory, equal_lengths)
 python benchmarks/performance_page.py
 """
 
