@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 import hf_ssl_speech
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
+from hf_ssl_speech.training import record_keeper
 
 TINY = dict(
     hidden_size=32,
@@ -49,6 +50,12 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _quick_pictures(monkeypatch):
+    """The picture of a tiny training takes longer than the training: only what looks at it draws it."""
+    monkeypatch.setattr(record_keeper, "draw_training", lambda record, path: Path(path).write_bytes(b"picture"))
 
 
 @pytest.fixture(params=[BASE, LARGE], ids=["base", "large"])

@@ -14,7 +14,7 @@ from hf_ssl_speech.data.data_facts import SkipReport, split_facts
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import read_record
-from hf_ssl_speech.training import record_keeper, stopping
+from hf_ssl_speech.training import stopping
 from hf_ssl_speech.training import trainer as trainer_module
 from hf_ssl_speech.training.checkpoints import newest_whole, write_manifest
 from hf_ssl_speech.training.health import HealthCheck
@@ -27,7 +27,6 @@ SHORT = {**train_tiny.SETTINGS, "batch_seconds": 2, "max_seconds": 1, "min_secon
 @pytest.fixture
 def run(save_rows, tmp_path, monkeypatch):  # noqa: F811
     """`run(*callbacks, **settings)`: a short run with its record, and with these callbacks."""
-    monkeypatch.setattr(record_keeper, "draw_training", lambda *_: None)
     rows = load_from_disk(save_rows([0.6, 0.8, 1.0]))
     made = trainer_module.SpeechTrainer.__init__
 

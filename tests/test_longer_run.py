@@ -12,7 +12,6 @@ from hf_ssl_speech.data.data_facts import SkipReport, split_facts
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import read_record
-from hf_ssl_speech.training import record_keeper
 from hf_ssl_speech.training.outcomes import AlreadyComplete
 from hf_ssl_speech.training.schedules import keeps_rates
 
@@ -25,7 +24,6 @@ INVERSE_SQRT = {"lr_scheduler_type": "inverse_sqrt", "warmup_steps": 2}
 @pytest.fixture
 def run(save_rows, tmp_path, monkeypatch):  # noqa: F811
     """`run(name, **settings)`: a run in float64 in the folder of this name, with its record."""
-    monkeypatch.setattr(record_keeper, "draw_training", lambda *_: None)  # pictures take longer than all the rest
     rows = load_from_disk(save_rows([0.5, 0.5, 0.7, 0.8, 0.9, 1.0]))  # 5 batches an epoch
 
     def begin(name, **settings):

@@ -19,7 +19,6 @@ from hf_ssl_speech.data.rows import StreamedRows
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import read_record
-from hf_ssl_speech.training import record_keeper
 
 SETTINGS = {**train_tiny.SETTINGS, "batch_seconds": 2, "max_seconds": 1, "min_seconds": 0.5, "buffer_seconds": 3}
 LOST = {
@@ -57,7 +56,6 @@ def mixed_stream(mark_unusable: bool = True) -> IterableDataset:
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """`run(name, stream, **settings)`: a run on a stream, with its record, in float64."""
-    monkeypatch.setattr(record_keeper, "draw_training", lambda *_: None)
 
     def begin(name, stream, **settings):
         torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +32,11 @@ from hf_ssl_speech.recipes.inputs import SpeechModelArguments
 from hf_ssl_speech.recipes.pretraining import make_model, pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.records import command_line, read_record, write_record
+from hf_ssl_speech.training import record_keeper
 from hf_ssl_speech.training.callbacks import ProgressLine
 from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.outcomes import UnhealthyRun
-from hf_ssl_speech.training.record_keeper import RecordKeeper
+from hf_ssl_speech.training.record_keeper import RecordKeeper, draw_training
 from hf_ssl_speech.training.resume import differences, find_checkpoint, recorded_identity, run_identity
 
 SETTINGS = dict(
@@ -55,13 +57,17 @@ def rows():
     return prepare_speech(noise_rows([1.5, 2.0, 2.5, 3.0, 3.5, 6.0]), min_seconds=1, cache=True)
 
 
+def trainer_of(dataset, output_dir, config=None, evaluation=None, **settings) -> SpeechPreTrainer:
+    torch.manual_seed(0)
+    model = SSLWav2Vec2ForPreTraining(SSLWav2Vec2Config(**{**TINY, **WAV2VEC2, **(config or {})}))
+    arguments = SpeechPreTrainingArguments(**{"output_dir": str(output_dir), **SETTINGS, **settings})
+    return SpeechPreTrainer(model, arguments, train_dataset=dataset, eval_dataset=evaluation)
+
+
 @pytest.fixture
 def make_trainer(tmp_path, rows):
-    def make(dataset=None, config=None, evaluation=None, **settings):
-        torch.manual_seed(0)
-        model = SSLWav2Vec2ForPreTraining(SSLWav2Vec2Config(**{**TINY, **WAV2VEC2, **(config or {})}))
-        arguments = SpeechPreTrainingArguments(**{"output_dir": str(tmp_path / "run"), **SETTINGS, **settings})
-        return SpeechPreTrainer(model, arguments, train_dataset=dataset or rows[0], eval_dataset=evaluation)
+    def make(dataset=None, config=None, evaluation=None, output_dir=tmp_path / "run", **settings):
+        return trainer_of(dataset or rows[0], output_dir, config, evaluation, **settings)
 
     return make
 
@@ -162,17 +168,23 @@ def test_an_output_folder_with_another_run_is_an_error_that_names_the_difference
         find_checkpoint(other, trainer.args)
 
 
-@pytest.fixture
-def begun(make_trainer, rows, tmp_path) -> tuple[dict, Path]:
+@pytest.fixture(scope="module")
+def killed(rows, tmp_path_factory) -> tuple[dict, Path]:
     """A run of two updates with a checkpoint, as if it had been killed then; facts of its data, and its folder."""
-    trainer = make_trainer(save_strategy="steps", save_steps=2)
-    facts = split_facts("noise", *rows)
+    folder, facts = tmp_path_factory.mktemp("killed"), split_facts("noise", *rows)
+    trainer = trainer_of(rows[0], folder, save_strategy="steps", save_steps=2)
     identity = run_identity(trainer.model.config, {"train": facts["fingerprint"]}, trainer.args)
     keeper = RecordKeeper(trainer, identity, {"train": facts})
     trainer.add_callback(keeper)
     trainer.train()
     keeper.keep("running")
-    return facts, tmp_path / "run"
+    return facts, folder
+
+
+@pytest.fixture
+def begun(killed, tmp_path) -> tuple[dict, Path]:
+    """A copy of it, in the folder of `make_trainer`."""
+    return killed[0], shutil.copytree(killed[1], tmp_path / "run")
 
 
 def test_a_folder_with_the_beginning_of_this_run_is_gone_on_from(make_trainer, rows, tmp_path):
@@ -383,7 +395,8 @@ def test_bfloat16_trains_and_a_bfloat16_checkpoint_runs(make_trainer, rows):
     assert half(**batch).loss.isfinite()
 
 
-def test_the_record_tells_what_was_done_and_a_picture_shows_it(make_trainer, rows, tmp_path):
+def test_the_record_tells_what_was_done_and_a_picture_shows_it(make_trainer, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(record_keeper, "draw_training", draw_training)
     trainer = make_trainer(evaluation=rows[0], eval_strategy="steps", eval_steps=1)
     facts = split_facts("noise", *rows)
     identity = run_identity(trainer.model.config, {"train": facts["fingerprint"]}, trainer.args)
@@ -397,6 +410,15 @@ def test_the_record_tells_what_was_done_and_a_picture_shows_it(make_trainer, row
     assert record["recipe"]["learning_rate"] == 1e-3
     assert record["curves"] == json.loads(json.dumps(trainer.state.log_history))
     assert (tmp_path / "run" / "training.png").stat().st_size > 10_000
+
+
+def test_a_run_that_goes_on_gets_a_picture_once_a_minute_and_one_of_its_end(make_trainer, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(record_keeper, "draw_training", lambda record, path: drawn.append(record["updates"]))
+    trainer = make_trainer(save_strategy="steps", save_steps=1, max_steps=3)
+    trainer.add_callback(RecordKeeper(trainer, {"model_type": "ssl-wav2vec2"}, {}))
+    trainer.train()
+    assert drawn == [1, 3]
 
 
 class Obstruct(TrainerCallback):
@@ -414,7 +436,8 @@ class Obstruct(TrainerCallback):
                 path.rmdir()
 
 
-def test_a_record_or_picture_that_cannot_be_written_ends_no_training(make_trainer, rows, tmp_path, caplog):
+def test_a_record_or_picture_that_cannot_be_written_ends_no_training(make_trainer, rows, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(record_keeper, "PICTURE_SECONDS", 0)
     trainer = make_trainer(evaluation=rows[0], eval_strategy="steps", eval_steps=1, max_steps=4)
     trainer.add_callback(Obstruct(tmp_path / "run"))
     trainer.add_callback(RecordKeeper(trainer, {"model_type": "ssl-wav2vec2"}, {}))
@@ -519,6 +542,7 @@ def test_a_run_that_is_complete_says_so_and_ends_with_code_0(begun, make_trainer
 
 HOLDER = """
 import sys, time
+from hf_ssl_speech.training import record_keeper
 from hf_ssl_speech.training.callbacks import ProgressLine
 from hf_ssl_speech.training.lock import hold
 

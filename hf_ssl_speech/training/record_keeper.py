@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PICTURE_FILE = "training.png"
+PICTURE_SECONDS = 60.0  # at least, between two pictures of a run that goes on: to draw one takes a second
 
 
 class RecordKeeper(TrainerCallback):
-    """Keeps `run.json` and `training.png` up to date at every evaluation, save and end.
+    """Keeps `run.json` up to date at every evaluation, save and end, and `training.png` once a minute and at the end.
 
     Args:
         trainer: The trainer of the run.
@@ -49,6 +50,7 @@ class RecordKeeper(TrainerCallback):
         self.more = more or {}
         self.start = time.time()
         self.has_warned = False
+        self.last_picture, self.points_drawn = -PICTURE_SECONDS, 0
         self.pen = threading.Lock()  # a watch that has lost a loader worker writes from a thread of its own
         previous = read_record(trainer.args.output_dir) or as_record({})
         if not previous["identity"] or differences(recorded_identity(previous, identity), identity):
@@ -138,7 +140,15 @@ class RecordKeeper(TrainerCallback):
             with self.pen:
                 record = self.record(status) | ({"cause": cause} if cause else {})
                 write_record(record, args.output_dir)
-                draw_training(record, Path(args.output_dir, PICTURE_FILE))
+                self.draw(record)
+
+    def draw(self, record: Record):
+        """Draws the curves if there are new ones and, while the run goes on, the last picture is a minute old."""
+        goes_on, now_drawn = record["status"] == "running", len(record["curves"])
+        if now_drawn == self.points_drawn or (goes_on and time.monotonic() - self.last_picture < PICTURE_SECONDS):
+            return
+        draw_training(record, Path(self.trainer.args.output_dir, PICTURE_FILE))
+        self.last_picture, self.points_drawn = time.monotonic(), now_drawn
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.write("running")

@@ -22,7 +22,6 @@ from hf_ssl_speech import KMeansUnits, prepare_speech
 from hf_ssl_speech.commands.ending import tidy_errors
 from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.sources import load_speech
-from hf_ssl_speech.training import record_keeper
 from hf_ssl_speech.training.trainer import SpeechTrainer
 from torture.processes import fork
 
@@ -150,16 +149,9 @@ def _train(run: Run, speech: Path, output: Path, rank: int, port: int, pipe: int
         announce.tell("s")
         save(self, *args, **kwargs)
 
-    def draw(record, path):
-        if record["status"] == "complete":
-            drawn(record, path)
-
     logging.getLogger().handlers.clear()
-    drawn = record_keeper.draw_training
     with (
-        # What takes longer than all else here and has no part in what is tried: the picture at every checkpoint, and
-        # the seconds that `datasets` sleeps whenever it closes a stream of several files.
-        patch.object(record_keeper, "draw_training", draw),
+        # The seconds that `datasets` sleeps whenever it closes a stream of several files have no part in what is tried.
         patch.object(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.01),
         patch.object(SpeechTrainer, "__init__", make),
         patch.object(SpeechTrainer, "_save_checkpoint", announce_and_save),
