@@ -10,8 +10,9 @@ import pytest
 import soundfile
 import torch
 from datasets import Dataset, load_from_disk
-from test_exactness import largest_difference, train_in_processes
+from test_exactness import largest_difference
 from test_launch import finish, start
+from train_tiny import train_in_processes
 from train_tiny_ctc import CHARACTERS, FINETUNING, make_trainer, train
 from transformers import (
     AutoConfig,
@@ -89,7 +90,7 @@ def test_one_batch_accumulation_and_two_ranks_give_the_same_weights_across_the_t
         {"batch_seconds": 2, "max_seconds": 2, "gradient_accumulation_steps": 4, **THAW},
         {},
     )
-    train_in_processes(2, rows, tmp_path / "2x2", {"batch_seconds": 4, **THAW}, script="train_tiny_ctc.py")
+    train_in_processes(2, rows, tmp_path / "2x2", {"batch_seconds": 4, **THAW}, train=train)
     assert largest_difference(tmp_path / "1x4", tmp_path / "accumulated") < 1e-10
     assert largest_difference(tmp_path / "1x4", tmp_path / "2x2") < 1e-10
 

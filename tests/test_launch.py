@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from train_tiny import free_port
 
 from hf_ssl_speech import SpeechCTCTrainingArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.commands.parsing import parse_arguments
@@ -102,12 +102,6 @@ def test_a_mistake_that_two_processes_meet_is_the_last_thing_that_is_said(audio_
     assert process.returncode == 1
     assert output.strip().splitlines()[-1].startswith("ValueError: max_seconds is 20 but a batch holds 4 s")
     assert "Traceback" not in output and "ChildFailedError" not in output
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.slow
