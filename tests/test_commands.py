@@ -60,24 +60,26 @@ def test_every_argument_has_a_description(name, option, capsys):
     lines = [*help_of(name, capsys, option).splitlines(), ""]
     bare = [place for place, line in enumerate(lines) if re.fullmatch(r"  --\S+ \S+( \.\.\.)?", line)]
     assert [lines[place] for place in bare if not lines[place + 1].startswith(" " * 8)] == []
+    assert not [line for line in lines if re.match(r"  --\S+ \S+ +\(default", line)] and "%%" not in "".join(lines)
     assert sum(line.startswith("  --") for line in lines) > 5
 
 
 def test_the_help_of_a_run_begins_with_what_people_set_and_leaves_the_rest_to_help_all(capsys):
     short, full = help_of("finetune", capsys), help_of("finetune", capsys, "--help-all")
     titles = [line.partition(" (")[0].rstrip(":") for line in short.splitlines() if re.fullmatch(r"\w.*:", line)]
-    assert titles == ["Model", "Data", "Text", "Recipe", "Hardware", "Output, logs and checks", "Several devices"]
+    given = ["Which model is trained", "Which audio is used", "How transcripts are normalised and spelt"]
+    assert titles == [*given, "Recipe", "Hardware", "Output, logs and checks", "Several devices"]
     assert re.search(r"--learning_rate NUMBER .*\n? *\(default:\s+3e-05\)", short)
     for rare in ("--adam_beta1", "--hub_token", "--deepspeed"):
         assert rare in full and rare not in short
 
 
-@pytest.mark.parametrize("name", ["--help", "pretrain", "evaluate", "push"])
+@pytest.mark.parametrize("name", ["--help", "pretrain", "hubert", "probe", "evaluate", "push"])
 def test_help_loads_no_more_than_it_needs(name):
     """Datasets, models and scientific libraries would take seconds more; torch is there for Trainer's settings only."""
     heavy = ["datasets", "pandas", "peft", "scipy", "sklearn", "torchaudio", "matplotlib"]
     heavy += ["transformers.modeling_utils"]
-    heavy += [] if name == "pretrain" else ["torch"]
+    heavy += ["torch"] if name in ("--help", "evaluate", "push") else []
     code = f"""
 import sys
 from hf_ssl_speech.commands.main import main

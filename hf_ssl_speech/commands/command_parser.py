@@ -59,6 +59,7 @@ class CommandParser(Sentences, argparse.ArgumentParser):
 
     def __init__(self, about: str):
         super().__init__(prog=program(), description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--help-all", action="help", help=argparse.SUPPRESS)  # as the other commands have it
 
     def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:
         """The arguments, by name.

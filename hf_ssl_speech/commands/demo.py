@@ -23,11 +23,17 @@ from hf_ssl_speech.training.outcomes import AlreadyComplete
 def main(argv: list[str]):
     """Runs one command after the other, and tells what came out."""
     parser = CommandParser(about=__doc__)
-    parser.add_argument("--output_dir", type=path_type, default="runs/demo", help="Folder (default: %(default)s).")
-    parser.add_argument("--seed", type=int, default=0, help="Of speech, weights and order (default: %(default)s).")
-    parser.add_argument("--minutes", type=float, default=30, help="Speech to make (default: %(default)s).")
-    parser.add_argument("--pretraining_updates", type=int, help="Updates of HuBERT (default: as the config has it).")
-    parser.add_argument("--finetuning_updates", type=int, help="Updates of each recogniser (default: likewise).")
+    parser.add_argument(
+        "--output_dir", type=path_type, default="runs/demo", help="Folder of the results (default: %(default)s)."
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="Random seed of speech, weights and order (default: %(default)s)."
+    )
+    parser.add_argument("--minutes", type=float, default=30, help="Minutes of speech to make (default: %(default)s).")
+    parser.add_argument("--pretraining_updates", type=int, help="Updates of HuBERT (default: those of the config).")
+    parser.add_argument(
+        "--finetuning_updates", type=int, help="Updates of each recogniser (default: those of the config)."
+    )
     arguments = parser.parse_args(argv)
     from hf_ssl_speech.commands.main import run
     from hf_ssl_speech.recipes.demo import conclude

@@ -42,8 +42,14 @@ class EvaluationArguments:
     limit: int | None = field(default=None, metadata={"help": "Score only this many rows, chosen at random."})
     prepare_workers: int | None = field(default=None, metadata={"help": "Processes that decode the audio."})
 
-    case: str = field(default="lower", metadata={"help": "Of all texts.", "choices": ["lower", "upper", "keep"]})
-    punctuation: str = field(default="remove", metadata={"help": "In all texts.", "choices": ["remove", "keep"]})
+    case: str = field(
+        default="lower",
+        metadata={"help": "Case of all texts: lower, upper, or as they are.", "choices": ["lower", "upper", "keep"]},
+    )
+    punctuation: str = field(
+        default="remove",
+        metadata={"help": "Whether punctuation in the texts is removed.", "choices": ["remove", "keep"]},
+    )
     keep_characters: str = field(default="'", metadata={"help": "Punctuation that stays."})
     unicode_form: str = field(default="NFKC", metadata={"help": "Unicode normal form of all texts."})
     numbers: str = field(
@@ -70,7 +76,7 @@ class EvaluationArguments:
 
     bootstrap: int = field(default=1000, metadata={"help": "Number of bootstrap draws for the intervals."})
     confidence: float = field(default=0.95, metadata={"help": "Share of the draws inside an interval."})
-    seed: int = field(default=0, metadata={"help": "Of the draws."})
+    seed: int = field(default=0, metadata={"help": "Random seed of the draws."})
 
     def __post_init__(self):
         if self.language_model and self.decoder != "beam":

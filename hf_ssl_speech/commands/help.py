@@ -6,12 +6,13 @@ import argparse
 import dataclasses
 import inspect
 import json
-import re
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
+
+from transformers.hf_argparser import string_to_bool
 
 from hf_ssl_speech.commands.command_parser import program
 
@@ -32,7 +33,7 @@ OFTEN_SET = {
     "use_cpu": "Train on the CPU even if there is an accelerator.",
     "dataloader_num_workers": "Loader processes per device; 0: the training process loads the data.",
     "logging_steps": "Updates between two lines of the log.",
-    "eval_strategy": "When validation data is evaluated.",
+    "eval_strategy": "When validation data is evaluated: no, steps or epoch.",
     "eval_steps": "Updates between two evaluations (default: as many as logging_steps).",
     "save_steps": "Updates between two checkpoints.",
     "save_total_limit": "Number of checkpoints to keep.",
@@ -48,7 +49,7 @@ OUTPUT = {
     "save_steps", "save_total_limit", "report_to", "examples_shown",
 }  # fmt: skip
 TRAINER = "transformers' Trainer"
-TYPES = {int: "N", float: "NUMBER", str: "TEXT"}
+TYPES = {float: "NUMBER", str: "TEXT", string_to_bool: "true|false"}
 
 
 def help_text(
@@ -73,8 +74,11 @@ def help_text(
         "CONFIG is a YAML file that holds any of these arguments, or the name of one that comes with the package\n"
         "(`hf-ssl-speech configs` lists them). Arguments on the command line override it."
     )
+    texts = {field.name: help_of(kind, field.name) for kind in kinds for field in dataclasses.fields(kind)}
     for title, names in groups(kinds, everything).items():
-        entries = [entry(f"--{name} {value_of(actions[name])}", describe(name, actions[name]), width) for name in names]
+        entries = [
+            entry(f"--{name} {value_of(actions[name])}", describe(texts[name], actions[name]), width) for name in names
+        ]
         parts.append("\n".join([f"{title}:", *entries]))
     if launch:
         entries = [entry(f"--{name} {value}", text, width) for name, (value, text) in launch.items()]
@@ -121,38 +125,35 @@ def settings_of_trainer(kind: type) -> list[str]:
 
 
 def title_of(kind: type) -> str:
-    """`Data: which audio is learnt from` of `SpeechDataArguments` and its docstring."""
-    words = re.findall("[A-Z][a-z0-9]+", kind.__name__.removeprefix("Speech").removesuffix("Arguments"))
-    sentence = inspect.getdoc(kind).partition("\n")[0].rstrip(".")
-    return f"{' '.join(words).capitalize()} ({sentence[:1].lower()}{sentence[1:]})"
+    """The first sentence of a class's docstring, as the title of its settings."""
+    return inspect.getdoc(kind).partition("\n")[0].rstrip(".")
+
+
+def help_of(kind: type, name: str) -> str:
+    """What a setting does, as the nearest base class tells that has it; in our words if that is Trainer's."""
+    for each in kind.__mro__:
+        if name in inspect.get_annotations(each) and (text := each.__dataclass_fields__[name].metadata.get("help")):
+            ours = each.__module__.partition(".")[0] == PACKAGE
+            return text if ours else OFTEN_SET.get(name, text.replace("%%", "%"))
+    return ""
 
 
 def value_of(action: argparse.Action) -> str:
     """The placeholder of an argument's value."""
     if action.choices:
         value = "|".join(map(str, action.choices)) if len(action.choices) <= 4 else "NAME"
-    elif isinstance(action.const, bool):
-        value = "true|false"
     else:
-        value = TYPES.get(action.type, "VALUE")
+        value = action.metavar or TYPES.get(action.type, "VALUE")
     return f"{value} ..." if action.nargs == "+" else value
 
 
-def describe(name: str, action: argparse.Action) -> str:
+def describe(text: str, action: argparse.Action) -> str:
     """What an argument does, and its default."""
-    text = " ".join((OFTEN_SET.get(name) or action.help or inherited_help(name)).split())
+    text = " ".join(text.split())
     if action.required:
         return f"{text} (required)"
     default = written(action.default)
     return text if default is None or "(default" in text else f"{text} (default: {default})"
-
-
-def inherited_help(name: str) -> str:
-    """What transformers says of a setting whose default is ours."""
-    from transformers import TrainingArguments
-
-    field = TrainingArguments.__dataclass_fields__.get(name)
-    return field.metadata.get("help", "") if field else ""
 
 
 def written(value: Any) -> str | None:

@@ -73,11 +73,12 @@ class _DataclassParser(Sentences, HfArgumentParser):
         self.add_argument("--help-all", action=_Help)
         for action in self._actions:
             if action.type is int:
-                action.type = whole_number
+                action.type, action.metavar = whole_number, "N"
             elif action.dest in PATHS:
                 action.type = path_type
         if "--bf16" in self._option_string_actions:  # HfArgumentParser takes one type alone: bool
-            self._option_string_actions["--bf16"].type = bool_or_auto
+            bf16 = self._option_string_actions["--bf16"]
+            bf16.type, bf16.metavar = bool_or_auto, "true|false|auto"
 
     def as_tokens(self, name: str, value: Any) -> list[str]:
         """A YAML entry as command-line tokens; a mapping where several values are expected becomes NAME=VALUE."""

@@ -30,7 +30,7 @@ def main(argv: list[str]):
         "--benchmarks", nargs="+", default=[], metavar="DATASET=TASK", help="Leaderboards to put the error rates on."
     )
     parser.add_argument("--revision", help="Branch to push to; created if missing.")
-    parser.add_argument("--commit_message", help="Of the commit.")
+    parser.add_argument("--commit_message", help="Message of the commit.")
     parser.add_argument("--create_pr", action="store_true", help="Open a pull request in an existing repository.")
     parser.add_argument("--replace_card", action="store_true", help="Replace a card that was edited on the Hub.")
     parser.add_argument("--card", action="store_true", help="Print the card and push nothing.")

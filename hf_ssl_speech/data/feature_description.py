@@ -8,6 +8,8 @@ from typing import Literal
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.models.frames import ConvLayer, num_frames
 
+MEMORY_GB = 4.0  # of features, to be kept from one pass over the audio to the next
+
 
 @dataclass(frozen=True)
 class FeatureDescription:

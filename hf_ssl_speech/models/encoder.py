@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import overload
 
@@ -173,6 +174,10 @@ class SSLSpeechPreTrainedModel(PreTrainedModel):
         """
         self.base_model.encoder.set_update(update)
         self.is_told = True
+
+    def resting_parameters(self) -> Iterator[nn.Parameter]:
+        """The weights that take no part in the update that `set_update` has told of."""
+        return self.base_model.encoder.resting_parameters()
 
     def lost_schedules(self) -> list[str]:
         """What goes wrong if `set_update` is never called, in words."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -137,6 +138,10 @@ class SSLSpeechForCTC(SSLSpeechPreTrainedModel):
         """Seeds layer drop, and unfreezes the encoder at `thaw_update`."""
         super().set_update(update)
         self.encoder_learns = update >= self.thaw_update
+
+    def resting_parameters(self) -> Iterator[nn.Parameter]:
+        """The whole encoder as long as it is frozen."""
+        return super().resting_parameters() if self.encoder_learns else self.base_model.parameters()
 
     @property
     def metric_names(self) -> list[str]:

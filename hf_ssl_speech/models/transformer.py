@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -208,6 +211,11 @@ class Transformer(nn.Module):
     def draw_layers(self, generator: torch.Generator | None = None) -> Tensor:
         """True for the layers that run, `(layers,)` bool."""
         return torch.rand(len(self.layers), generator=generator) >= self.config.layerdrop
+
+    def resting_parameters(self) -> Iterator[nn.Parameter]:
+        """Of the layers that `set_update` has dropped."""
+        dropped = [] if self.kept is None else (~self.kept).nonzero().flatten().tolist()
+        return itertools.chain.from_iterable(self.layers[number].parameters() for number in dropped)
 
     def kept_layers(self, device: torch.device) -> list[bool] | Tensor:
         """Which layers run. A compiled graph gets a tensor, so that one graph serves every choice."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_ssl_speech.data.feature_description import MEMORY_GB
 from hf_ssl_speech.data.mixture_settings import MIX_BY_HELP, WEIGHTS_HELP, as_settings, levels_of
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, fields_of
-from hf_ssl_speech.units.kmeans_units import MEMORY_GB
 
 CRITERIA = {"phones": "pnmi", "agreement": "agreement"}
 
@@ -262,8 +262,8 @@ class ProbeArguments:
     )
     label_column: str = field(
         metadata={
-            "help": "Column with what is to be told: speaker, language, text, ... (one class for each row), or phones "
-            "(a sequence, told by CTC)."
+            "help": "Column with what the probe predicts: speaker, language, text, ... (one class for each row), or "
+            "phones (a sequence, predicted with CTC)."
         }
     )
     encoders: list[str] = field(
@@ -349,9 +349,13 @@ class FeatureArguments:
     splits: list[str] = field(default_factory=lambda: ["train"], metadata={"help": "Splits of the data to write."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration name of a Hub dataset."})
     audio_column: str = field(default="audio", metadata={"help": "Column with the audio."})
-    keep: list[str] = field(default_factory=list, metadata={"help": "Columns of the data to write beside."})
+    keep: list[str] = field(default_factory=list, metadata={"help": "Columns of the data that are written too."})
     number_format: str = field(
-        default="float32", metadata={"help": "Of vectors; float16 takes half.", "choices": ["float32", "float16"]}
+        default="float32",
+        metadata={
+            "help": "Number format of the vectors; float16 takes half the space.",
+            "choices": ["float32", "float16"],
+        },
     )
     min_seconds: float = field(default=0.1, metadata={"help": "Shorter audio is skipped, named and counted."})
     max_skipped_share: float = field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 from functools import partial
@@ -81,10 +80,6 @@ class SpeechCTCTrainer(SpeechTrainer):
         if args.freeze_conv_encoder:
             model.freeze_feature_encoder()
         bare_model(model).thaw_update = args.frozen_updates(max(args.max_steps, 0))
-        args = copy.copy(args)  # the caller's object is not changed
-        # With layer drop, a frozen encoder or an update without masks, not every update uses all weights.
-        if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = True
         decoder = GreedyDecoder(tokenizer, model.config)  # the same one that evaluation scores with
         super().__init__(
             model,

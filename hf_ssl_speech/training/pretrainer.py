@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from typing import Any
 
@@ -64,9 +63,6 @@ class SpeechPreTrainer(SpeechTrainer):
             "seed": args.order_seed,
             **(collator_settings or {}),
         }
-        args = copy.copy(args)  # the caller's object is not changed
-        if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = model.config.layerdrop > 0
         collator = pretraining_collator(model.config, **settings)
         unit_columns = getattr(collator, "unit_columns", ())
         super().__init__(

@@ -39,6 +39,7 @@ from hf_ssl_speech.training.given_data import GivenData, Ready, facts_of
 from hf_ssl_speech.training.health import HealthCheck
 from hf_ssl_speech.training.outcomes import UnhealthyRun
 from hf_ssl_speech.training.record_keeper import recorded
+from hf_ssl_speech.training.resting import exchange_gradients_of_all, reaching_all, rest
 from hf_ssl_speech.training.resume import check_recipe, run_identity, without_stock_notice
 from hf_ssl_speech.training.schedules import make_schedule
 from hf_ssl_speech.training.stopping import ServeWhileTraining
@@ -103,8 +104,7 @@ class SpeechTrainer(FailedSteps):
             **kwargs,
         )
         compile_as_asked(model, args, self.accelerator)
-        if self.accelerator.ddp_handler is not None:  # gradients lie where they are exchanged, and not there too
-            self.accelerator.ddp_handler.gradient_as_bucket_view = True
+        exchange_gradients_of_all(self.accelerator)
         self.evaluation_collator = evaluation_collator
         self.mixture: Mixture | None = None  # None: every row once in each epoch
         self.parts: Mixture | None = None  # of which the record tells
@@ -251,7 +251,9 @@ class SpeechTrainer(FailedSteps):
         mask = inputs.get("attention_mask")
         # The batch is still on the CPU, where NumPy counts truths ten times as fast as torch.
         self.samples += inputs["input_values"].numel() if mask is None else int(np.count_nonzero(mask))
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        rest(self.model)
+        return loss
 
     def _prepare_input(self, data: Any) -> Any:
         """Trainer's own, but the host does not wait until a batch in pinned memory has reached the device."""
@@ -268,6 +270,7 @@ class SpeechTrainer(FailedSteps):
         """The model's own loss; its statistics are added up, on the device, until the next log."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         add_statistics(self.statistics, outputs.statistics)
+        loss = reaching_all(loss, model, self.model)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -67,7 +67,7 @@ REFUSED = {
 DECIDED = {
     "gradient_accumulation_steps": "follows from `hours_per_update` if that is given",
     "dataloader_persistent_workers": "off if there are no workers",
-    "ddp_find_unused_parameters": "on with layer drop or a frozen encoder, unless set",
+    "ddp_find_unused_parameters": "off: which weights rest in an update is known beforehand",
     "do_train": "a run always trains",
     "do_eval": "a run evaluates as `eval_strategy` says; refused if that is `no`",
     "local_rank": "set by the launcher",

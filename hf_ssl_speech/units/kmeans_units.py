@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
 from hf_ssl_speech.audio import SAMPLE_RATE
-from hf_ssl_speech.data.feature_description import FeatureDescription
+from hf_ssl_speech.data.feature_description import MEMORY_GB, FeatureDescription
 from hf_ssl_speech.data.features import FeatureSource, FeatureStream, SpeechFeatures, open_features
 from hf_ssl_speech.data.processes import in_several_processes
 from hf_ssl_speech.data.sources import is_hub_id
@@ -44,7 +44,6 @@ FRAMES_A_UNIT = 30
 # HuBERT takes a tenth of 960 hours. Smaller data needs a larger share: up to this many hours, all of it.
 PUBLISHED_SHARE, ENOUGH_HOURS = 0.1, 20.0
 HERE = "."  # the encoder lies beside the units, in the same folder or repository
-MEMORY_GB = 4.0  # of features, to be kept from one pass to the next
 
 
 class KMeansUnits:
