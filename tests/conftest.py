@@ -44,7 +44,7 @@ def pytest_configure(config):
     torch.set_num_threads(1)  # tiny tensors: more threads cost more than they give
     # Tests of two processes fork them from one that has loaded the libraries and done nothing: from this one, a thread
     # pool or a lock of an earlier test could make them wait for ever.
-    multiprocessing.set_forkserver_preload(["hf_ssl_speech.training.pretrainer"])
+    multiprocessing.set_forkserver_preload(["hf_ssl_speech.public"])
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,8 @@ import soundfile
 import torch
 from conftest import tiny_model
 from datasets import Dataset
-from test_launch import free_port
 from test_pipeline import TOKENS, save_recognizer
-from train_tiny import SETTINGS
+from train_tiny import SETTINGS, free_port
 from train_tiny_ctc import FINETUNING
 
 import hf_ssl_speech

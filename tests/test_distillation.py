@@ -9,8 +9,9 @@ import torch
 import train_tiny_student
 from datasets import Dataset
 from safetensors.torch import load_file
-from test_exactness import largest_difference, save_rows, train_in_processes  # noqa: F401
+from test_exactness import largest_difference, save_rows  # noqa: F401
 from test_training import noise_rows
+from train_tiny import train_in_processes
 from train_tiny_student import make_distiller
 from transformers import AutoModel, HubertModel, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
@@ -118,8 +119,8 @@ def test_the_student_starts_as_the_teachers_first_layers(make_tiny):
 def test_ranks_accumulation_and_padding_change_no_weight_of_a_student(save_rows, tmp_path):  # noqa: F811
     rows, config = save_rows([1.2, 1.9, 2.3, 2.4, 3.1, 3.3, 3.8, 3.9]), {"layerdrop": 0.4}
     train_tiny_student.train(rows, str(tmp_path / "one"), {"gradient_accumulation_steps": 2}, config)
-    script = {"script": "train_tiny_student.py"}
-    train_in_processes(2, rows, tmp_path / "two", {"gradient_accumulation_steps": 1}, config, **script)
+    settings = {"gradient_accumulation_steps": 1}
+    train_in_processes(2, rows, tmp_path / "two", settings, config, train_tiny_student.train)
     assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-10
     rows = save_rows([1.5, 3.9, 2.0, 2.7])
     train_tiny_student.train(rows, str(tmp_path / "padded"), {"batch_seconds": 16}, {})

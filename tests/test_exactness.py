@@ -1,9 +1,5 @@
 """The same weights whatever the ranks, the accumulation, the padding and the interruptions."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +7,9 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from train_tiny import train
+from train_tiny import train, train_in_processes
 
 from hf_ssl_speech import prepare_speech
-
-TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +28,6 @@ def save_rows(tmp_path_factory):
         return folder
 
     return save
-
-
-def train_in_processes(
-    ranks: int, rows: str, output: Path, settings: dict, config: dict | None = None, script: str = "train_tiny.py"
-):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    command += [str(TESTS / script), rows, str(output), json.dumps(settings), json.dumps(config or {})]
-    environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
 
 
 def largest_difference(first: Path, second: Path) -> float:

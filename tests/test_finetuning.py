@@ -10,8 +10,9 @@ import pytest
 import soundfile
 import torch
 from datasets import Dataset, load_from_disk
-from test_exactness import largest_difference, train_in_processes
+from test_exactness import largest_difference
 from test_launch import finish, start
+from train_tiny import train_in_processes
 from train_tiny_ctc import CHARACTERS, FINETUNING, make_trainer, train
 from transformers import (
     AutoConfig,
@@ -89,7 +90,7 @@ def test_one_batch_accumulation_and_two_ranks_give_the_same_weights_across_the_t
         {"batch_seconds": 2, "max_seconds": 2, "gradient_accumulation_steps": 4, **THAW},
         {},
     )
-    train_in_processes(2, rows, tmp_path / "2x2", {"batch_seconds": 4, **THAW}, script="train_tiny_ctc.py")
+    train_in_processes(2, rows, tmp_path / "2x2", {"batch_seconds": 4, **THAW}, train=train)
     assert largest_difference(tmp_path / "1x4", tmp_path / "accumulated") < 1e-10
     assert largest_difference(tmp_path / "1x4", tmp_path / "2x2") < 1e-10
 
@@ -265,13 +266,17 @@ def finetune(speech, tmp_path, monkeypatch, caplog):
     return run
 
 
-def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(speech, finetune, tmp_path):
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_script_leaves_a_recogniser_with_its_vocabulary_and_a_record(processes, speech, finetune, tmp_path):
     encoder = SSLWav2Vec2Model.config_class.preset("tiny", **json.loads(SMALL[-1]))
     SSLWav2Vec2Model(encoder).save_pretrained(tmp_path / "encoder")
     start_there = ("--model_name_or_path", tmp_path / "encoder", "--freeze_transformer_updates", 2)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    script = [str(ROOT / "examples" / "finetune_ctc.py"), *arguments_for(speech, tmp_path / "run", *start_there)]
-    output = finish(start([*launcher, *script]))
+    if processes == 1:
+        output = finetune("run", *start_there)
+    else:
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+        script = [str(ROOT / "examples" / "finetune_ctc.py"), *arguments_for(speech, tmp_path / "run", *start_there)]
+        output = finish(start([*launcher, *script]))
     assert "1 without text: row-0" in output and "REF: " in output and "HYP: " in output
 
     record = read_record(tmp_path / "run")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from train_tiny import free_port
 
 from hf_ssl_speech import SpeechCTCTrainingArguments, SpeechPreTrainingArguments
 from hf_ssl_speech.commands.parsing import parse_arguments
@@ -95,6 +95,7 @@ def test_the_command_starts_two_processes_on_one_host_that_train_one_model(audio
     assert record["command"].startswith("hf-ssl-speech pretrain --train_data")
 
 
+@pytest.mark.slow
 def test_a_mistake_that_two_processes_meet_is_the_last_thing_that_is_said(audio_folder, tmp_path):
     process = command_of_two_processes(audio_folder, tmp_path / "run", "--max_seconds", "20")
     output, _ = process.communicate(timeout=300)
@@ -103,12 +104,7 @@ def test_a_mistake_that_two_processes_meet_is_the_last_thing_that_is_said(audio_
     assert "Traceback" not in output and "ChildFailedError" not in output
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
+@pytest.mark.slow
 def test_two_nodes_train_one_model(audio_folder, tmp_path):
     """Two launchers with the two-node settings on this host, one CPU process each."""
     config = yaml.safe_load((ROOT / "examples" / "accelerate" / "two_nodes.yaml").read_text())

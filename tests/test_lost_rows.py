@@ -7,7 +7,8 @@ import train_tiny
 from conftest import TINY, WAV2VEC2
 from datasets import Dataset, IterableDataset
 from test_exactness import largest_difference
-from test_launch import audio_folder, finish, free_port, launch  # noqa: F401
+from test_launch import audio_folder, finish, launch  # noqa: F401
+from train_tiny import free_port
 
 import hf_ssl_speech
 from hf_ssl_speech import KMeansUnits, add_units

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 from conftest import tiny_model
 from datasets import Dataset, Features, IterableDataset, List, Value, load_from_disk
-from test_exactness import largest_difference, train_in_processes
-from train_tiny import train
+from test_exactness import largest_difference
+from train_tiny import train, train_in_processes
 
 import hf_ssl_speech
 from hf_ssl_speech.commands.parsing import parse_arguments

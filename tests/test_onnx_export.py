@@ -13,6 +13,7 @@ from transformers import HubertForSequenceClassification
 
 import hf_ssl_speech
 from hf_ssl_speech import export_onnx
+from hf_ssl_speech.commands.main import main
 from hf_ssl_speech.recognition.transcription import load_recognizer, transcribe
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -38,10 +39,11 @@ def assert_same_in_onnxruntime(model, path):
         torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_recogniser_in_onnx_form_says_without_torch_what_it_says_here(make_tiny, tmp_path):
+def test_a_recogniser_exported_by_the_command_says_without_torch_what_it_says_here(make_tiny, tmp_path):
     model = make_tiny(hf_ssl_speech.SSLWav2Vec2ForCTC, vocab_size=29, num_hidden_layers=1)
     folder = save_recognizer(model, tmp_path / "model")
-    path = export_onnx(folder, tmp_path / "onnx" / "model.onnx")
+    path = tmp_path / "onnx" / "model.onnx"
+    main(["export", str(folder), str(path), "--format", "onnx"])
     assert_same_in_onnxruntime(model, path)
     waveform = np.random.default_rng(0).standard_normal(16_000).astype(np.float32) / 8
     soundfile.write(tmp_path / "noise.wav", waveform, 16_000, subtype="FLOAT")

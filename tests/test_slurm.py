@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_launch import SMALL, free_port
+from test_launch import SMALL
+from train_tiny import free_port
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "accelerate" / "slurm.sh"

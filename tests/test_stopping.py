@@ -9,7 +9,8 @@ import time
 import psutil
 import pytest
 from test_exactness import largest_difference, save_rows  # noqa: F401
-from test_launch import ROOT, SMALL, audio_folder, finish, free_port, launch, start  # noqa: F401
+from test_launch import ROOT, SMALL, audio_folder, finish, launch, start  # noqa: F401
+from train_tiny import free_port
 from transformers import TrainingArguments
 
 from hf_ssl_speech import SpeechPreTrainingArguments

@@ -13,8 +13,8 @@ import train_tiny
 from conftest import TINY, WAV2VEC2
 from datasets import load_from_disk
 from safetensors.torch import load_file
-from test_exactness import largest_difference, save_rows, train_in_processes  # noqa: F401
-from train_tiny import train
+from test_exactness import largest_difference, save_rows  # noqa: F401
+from train_tiny import train, train_in_processes
 from transformers import TrainerCallback
 
 import hf_ssl_speech

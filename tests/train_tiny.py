@@ -1,20 +1,20 @@
-"""Trains a tiny wav2vec 2.0 on rows from disk, as one process or several: what the tests of exactness launch.
+"""Trains a tiny wav2vec 2.0 on rows from disk, in one process or several, for the tests of exactness.
 
 In float64: what is exact differs by rounding alone, which is 1e-16 there on every processor, so that a bound of 1e-10
 leaves no room for anything else.
-
-torchrun --nproc_per_node 2 tests/train_tiny.py ROWS OUTPUT '{"batch_seconds": 4}' '{"layerdrop": 0.5}'
 """
 
-import json
-import sys
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
 
+import torch
 from conftest import TINY, WAV2VEC2
 from datasets import load_from_disk
 from transformers import set_seed
 
 import hf_ssl_speech
-from hf_ssl_speech.commands.ending import tidy_errors
 
 SETTINGS = dict(
     batch_seconds=8,
@@ -46,12 +46,24 @@ def train(rows: str, output: str, settings: dict, config: dict, resume: str | No
     return trainer
 
 
-def run_as_script(train):
-    """Trains in a process of its own, one of several, as the command line says: rows, output, settings and config."""
-    rows, output, settings, config = sys.argv[1:]
-    with tidy_errors():
-        train(rows, output, json.loads(settings), json.loads(config))
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
-if __name__ == "__main__":
-    run_as_script(train)
+def train_in_processes(
+    ranks: int, rows: str, output: Path, settings: dict, config: dict | None = None, train: Callable = train
+):
+    """`train` on so many ranks, each a process that is forked from one that has loaded the libraries."""
+    arguments = (ranks, free_port(), train, rows, str(output), settings, config or {})
+    torch.multiprocessing.start_processes(train_as_rank, arguments, nprocs=ranks, start_method="forkserver")
+
+
+def train_as_rank(rank: int, ranks: int, port: int, train: Callable, *arguments):
+    """What torchrun does for a rank."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    train(*arguments)
+    torch.distributed.destroy_process_group()

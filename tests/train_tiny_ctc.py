@@ -1,11 +1,8 @@
-"""Fine-tunes a tiny wav2vec 2.0 on labelled rows from disk, as one process or several; see train_tiny.py.
-
-torchrun --nproc_per_node 2 tests/train_tiny_ctc.py ROWS OUTPUT '{"batch_seconds": 4}' '{"layerdrop": 0.5}'
-"""
+"""Fine-tunes a tiny wav2vec 2.0 on labelled rows from disk, in one process or several; see train_tiny.py."""
 
 from conftest import TINY
 from datasets import load_from_disk
-from train_tiny import SETTINGS, run_as_script
+from train_tiny import SETTINGS
 from transformers import set_seed
 
 import hf_ssl_speech
@@ -36,7 +33,3 @@ def train(rows: str, output: str, settings: dict, config: dict, resume: str | No
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     return trainer
-
-
-if __name__ == "__main__":
-    run_as_script(train)

@@ -1,11 +1,8 @@
-"""Trains a tiny student of a tiny teacher on rows from disk, as one process or several; see train_tiny.py.
-
-torchrun --nproc_per_node 2 tests/train_tiny_student.py ROWS OUTPUT '{"batch_seconds": 4}' '{"layerdrop": 0.5}'
-"""
+"""Trains a tiny student of a tiny teacher on rows from disk, in one process or several; see train_tiny.py."""
 
 from conftest import tiny_model
 from datasets import load_from_disk
-from train_tiny import SETTINGS, run_as_script
+from train_tiny import SETTINGS
 from transformers import set_seed
 
 import hf_ssl_speech
@@ -26,7 +23,3 @@ def train(rows: str, output: str, settings: dict, config: dict, resume: str | No
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     return trainer
-
-
-if __name__ == "__main__":
-    run_as_script(train)

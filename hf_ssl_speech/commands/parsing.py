@@ -79,6 +79,9 @@ class _DataclassParser(Sentences, HfArgumentParser):
         if "--bf16" in self._option_string_actions:  # HfArgumentParser takes one type alone: bool
             bf16 = self._option_string_actions["--bf16"]
             bf16.type, bf16.metavar = bool_or_auto, "true|false|auto"
+        if any(hasattr(kind, "fills_memory") for kind in kinds):  # those of a training
+            batches = self._option_string_actions["--batch_seconds"]
+            batches.type, batches.metavar = number_or_auto, "NUMBER|auto"
 
     def as_tokens(self, name: str, value: Any) -> list[str]:
         """A YAML entry as command-line tokens; a mapping where several values are expected becomes NAME=VALUE."""
@@ -154,6 +157,11 @@ def gives(tokens: Sequence[str], name: str) -> bool:
 def bool_or_auto(text: str) -> bool | str:
     """`auto` as it is, anything else as true or false."""
     return text if text == "auto" else string_to_bool(text)
+
+
+def number_or_auto(text: str) -> float | str:
+    """`auto` as it is, anything else as a number."""
+    return text if text == "auto" else float(text)
 
 
 def as_tokens(name: str, value: Any) -> list[str]:

@@ -26,6 +26,7 @@ from hf_ssl_speech.training.checks import (
 )
 from hf_ssl_speech.training.dry_step import check_memory
 from hf_ssl_speech.training.findings import Finding, of_all_ranks, of_level, table
+from hf_ssl_speech.training.full_batches import settle_batches
 from hf_ssl_speech.training.lock import hold
 from hf_ssl_speech.training.outcomes import AlreadyComplete, Interrupted, LostProcess, UnhealthyRun
 from hf_ssl_speech.training.overfit import check_overfit
@@ -68,12 +69,13 @@ def preflight(trainer: SpeechTrainer, record: dict[str, Any], findings: Sequence
     """All checks before a run, on all processes; with `preflight_only` a table of them is printed.
 
     Args:
-        trainer: The trainer of the run; it is not changed.
+        trainer: The trainer of the run; it is not changed, but that its batches are settled.
         record: What is known of the run: `identity`, `data` (facts of each split) and `task`, as `run.json` has them.
         findings: What was found before.
     Raises:
         ValueError: If a check fails; all failures are named.
     """
+    settle_batches(trainer)
     args, rows, model = trainer.args, trainer.train_dataset, trainer.model
     sampler, lengths = None, None
     with failing_together():

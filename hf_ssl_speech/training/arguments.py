@@ -38,7 +38,11 @@ class SpeechTrainingArguments(TrainingArguments):
     """
 
     batch_seconds: float = field(
-        default=87.5, metadata={"help": "Largest batch of one device in seconds of audio, padding included."}
+        default=87.5,
+        metadata={
+            "help": "Largest batch of one device in seconds of audio, padding included; or auto: as much as fits into "
+            "its memory, with hours_per_update, found before the run."
+        },
     )
     hours_per_update: float | None = field(
         default=None,
@@ -97,7 +101,13 @@ class SpeechTrainingArguments(TrainingArguments):
     # A NaN must stop the run (HealthCheck), not vanish from the curve.
     logging_nan_inf_filter: bool = False
 
+    fills_memory = False  # whether `batch_seconds` was `auto`, and is still to be found
+
     def __post_init__(self):
+        if self.batch_seconds == "auto":
+            if self.hours_per_update is None:
+                raise ValueError("batch_seconds is 'auto': set hours_per_update too, which keeps an update the same.")
+            self.fills_memory, self.batch_seconds = True, 3600 * self.hours_per_update
         refuse_settings(self)
         refuse_values(self)
         self.output_dir = self.output_dir and expanded(str(self.output_dir))
@@ -123,18 +133,26 @@ class SpeechTrainingArguments(TrainingArguments):
         if self.min_seconds > self.max_seconds:
             raise ValueError(f"min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}.")
         if self.hours_per_update is not None:
-            seconds_per_rank = self.hours_per_update * 3600 / self.world_size
-            if seconds_per_rank < self.max_seconds:
+            if self.seconds_per_rank < self.max_seconds:
                 raise ValueError(
-                    f"{self.hours_per_update:g} hours per update leave {seconds_per_rank:.1f} s for each of "
+                    f"{self.hours_per_update:g} hours per update leave {self.seconds_per_rank:.1f} s for each of "
                     f"{self.world_size} devices, less than one utterance of {self.max_seconds:g} s: use fewer devices, "
                     "more hours per update, or lower max_seconds."
                 )
-            # Published hours are rounded: a thousandth too much shall not halve the batches.
-            self.gradient_accumulation_steps = math.ceil(0.999 * seconds_per_rank / self.batch_seconds)
-            self.batch_seconds = max(seconds_per_rank / self.gradient_accumulation_steps, self.max_seconds)
+            self.share_out(self.batch_seconds)
         if self.dataloader_num_workers == 0:
             self.dataloader_persistent_workers = False
+
+    @property
+    def seconds_per_rank(self) -> float:
+        """Audio of one device in an update, as `hours_per_update` says."""
+        return 3600 * (self.hours_per_update or 0.0) / self.world_size
+
+    def share_out(self, batch_seconds: float):
+        """Makes `hours_per_update` of equal batches of at most so many seconds."""
+        # Published hours are rounded: a thousandth too much shall not halve the batches.
+        self.gradient_accumulation_steps = math.ceil(0.999 * self.seconds_per_rank / batch_seconds)
+        self.batch_seconds = max(self.seconds_per_rank / self.gradient_accumulation_steps, self.max_seconds)
 
     @property
     def should_save(self) -> bool:

@@ -80,19 +80,29 @@ WAY_OUT_OF_MEMORY = (
 
 
 def largest_rows(trainer: SpeechTrainer) -> list[dict[str, Any]]:
-    """Rows of the largest batch that the sampler will make; for a stream, as many of the longest as a batch holds.
+    """Rows of the largest batch that the sampler will make; for a stream, as many of the longest as a batch holds."""
+    dataset, collator = trainer.train_dataset, trainer.data_collator
+    if not isinstance(dataset, Dataset):
+        return longest_rows(trainer)
+    sampler = trainer.sampler(dataset, shuffle=True, crop=collator.crop_lengths)  # a mixture has the same one
+    return with_units(trainer, [dataset[index] for index in sampler.largest_batch()])
 
-    Where the units are still to be made, all frames have unit 0.
-    """
-    args, dataset, collator = trainer.args, trainer.train_dataset, trainer.data_collator
+
+def longest_rows(trainer: SpeechTrainer) -> list[dict[str, Any]]:
+    """As many rows as the longest that a batch holds; of a stream, rows of `max_seconds`."""
+    args, dataset = trainer.args, trainer.train_dataset
     if isinstance(dataset, Dataset):
-        sampler = trainer.sampler(dataset, shuffle=True, crop=collator.crop_lengths)  # a mixture has the same one
-        rows = [dataset[index] for index in sampler.largest_batch()]
+        row = dataset[int(np.argmax(dataset.with_format("numpy")["num_samples"][:]))]
     else:
         samples = np.random.default_rng(0).integers(-1000, 1000, round(args.max_seconds * SAMPLE_RATE), dtype=np.int16)
         row = {"name": "noise", "sample_id": 0, "num_samples": len(samples), "samples": samples}
-        rows = [row] * int(args.batch_seconds // args.max_seconds)
-    columns = getattr(collator, "unit_columns", ())
+    seconds = min(row["num_samples"] / SAMPLE_RATE, args.max_seconds)
+    return with_units(trainer, [row] * int(args.batch_seconds / seconds + 1e-6))
+
+
+def with_units(trainer: SpeechTrainer, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows; where units are still to be made, all frames have unit 0."""
+    columns = getattr(trainer.data_collator, "unit_columns", ())
     conv_layers = trainer.model.config.conv_layers
     return [
         row

@@ -35,6 +35,7 @@ from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, onl
 from hf_ssl_speech.training.checkpoints import holds_weights_alone, newest_whole, write_manifest
 from hf_ssl_speech.training.compilation import compile_as_asked
 from hf_ssl_speech.training.failed_step import FailedSteps
+from hf_ssl_speech.training.full_batches import settle_batches
 from hf_ssl_speech.training.given_data import GivenData, Ready, facts_of
 from hf_ssl_speech.training.health import HealthCheck
 from hf_ssl_speech.training.outcomes import UnhealthyRun
@@ -236,6 +237,7 @@ class SpeechTrainer(FailedSteps):
         """
         if self.train_dataset is None:
             raise ValueError("There are no training data: give the trainer a `train_dataset`.")
+        settle_batches(self)
         facts = {part: facts_of(given) for part, given in self.given.items()}
         fingerprints = {part: fact["fingerprint"] for part, fact in facts.items()}
         identity = run_identity(self.model.config, fingerprints, self.args)
