@@ -208,7 +208,7 @@ def find_normalization(source: str, text_args: SpeechTextArguments, processor: W
     if replace(normalization, **asked) != normalization:
         raise ValueError(
             f"The processor of {source} expects transcripts normalised with {normalization.to_dict()}, but the "
-            f"arguments ask for {asked}: leave them out, or make a new vocabulary."
+            f"arguments ask for {asked}: leave them out, or set `new_vocabulary`."
         )
     logger.info(f"Transcripts are normalised with {normalization.to_dict()}")
     return normalization
