@@ -29,6 +29,7 @@ from hf_ssl_speech.data.processes import in_several_processes
 from hf_ssl_speech.data.rows import numbers
 from hf_ssl_speech.data.sources import is_hub_id
 from hf_ssl_speech.files import as_dataclass, naming_the_file, read_json, write_json
+from hf_ssl_speech.models.classes import check_folder
 from hf_ssl_speech.models.finite import check_finite
 from hf_ssl_speech.units.kmeans import fit_kmeans
 from hf_ssl_speech.units.nearest import assign
@@ -226,6 +227,7 @@ class KMeansUnits:
             OSError: If there is no unit set.
             ValueError: If it is damaged, or of a newer format.
         """
+        check_folder(folder_or_repo)
         path = cached_file(folder_or_repo, FACTS_FILE, **download)
         state = read_json(path, "a unit set")
         file_format, num_units = state.pop("format", None), state.pop("num_units", None)
