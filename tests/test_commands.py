@@ -272,7 +272,7 @@ def test_a_file_of_the_user_means_what_it_says(tmp_path):
 def test_a_module_can_be_imported_first_and_alone():
     """Each of these reaches the module of Auto classes while it is only half imported itself."""
     code = """
-import importlib, os, datasets, torch
+import importlib, os, datasets, torch, transformers.modeling_utils
 
 for module in ("models.encoder", "hub.onnx_export", "training.pretrainer", "recognition.decoding"):
     if not os.fork():
