@@ -9,6 +9,7 @@ machine are left out of what is kept.
 
 import argparse
 import json
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -212,7 +213,7 @@ def write_section(name: str):
     page, begin = DOCS / f"{section.page}.md", BEGIN.format(name=name)
     before, _, rest = page.read_text().partition(begin)
     parts = [begin, f"## {section.title}", f"Measured on {plain(found['processor'])}.", section.text(found)]
-    parts += [found["verdict"]] if "verdict" in found else []
+    parts += [textwrap.fill(found["verdict"], 120)] if "verdict" in found else []
     parts += [f"![{section.title}]({draw(name, found)})", END]
     after = rest.partition(END)[2].lstrip("\n")
     page.write_text(before.rstrip("\n") + "\n\n" + "\n\n".join(parts) + "\n" + (f"\n{after}" if after else ""))

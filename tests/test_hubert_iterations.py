@@ -252,8 +252,7 @@ def test_a_layer_that_the_models_lack_is_refused_before_the_first_is_trained(mak
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (dict(data={"units": ["somewhere"]}), "make their own units"),
-        (dict(data={"streaming": True}), "make their own units"),
+        (dict(data={"streaming": True}), "go over the audio many times"),
         (dict(iterations=0), "at least one of each"),
         (dict(teacher_layer=3), "no teacher is named"),
         (dict(layers=[1]), "one for each of 2 models"),

@@ -33,6 +33,7 @@ def speech(corpora):
     return [prepare_speech(load_speech(split), min_seconds=1, cache=True)[0] for split in splits]
 
 
+@pytest.mark.slow
 def test_wav2vec2_learns_to_pick_the_true_frame_on_real_speech(speech, tmp_path):
     """The short version of `examples/configs/wav2vec2_tiny.yaml`.
 
