@@ -22,7 +22,7 @@ from hf_ssl_speech.data.mixing import check_columns, mixed_stream, mixture_of
 from hf_ssl_speech.data.mixture_settings import CORPUS, as_pairs, split_name
 from hf_ssl_speech.data.pieces import recording_name
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
-from hf_ssl_speech.data.rows import TOO_SHORT, most_unusable, share_with_short
+from hf_ssl_speech.data.rows import TOO_SHORT, most_unusable, numbers, share_with_short
 from hf_ssl_speech.data.sources import available_splits, load_speech
 from hf_ssl_speech.data.voice import find_speech
 from hf_ssl_speech.recipes.inputs import SpeechDataArguments
@@ -271,7 +271,7 @@ def check_skipped(
 
 def _tell_cropping(dataset: Dataset, part: str, max_seconds: float, facts: dict[str, Any]):
     """Reports, in the log and the facts, how much of the audio an epoch uses if long rows are cropped."""
-    lengths = dataset.with_format("numpy")["num_samples"][:]
+    lengths = numbers(dataset, "num_samples")
     longest = round(max_seconds * SAMPLE_RATE)
     cropped = int((lengths > longest).sum())
     if cropped:
