@@ -16,16 +16,18 @@ from hf_ssl_speech.markdown import table
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, MEASURED = DOCS / "performance.md", DOCS / "measured"
 
-# What we aim at on a processor with bf16: how many times as fast as the peer, in float32 and bf16.
+# What we aim at, by what the processor computes with: how many times as fast as the peer, by precision.
 GOALS = {
-    ("wav2vec2", "small"): (1.9, 2.5),
-    ("wav2vec2", "base"): (1.3, 1.7),
-    ("hubert-100", "small"): (1.4, 1.8),
-    ("hubert-500", "small"): (1.9, 3.0),
+    "AVX512 with bf16": {
+        "float32": {"wav2vec2 small": 1.9, "wav2vec2 base": 1.3, "hubert-100 small": 1.4, "hubert-500 small": 1.9},
+        "bfloat16": {"wav2vec2 small": 2.5, "wav2vec2 base": 1.7, "hubert-100 small": 1.8, "hubert-500 small": 3.0},
+    },
+    "AVX2": {
+        "float32": {"wav2vec2 small": 1.6, "wav2vec2 base": 1.3, "hubert-100 small": 1.2, "hubert-500 small": 1.8},
+    },
 }
 # And which share of the rate of a matrix product.
-SHARES = {"small": (0.85, 0.85), "tiny": (0.75, 0.60)}
-PRECISIONS = ("float32", "bfloat16")
+SHARES = {"float32": {"small": 0.85, "tiny": 0.75}, "bfloat16": {"small": 0.85, "tiny": 0.60}}
 
 TEXT = """# Speed
 
@@ -37,28 +39,17 @@ The time is CPU time of one thread in the median of {rounds} rounds, in which ea
 order. The machine is shared, so figures of two runs differ more than those within one. `small` has 512 channels in its
 conv encoder here, as the papers have.
 
-Measured on {processor}: torch {torch}, transformers {transformers}, torchaudio {torchaudio}, glibc told to keep freed
-memory for both sides. The fastest matrix product, torch's or oneDNN's, reaches {float32:.0f} GFLOP/s in float32
-and {bfloat16:.0f} in bf16 there.
+*Goal* is what we aim at. *Memory* is what the forward pass keeps for the backward pass, as a share of what the other
+side keeps; the goal beside transformers is 60% in float32 and 50% in bf16. The operations of a step are counted by
+formula; divided by its time, they are a share of the rate that a large matrix product, torch's or oneDNN's, reaches.
 
-## Beside the stock steps
-
-{steps}
-
-`goal` is what we aim at. *Memory* is what the forward pass keeps for the backward pass, as a share of what the other
-side keeps; the goal beside transformers is 60% in float32 and 50% in bf16. Not measured yet: {missing}.
-
-## Beside the machine
-
-The operations of a step are counted by formula and divided by its time. The share is that of the rate above.
-
-{shares}
+{machines}
 
 {sections}
 
 ### Why the tiny size stays below its goals
 
-Of its step in bf16, a profile on this processor shows the gradients of convolutions with 26%, other matrix products
+Of its step in bf16, a profile on the processor with bf16 shows the gradients of convolutions with 26%, other matrix products
 with 33%, the convolutions with 10%, GELU and its gradient with 10% and softmax with 4%. With 96 channels oneDNN's
 convolutions reach 206 to 354 GFLOP/s and their gradients 160 to 323; what lies between the products moves memory and
 has no share in the count of operations. In float32 the gradients of convolutions, with 180 to 200, and products of
@@ -104,49 +95,64 @@ def milliseconds(case: dict, side: str) -> str:
     return f"{times['median'] * 1e3:,.0f} ({times['minimum'] * 1e3:,.0f} to {times['maximum'] * 1e3:,.0f})"
 
 
-def step_row(case: dict) -> list[str]:
-    peer = case["beside"]
-    goal = GOALS.get((case["objective"], case["size"]))
+def name_of(case: dict) -> str:
+    return f"{case['objective']} {case['size']}"
+
+
+def step_row(case: dict, goals: dict) -> list[str]:
+    peer, goal = case["beside"], goals.get(case["precision"], {}).get(name_of(case))
     return [
-        f"{case['objective']} {case['size']}, {case['audio']}",
+        f"{name_of(case)}, {case['audio']}",
         case["precision"],
         milliseconds(case, "ours"),
         f"{peer} {milliseconds(case, peer)}",
         f"**{case['times_as_fast']:.2f}**",
-        f"{goal[PRECISIONS.index(case['precision'])]:.1f}" if goal else "",
+        f"{goal:.1f}" if goal else "",
         f"{case['saved_megabytes']['ours'] / case['saved_megabytes'][peer]:.0%}",
     ]
 
 
 def share_row(case: dict) -> list[str]:
-    goal = SHARES.get(case["size"])
+    goal = SHARES[case["precision"]].get(case["size"])
     return [
-        f"{case['objective']} {case['size']}",
+        name_of(case),
         case["precision"],
         f"{case['gigaflop']:,.0f}",
         f"{case['audio_seconds_per_second']:.1f}",
         f"**{case['share_of_product']['ours']:.0%}**",
-        f"{goal[PRECISIONS.index(case['precision'])]:.0%}" if goal else "",
+        f"{goal:.0%}" if goal else "",
         f"{case['share_of_product'][case['beside']]:.0%}",
     ]
 
 
-def page() -> str:
-    # The sizes may have been measured one by one, on the same machine: it is told once.
-    results = [json.loads(file.read_text()) for file in sorted(MEASURED.glob("training_step*.json"))]
-    cases = [case for result in results for case in result["cases"]]
+def machine_section(results: list[dict]) -> str:
+    """What was measured on one machine, in one run or several."""
+    machine, cases = results[0]["machine"], [case for result in results for case in result["cases"]]
+    goals = next((found for name, found in GOALS.items() if machine["processor"].endswith(name)), {})
+    measured = {(name_of(case), case["precision"]) for case in cases}
+    missing = [f"{name} {each}" for each, names in goals.items() for name in names if (name, each) not in measured]
+    rates = [f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in results[0]["product_rate"].items()]
     steps = ["step", "precision", "ours, ms", "beside, ms", "times as fast", "goal", "memory"]
     shares = ["step", "precision", "GFLOP", "seconds of audio a second", "share", "goal", "share of the other side"]
-    measured = {(case["objective"], case["size"], case["precision"]) for case in cases}
-    wanted = [(*step, precision) for step in GOALS for precision in PRECISIONS]
-    missing = ", ".join(" ".join(step) for step in wanted if step not in measured)
+    return f"""## Training steps on {machine["processor"]}
+
+torch {machine["torch"]}, transformers {machine["transformers"]}, torchaudio {machine["torchaudio"]}; glibc told to keep
+freed memory for both sides. A large matrix product reaches {" and ".join(rates)}.
+Not measured yet: {", ".join(missing) or "nothing"}.
+
+{table(steps, [step_row(case, goals) for case in cases])}
+
+{table(shares, [share_row(case) for case in cases])}"""
+
+
+def page() -> str:
+    results = [json.loads(file.read_text()) for file in sorted(MEASURED.glob("training_step*.json"))]
+    machines: dict[str, list[dict]] = {}
+    for result in results:
+        machines.setdefault(result["machine"]["processor"], []).append(result)
     return TEXT.format(
-        missing=missing or "nothing",
-        **results[0]["machine"],
-        **{precision: rate / 1e9 for precision, rate in results[0]["product_rate"].items()},
-        rounds=min(case["rounds"] for case in cases),
-        steps=table(steps, [step_row(case) for case in cases]),
-        shares=table(shares, [share_row(case) for case in cases]),
+        rounds=min(case["rounds"] for result in results for case in result["cases"]),
+        machines="\n\n".join(map(machine_section, machines.values())),
         sections=sections(MEASURED),
     )
 

@@ -30,6 +30,7 @@ from hf_ssl_speech.data.batching import DurationBatchSampler
 from hf_ssl_speech.data.data_facts import SkipReport, split_facts
 from hf_ssl_speech.data.mixing import mixture_of
 from hf_ssl_speech.data.preparing import prepare_speech
+from hf_ssl_speech.data.rows import numbers
 from hf_ssl_speech.files import write_json
 from hf_ssl_speech.markdown import table
 from hf_ssl_speech.units.kmeans_units import _choose
@@ -89,7 +90,7 @@ def run_stage(stage: str, path: Path) -> dict[str, Any]:
     elif stage == "mixing":
         mixture_of(rows, WEIGHTS, {}, MAX_SECONDS).draw(1, seed=0)
     elif stage == "batching":
-        lengths = rows.with_format("numpy")["num_samples"][:]
+        lengths = numbers(rows, "num_samples")
         settings = {"batch_seconds": BATCH_SECONDS, "max_seconds": MAX_SECONDS}
         next(iter(DurationBatchSampler(lengths, **settings, mixture=mixture_of(rows, WEIGHTS, {}, MAX_SECONDS))))
     elif stage == "sampling":

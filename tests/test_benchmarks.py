@@ -17,7 +17,13 @@ from hf_ssl_speech.recipes.arguments import (
     PayoffArguments,
     UnitArguments,
 )
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import (
+    SpeechCTCModelArguments,
+    SpeechDataArguments,
+    SpeechModelArguments,
+    SpeechPreTrainingDataArguments,
+    SpeechTextArguments,
+)
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments, SpeechPreTrainingArguments
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -98,10 +104,10 @@ def test_the_commands_for_one_gpu_are_understood_and_those_that_take_too_long_ar
     made = benchmark("one_gpu")
     made.main(["--corpora", "/corpora", "--dry_run"])
     lines = capsys.readouterr().out.splitlines()
-    text = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
+    text = (SpeechCTCModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
     kinds = {
         "units": (SpeechDataArguments, UnitArguments),
-        "pretrain": (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments),
+        "pretrain": (SpeechModelArguments, SpeechPreTrainingDataArguments, SpeechPreTrainingArguments),
         "payoff": (PayoffArguments, LabelEfficiencyArguments, *text),
     }
     assert len(lines) == 6
@@ -135,10 +141,10 @@ def test_a_made_index_goes_through_every_stage_that_comes_before_a_model(benchma
 @pytest.mark.parametrize("name", ["student", "continued"])
 def test_the_commands_of_a_measurement_are_understood_and_what_they_need_is_made_before(name, benchmark, monkeypatch):
     made, found = benchmark(name), {}
-    text = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
+    text = (SpeechCTCModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
     kinds = {
         "units": (SpeechDataArguments, UnitArguments),
-        "pretrain": (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments),
+        "pretrain": (SpeechModelArguments, SpeechPreTrainingDataArguments, SpeechPreTrainingArguments),
         "distil": (DistillationArguments, SpeechDataArguments, SpeechPreTrainingArguments),
         "payoff": (PayoffArguments, LabelEfficiencyArguments, *text),
         "label-efficiency": (LabelEfficiencyArguments, *text),

@@ -23,7 +23,13 @@ from hf_ssl_speech.commands.parsing import as_tokens, parse_arguments
 from hf_ssl_speech.markdown import code, plain, table
 from hf_ssl_speech.models import installing
 from hf_ssl_speech.models.classes import CONFIGS
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import (
+    SpeechCTCModelArguments,
+    SpeechDataArguments,
+    SpeechModelArguments,
+    SpeechPreTrainingDataArguments,
+    SpeechTextArguments,
+)
 from hf_ssl_speech.records import read_record, write_record
 from hf_ssl_speech.training.paper_settings import SETTINGS, compare_with_paper
 from hf_ssl_speech.training.recipe import settings_of
@@ -197,7 +203,7 @@ def test_a_model_in_transformers_own_form_is_used_without_this_package(tmp_path,
 @pytest.mark.parametrize("name", ["wav2vec2_base", "wav2vec2_large", "hubert_base", "hubert_large"])
 def test_the_published_configurations_depart_in_nothing(name, tmp_path, monkeypatch):
     monkeypatch.setenv("LIBRILIGHT", "somewhere")
-    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
+    kinds = (SpeechModelArguments, SpeechPreTrainingDataArguments, SpeechPreTrainingArguments)
     options = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
     model_args, _, args = parse_arguments([str(ROOT / f"examples/configs/{name}.yaml"), *options], *kinds)
     fields = {"num_units": [500]} if name == "hubert_large" else {}
@@ -232,7 +238,7 @@ COMPARED_IN_CTC = {
 
 def ctc_record(file: Path, folder: Path, config_class=SSLWav2Vec2Config, size="base", **changes) -> dict:
     """What a run with a configuration file would record, with some of its settings changed."""
-    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
+    kinds = (SpeechCTCModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
     fields = {name: changes.pop(name) for name in list(changes) if hasattr(config_class, name)}
     options = [token for name, value in changes.items() for token in as_tokens(name, value)]
     options += ["--output_dir", str(folder), "--use_cpu", "--bf16", "false"]

@@ -24,12 +24,18 @@ from hf_ssl_speech.recipes.arguments import (
     HubertIterationsArguments,
     LabelEfficiencyArguments,
 )
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import (
+    SpeechCTCModelArguments,
+    SpeechDataArguments,
+    SpeechModelArguments,
+    SpeechPreTrainingDataArguments,
+    SpeechTextArguments,
+)
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments, SpeechPreTrainingArguments
 
 ROOT = Path(__file__).parents[1]
-PRETRAIN_KINDS = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
-CTC_KINDS = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
+PRETRAIN_KINDS = (SpeechModelArguments, SpeechPreTrainingDataArguments, SpeechPreTrainingArguments)
+CTC_KINDS = (SpeechCTCModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
 OF_DATACLASSES = {
     "pretrain", "units", "features", "hubert", "distil", "finetune", "label-efficiency", "probe", "evaluate", "ngram",
     "tune-decoder", "align",
@@ -67,7 +73,7 @@ def test_every_argument_has_a_description(name, option, capsys):
 def test_the_help_of_a_run_begins_with_what_people_set_and_leaves_the_rest_to_help_all(capsys):
     short, full = help_of("finetune", capsys), help_of("finetune", capsys, "--help-all")
     titles = [line.partition(" (")[0].rstrip(":") for line in short.splitlines() if re.fullmatch(r"\w.*:", line)]
-    given = ["Which model is trained", "Which audio is used", "How transcripts are normalised and spelt"]
+    given = ["Which model is fine-tuned", "Which audio is used", "How transcripts are normalised and spelt"]
     assert titles == [*given, "Recipe", "Hardware", "Output, logs and checks", "Several devices"]
     assert re.search(r"--learning_rate NUMBER .*\n? *\(default:\s+3e-05\)", short)
     for rare in ("--adam_beta1", "--hub_token", "--deepspeed"):
@@ -102,6 +108,8 @@ print("LOADED", [module for module in {heavy!r} if module in sys.modules])
         (["pretrain", "mine.yaml"], "There is no configuration mine.yaml."),
         (["pretrain", "--num_processes", "none"], "--num_processes is none: give a whole number, 1 or more."),
         (["card", "runs/x", "--licence", "mit"], "There is no argument --licence. Did you mean --license?"),
+        (["finetune", "--units", "runs/units"], "There is no argument --units."),
+        (["pretrain", "--lora", "{}"], "There is no argument --lora."),
         (["card"], "The following arguments are required: folder"),
         (["align", "--limit", "few"], "Argument --limit: 'few' is not a whole number"),
     ],

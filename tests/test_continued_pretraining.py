@@ -17,7 +17,7 @@ from hf_ssl_speech import (
 )
 from hf_ssl_speech.data.data_facts import split_facts
 from hf_ssl_speech.data.feature_extractor import feature_extractor_for
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments
+from hf_ssl_speech.recipes.inputs import SpeechModelArguments, SpeechPreTrainingDataArguments
 from hf_ssl_speech.recipes.pretraining import make_model, pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.starting_points import find_objective, hours_seen_by
@@ -82,7 +82,7 @@ def test_only_a_fresh_codebook_begins_warm(save_stock):
 
 def test_hubert_gets_a_fresh_head_of_as_many_units_as_the_data_has(save_stock):
     model_args = SpeechModelArguments(model_name_or_path=save_stock(HubertModel))
-    data_args = SpeechDataArguments(train_data=["x"], unit_columns=["units"])
+    data_args = SpeechPreTrainingDataArguments(train_data=["x"], unit_columns=["units"])
     with pytest.raises(ValueError, match="The number of units in the columns units"):
         UnitLabels.load(model_args, data_args)
     assert make_model(model_args, num_units=[7]).unit_embeddings[0].weight.shape == (7, 256)

@@ -78,13 +78,13 @@ def test_a_gradient_that_is_no_number_ends_the_run_before_its_update_and_is_trac
     trainer.add_callback(Spoil())
     with pytest.raises(UnhealthyRun, match=r"`hf-ssl-speech replay .*failed-step`"):
         trainer.train()
-    assert trainer.state.global_step == 1 and "no number" not in capsys.readouterr().out
+    assert trainer.state.global_step == 1 and "not finite" not in capsys.readouterr().out
     assert all(weight.isfinite().all() for name, weight in tiny_wav2vec2.named_parameters() if "layers.1" not in name)
     record = read_record(tmp_path)
     assert record["status"] == "failed" and "diverged" in record["cause"]
     run("replay", [str(tmp_path / "failed-step")])
     told = capsys.readouterr().out
-    assert "first output that is no number: wav2vec2.encoder.layers.1.final_layer_norm" in told
+    assert "first output that is not finite: wav2vec2.encoder.layers.1.final_layer_norm" in told
     assert "All is as it was in the run." in told
     shutil.rmtree(tmp_path / "failed-step")
     with pytest.raises(ValueError, match="holds no update that failed"):

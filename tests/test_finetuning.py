@@ -39,7 +39,7 @@ from hf_ssl_speech import (
 )
 from hf_ssl_speech.commands.ending import tidy_errors
 from hf_ssl_speech.recipes.finetuning import Transcripts, make_recognizer
-from hf_ssl_speech.recipes.inputs import SpeechModelArguments
+from hf_ssl_speech.recipes.inputs import SpeechCTCModelArguments
 from hf_ssl_speech.recognition.metrics import show_edits
 from hf_ssl_speech.records import read_record
 from hf_ssl_speech.training.ctc_trainer import edit_statistics
@@ -204,7 +204,7 @@ def test_fine_tuning_goes_on_from_a_head_without_outputs_for_its_tokenizers_spec
     head = make_tiny(SSLWav2Vec2ForCTC, vocab_size=5, pad_token_id=4)
     head.save_pretrained(tmp_path / "old")
     transcripts = Transcripts(processor, TextNormalization(), {})
-    model = make_recognizer(SpeechModelArguments(model_name_or_path=str(tmp_path / "old")), transcripts)
+    model = make_recognizer(SpeechCTCModelArguments(model_name_or_path=str(tmp_path / "old")), transcripts)
     assert (model.config.vocab_size, model.config.pad_token_id, len(tokenizer)) == (5, 4, 7)
     assert torch.equal(model.lm_head.weight, head.lm_head.weight)
     SpeechCTCTrainer(model, SpeechCTCTrainingArguments(output_dir=str(tmp_path / "new"), **FINETUNING, use_cpu=True),

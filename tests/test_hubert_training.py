@@ -24,7 +24,7 @@ from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.data.features import MfccFeatures
 from hf_ssl_speech.data.preparing import prepare_speech
 from hf_ssl_speech.recipes.arguments import HubertIterationsArguments
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments
+from hf_ssl_speech.recipes.inputs import SpeechModelArguments, SpeechPreTrainingDataArguments
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
 
 ROOT = Path(__file__).parents[1]
@@ -148,18 +148,22 @@ def test_a_complete_run_has_its_model(folder, tmp_path, monkeypatch):
         ({}, {}, "neither were given"),
         ({}, {"units": ["a"], "unit_columns": ["b"]}, "both were given"),
         ({}, {"unit_columns": ["units"]}, "The number of units in the columns units"),
-        ({}, {"units": ["no-such-folder/at-all/here"]}, "No unit set can be loaded"),
+        (
+            {},
+            {"units": ["no-such-folder/at-all/here"]},
+            "There is no folder no-such-folder/at-all/here",
+        ),
         ({"objective": "wav2vec2"}, {"units": ["a"]}, "needs no units"),
     ],
 )
 def test_what_is_missing_or_too_much_is_said_before_the_data_is_read(model, data, message):
     model_args = SpeechModelArguments(**{"objective": "hubert", **model})
     with pytest.raises(ValueError, match=message):
-        UnitLabels.load(model_args, SpeechDataArguments(["speech"], **data))
+        UnitLabels.load(model_args, SpeechPreTrainingDataArguments(["speech"], **data))
 
 
 def test_wav2vec2_needs_no_units():
-    assert UnitLabels.load(SpeechModelArguments(), SpeechDataArguments(["speech"])) is None
+    assert UnitLabels.load(SpeechModelArguments(), SpeechPreTrainingDataArguments(["speech"])) is None
 
 
 def test_units_of_another_frame_rate_are_refused(folder):
@@ -208,7 +212,7 @@ def test_a_column_that_holds_no_units_is_refused(prepared, units, message):
 @pytest.mark.usefixtures("named_corpora")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_understood(path, tmp_path):
-    kinds = [SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments]
+    kinds = [SpeechModelArguments, SpeechPreTrainingDataArguments, SpeechPreTrainingArguments]
     if "iterations" in path.stem:
         kinds.append(HubertIterationsArguments)
     tokens = [str(path), "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]

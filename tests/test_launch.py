@@ -20,7 +20,7 @@ from hf_ssl_speech.recipes.arguments import (
     HubertIterationsArguments,
     LabelEfficiencyArguments,
 )
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import SpeechModelArguments, SpeechPreTrainingDataArguments, SpeechTextArguments
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.yaml"))
@@ -128,7 +128,7 @@ def test_two_nodes_train_one_model(audio_folder, tmp_path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_understood(path, tmp_path):
     is_student = path.stem.startswith("distil")
-    kinds = (DistillationArguments if is_student else SpeechModelArguments, SpeechDataArguments)
+    kinds = (DistillationArguments if is_student else SpeechModelArguments, SpeechPreTrainingDataArguments)
     is_ctc = path.stem.startswith(("ctc", "label_efficiency"))
     kinds += (SpeechCTCTrainingArguments,) if is_ctc else (SpeechPreTrainingArguments,)
     kinds += (HubertIterationsArguments,) if "iterations" in path.stem else ()
@@ -154,7 +154,7 @@ def test_every_config_is_understood(path, tmp_path):
 def test_updates_of_published_size_have_the_published_hours(name, hours, tmp_path):
     path = ROOT / "examples" / "configs" / f"{name}.yaml"
     training = SpeechCTCTrainingArguments if "ctc" in name else SpeechPreTrainingArguments
-    kinds = (SpeechModelArguments, SpeechDataArguments, training)
+    kinds = (SpeechModelArguments, SpeechPreTrainingDataArguments, training)
     overrides = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
     _, _, arguments = parse_arguments([str(path), *overrides], *kinds)
     assert arguments.batch_seconds * arguments.batches_per_update / 3600 == pytest.approx(hours, rel=1e-3)

@@ -15,7 +15,7 @@ COMMON = {
     "--dropped": (("--config", '{"layerdrop": 1}'), "layerdrop is 1: nothing passes through"),
     "--drop": (("--config", '{"layerdrop": 1.5}'), "layerdrop is 1.5; expected"),
     "--field": (("--config", '{"hiden_size": 192}'), "no field hiden_size. Did you mean hidden_size?"),
-    "--json": (("--config", '{"hidden_size": '), "no JSON object .*: write it like"),
+    "--json": (("--config", '{"hidden_size": '), "not a JSON object .*: write it like"),
     "--preset": (("--preset", "huge"), "no preset 'huge': choose one of tiny, small, base, large"),
     "--attention": (("--attn_implementation", "flush"), "flush"),
     "--start": (("--model_name_or_path", "./nowhere"), "nowhere"),

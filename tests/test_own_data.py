@@ -222,8 +222,8 @@ def test_what_is_wrong_in_a_kaldi_directory_is_named(tmp_path, file, lines, mess
         ("t.csv", "path,text\na.wav,one\nb.wav\n", r"Line 3 of .*t.csv has 1 fields, but the first line names 2"),
         ("t.csv", 'path,text\na.wav,"one\nb.wav,two\n', r"Line 2 of .*t.csv is no CSV"),
         ("t.tsv", "path\ttext\na.wav\tone\tmore\n", r"Line 2 of .*t.tsv has 3 fields"),
-        ("t.jsonl", '{"path": "a.wav"}\n{"path": \n', r"Line 2 of .*t.jsonl is no JSON"),
-        ("t.jsonl", '{"path": "a.wav"}\n[1]\n', r"Line 2 of .*t.jsonl is no JSON object"),
+        ("t.jsonl", '{"path": "a.wav"}\n{"path": \n', r"Line 2 of .*t.jsonl is not JSON"),
+        ("t.jsonl", '{"path": "a.wav"}\n[1]\n', r"Line 2 of .*t.jsonl is not a JSON object"),
         ("t.csv", "name,words\nx,y\n", r"no column 'audio'.*audio_column.*'name', 'words'"),
     ],
 )

@@ -25,7 +25,13 @@ from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.data.batching import DurationBatchSampler
 from hf_ssl_speech.data.data_facts import SkipReport, split_facts, stream_facts
 from hf_ssl_speech.data.preparing import prepare_stream
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import (
+    SpeechCTCModelArguments,
+    SpeechDataArguments,
+    SpeechModelArguments,
+    SpeechPreTrainingDataArguments,
+    SpeechTextArguments,
+)
 from hf_ssl_speech.recipes.pretraining import pretrain
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.unit_labels import UnitLabels
@@ -182,7 +188,7 @@ def test_a_run_that_ends_before_its_first_evaluation_is_a_warning(make_arguments
 @pytest.mark.usefixtures("named_corpora")
 @pytest.mark.parametrize("name", ["wav2vec2_base", "wav2vec2_large", "wav2vec2_small", "hubert_base", "hubert_large"])
 def test_a_published_recipe_fits_a_twentieth_of_its_updates(name, tmp_path):
-    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments)
+    kinds = (SpeechModelArguments, SpeechPreTrainingDataArguments, SpeechPreTrainingArguments)
     full = parse_arguments([name, "--use_cpu", "true"], *kinds)[-1]
     short = parse_arguments([name, "--use_cpu", "true", "--max_steps", str(full.max_steps // 20)], *kinds)[-1]
     for args, part in ((full, 1), (short, 20)):
@@ -193,7 +199,7 @@ def test_a_published_recipe_fits_a_twentieth_of_its_updates(name, tmp_path):
 @pytest.mark.usefixtures("named_corpora")
 @pytest.mark.parametrize("name", ["ctc_10min", "ctc_1h", "ctc_10h"])
 def test_an_encoder_rests_for_10_000_updates_and_in_a_shorter_run_for_the_same_share(name):
-    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
+    kinds = (SpeechCTCModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
     args = parse_arguments([name, "--use_cpu", "true"], *kinds)[-1]
     assert args.frozen_updates(args.max_steps) == 10_000
     assert args.frozen_updates(args.max_steps // 20) == 500

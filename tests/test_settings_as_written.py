@@ -15,7 +15,11 @@ from hf_ssl_speech.commands.parsing import PATHS, parse_arguments
 from hf_ssl_speech.commands.tune_decoder import TuningArguments
 from hf_ssl_speech.file_names import expanded
 from hf_ssl_speech.recipes.arguments import HubertIterationsArguments, UnitArguments
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import (
+    SpeechCTCModelArguments,
+    SpeechPreTrainingDataArguments,
+    SpeechTextArguments,
+)
 
 NO_PATHS = {
     "objective", "preset", "config", "lora", "attn_implementation", "train_split", "validation_split",
@@ -74,10 +78,10 @@ def test_an_empty_value_takes_back_what_the_yaml_sets(tmp_path):
 
 def test_units_give_way_to_columns(tmp_path):
     yaml = "train_data: [a]\nunits: [runs/units]\n"
-    data = read(tmp_path, yaml, "--units", "", "--unit_columns", "units", kind=SpeechDataArguments)
+    data = read(tmp_path, yaml, "--units", "", "--unit_columns", "units", kind=SpeechPreTrainingDataArguments)
     assert (data.units, data.unit_columns) == (None, ["units"])
     with pytest.raises(ValueError, match="train_data"):
-        read(tmp_path, yaml, "--train_data", "", kind=SpeechDataArguments)
+        read(tmp_path, yaml, "--train_data", "", kind=SpeechPreTrainingDataArguments)
 
 
 def test_text_settings_come_from_yaml_too(tmp_path):
@@ -170,7 +174,7 @@ def test_no_command_takes_a_variable_that_is_not_set(words, tmp_path, monkeypatc
 
 def test_of_every_text_setting_it_is_said_whether_it_is_a_path():
     kinds = (
-        *(SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments),
+        *(SpeechCTCModelArguments, SpeechPreTrainingDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments),
         *(SpeechPreTrainingArguments, HubertIterationsArguments, UnitArguments),
         *(AlignmentArguments, EvaluationArguments, NGramArguments, TuningArguments),
     )

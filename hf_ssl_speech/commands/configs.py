@@ -10,6 +10,7 @@ arguments on the command line override it.
 
 from __future__ import annotations
 
+import os
 from itertools import groupby
 
 from hf_ssl_speech.commands.command_parser import CommandParser, path_type
@@ -32,6 +33,8 @@ def main(argv: list[str]):
     if arguments.file is None:
         print(content, end="")
         return
+    if os.path.exists(arguments.file):
+        raise ValueError(f"{arguments.file} exists already: give a new file's name.")
     with open(arguments.file, "x", encoding="utf-8") as file:  # the user's own settings are never overwritten
         file.write(content)
     print(f"{arguments.name} was copied to {arguments.file}")

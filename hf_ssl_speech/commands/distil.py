@@ -31,8 +31,6 @@ def main(argv: list[str]):
 
     log_on_the_first_process(args.process_index)
     set_seed(args.seed)
-    if data_args.units or data_args.unit_columns:
-        raise ValueError("A student learns layers of its teacher, not units: leave out units and unit_columns.")
 
     source = student_args.teacher
     teacher = load_teacher(source)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.commands.talking import log_on_the_first_process
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import SpeechCTCModelArguments, SpeechDataArguments, SpeechTextArguments
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 
 
 def main(argv: list[str]):
     """A try of the model, data, vocabulary, model, labels, training, in this order."""
-    kinds = (SpeechModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
+    kinds = (SpeechCTCModelArguments, SpeechDataArguments, SpeechTextArguments, SpeechCTCTrainingArguments)
     model_args, data_args, text_args, args = parse_arguments(argv, *kinds, about=__doc__, launched=True)
     from transformers import set_seed
 

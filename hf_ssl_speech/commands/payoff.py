@@ -13,7 +13,7 @@ from __future__ import annotations
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.commands.talking import log_on_the_first_process
 from hf_ssl_speech.recipes.arguments import LabelEfficiencyArguments, PayoffArguments
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import SpeechCTCModelArguments, SpeechDataArguments, SpeechTextArguments
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
 
 
@@ -23,7 +23,7 @@ def main(argv: list[str]):
         argv,
         PayoffArguments,
         LabelEfficiencyArguments,
-        SpeechModelArguments,
+        SpeechCTCModelArguments,
         SpeechDataArguments,
         SpeechTextArguments,
         SpeechCTCTrainingArguments,

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from hf_ssl_speech.commands.parsing import parse_arguments
 from hf_ssl_speech.commands.talking import log_on_the_first_process
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments
+from hf_ssl_speech.recipes.inputs import SpeechModelArguments, SpeechPreTrainingDataArguments
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 
 
 def main(argv: list[str]):
     """Model, data, training, in this order: problems with the model show before the data is prepared."""
-    model_args, data_args, args = parse_arguments(
-        argv, SpeechModelArguments, SpeechDataArguments, SpeechPreTrainingArguments, about=__doc__, launched=True
-    )
+    kinds = (SpeechModelArguments, SpeechPreTrainingDataArguments, SpeechPreTrainingArguments)
+    model_args, data_args, args = parse_arguments(argv, *kinds, about=__doc__, launched=True)
     from transformers import set_seed
 
     from hf_ssl_speech.data.feature_extractor import feature_extractor_for
@@ -36,7 +35,7 @@ def main(argv: list[str]):
         units.check_rate(model.config)
     start = model_args.model_name_or_path
     feature_extractor = feature_extractor_for(model.config, start)
-    train, validation = load_data(model, data_args, args)
+    train, validation = load_data(model, data_args, args, data_args.unit_columns or ())
     if units:  # what HuBERT predicts
         train, validation = units.label(train, args), units.label(validation, args)
     pretrain(model, args, train, validation, processing_class=feature_extractor, units=units, start=start)

@@ -1,8 +1,8 @@
-"""Computes the update again at which a run went wrong, and tells where the first value that is no number appears.
+"""Computes the update again at which a run went wrong, and tells where the first value that is not finite appears.
 
     hf-ssl-speech replay runs/hubert/failed-step
 
-A run whose gradient is no number ends before that update, and keeps weights, batches and random states of it in
+A run whose gradient is not finite ends before that update, and keeps weights, batches and random states of it in
 `failed-step`. On a CPU all updates are looked at; elsewhere only with `--keep_failed_step true`.
 """
 
@@ -28,7 +28,7 @@ def main(argv: list[str]):
         + ("" if found.kept_norm is None else f"; in the run {found.kept_norm:.9g}")
     )
     print("All is as it was in the run." if found.is_exact else "Not all is as it was in the run, to the last bit.")
-    print(f"The first output that is no number: {found.first or 'none'}")
+    print(f"The first output that is not finite: {found.first or 'none'}")
     if found.weights:
         more = f" and {len(found.weights) - 5} more" if len(found.weights) > 5 else ""
-        print(f"Weights whose gradient is no number: {', '.join(found.weights[:5])}{more}")
+        print(f"Weights whose gradient is not finite: {', '.join(found.weights[:5])}{more}")

@@ -12,6 +12,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 # padding than batches cut from the sorted rows. In wider buckets, batches differ more from epoch to epoch.
 BUCKET_WIDTHS = (0.16, 0.12, 0.08, 0.06, 0.04, 0.03, 0.02, 0.01)
 PADDING_FOR_VARIETY = 0.01
+ENOUGH_ROWS = 500_000  # to find that width for any number of rows
 
 
 class Epoch(NamedTuple):
@@ -51,20 +52,18 @@ class Plan:
         starts: The places where a batch begins.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_seconds: float, equal: bool = False):
+    def __init__(
+        self, lengths: np.ndarray, batch_seconds: float, equal: bool = False, bucket_width: float | None = None
+    ):
         self.order = ordered(-lengths)
         falling = lengths[self.order]
         batch_samples = round(batch_seconds * SAMPLE_RATE)
-        of_one_length = np.flatnonzero(np.diff(falling, prepend=-1))
         if equal:
-            self._share_out(falling, of_one_length, batch_samples)
+            self._share_out(falling, bucket_starts(falling, 0), batch_samples)
             return
-        self._cut(falling, of_one_length, batch_samples)  # no wider buckets: sorted rows
-        most_padding = self._padding(lengths, None) + PADDING_FOR_VARIETY
-        for width in BUCKET_WIDTHS:
-            self._cut(falling, bucket_starts(falling, width), batch_samples)
-            if self._padding(lengths, np.random.default_rng(0)) <= most_padding:
-                break
+        if bucket_width is None:
+            bucket_width = widest_buckets(falling[:: -(-len(falling) // ENOUGH_ROWS)], batch_seconds)
+        self._cut(falling, bucket_starts(falling, bucket_width), batch_samples)
 
     def _cut(self, falling: np.ndarray, buckets: np.ndarray, batch_samples: int):
         """A batch may go on into the next bucket, but costs what its first row does."""
@@ -85,11 +84,6 @@ class Plan:
             for start, count, number in zip(buckets.tolist(), rows.tolist(), batches.tolist())
         ]
         self.buckets, self.starts = buckets, np.concatenate(parts)
-
-    def _padding(self, lengths: np.ndarray, rng: np.random.Generator | None) -> float:
-        """The share of samples that is padding."""
-        rows, longest, _ = self.deal(rng).sizes(lengths)
-        return float(1 - lengths.sum() / (rows * longest).sum())
 
     def deal(self, rng: np.random.Generator | None = None) -> Epoch:
         """The batches, longest first; with `rng`, rows shuffled inside their buckets and batches among each other."""
@@ -114,8 +108,22 @@ def ordered(values: np.ndarray) -> np.ndarray:
     return np.argsort(values, kind="stable") if (in_order[1:] == in_order[:-1]).any() else order
 
 
+def widest_buckets(lengths: np.ndarray, batch_seconds: float) -> float:
+    """The width of the buckets for rows of these lengths."""
+
+    def padding(width: float, rng: np.random.Generator | None) -> float:
+        rows, longest, samples = Plan(lengths, batch_seconds, bucket_width=width).deal(rng).sizes(lengths)
+        return float(1 - samples.sum() / (rows * longest).sum())
+
+    most_padding = padding(0, None) + PADDING_FOR_VARIETY
+    widths = (width for width in BUCKET_WIDTHS if padding(width, np.random.default_rng(0)) <= most_padding)
+    return next(widths, BUCKET_WIDTHS[-1])
+
+
 def bucket_starts(falling: np.ndarray, width: float) -> np.ndarray:
-    """Cuts lengths, longest first, into buckets: the places where one begins."""
+    """Cuts lengths, longest first, into buckets: the places where one begins. Without width, each has one length."""
+    if not width:
+        return np.flatnonzero(np.diff(falling, prepend=-1))
     starts, place = [], 0
     rising = falling[::-1]
     while place < len(falling):

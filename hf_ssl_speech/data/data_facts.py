@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.mixture_settings import CORPUS, split_name
+from hf_ssl_speech.data.rows import numbers
 from hf_ssl_speech.records import as_path, without_secrets
 
 NAMES_SHOWN = 4
@@ -67,7 +68,7 @@ def split_facts(source: str | Sequence[str], dataset: Dataset, report: SkipRepor
 
     Without a report, as of rows that were prepared elsewhere, nothing is said of what was left out.
     """
-    samples = dataset.with_format("numpy")["num_samples"][:]
+    samples = numbers(dataset, "num_samples")
     return (
         {
             "source": _shown(source),

@@ -19,7 +19,9 @@ from datasets import Dataset, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.batch_plan import ordered
 from hf_ssl_speech.data.mixture_settings import CORPUS, as_pairs
+from hf_ssl_speech.data.rows import numbers
 
 COPY = "copy"  # the column of a stream that counts the passes over a corpus
 UNKNOWN = "unknown"
@@ -61,11 +63,13 @@ class Mixture:
         rules: Mapping[str, Mapping[str, float] | float],
     ):
         self.lengths = lengths
-        codes = np.stack([columns[level][0] for level in rules])
-        keys, groups = np.unique(codes, axis=1, return_inverse=True)
-        names = [tuple(columns[level][1][code] for level, code in zip(rules, key)) for key in keys.T]
-        order = np.argsort(groups.reshape(-1), kind="stable")
-        rows = np.split(order, np.cumsum(np.bincount(groups.reshape(-1)))[:-1])
+        sizes = [len(columns[level][1]) for level in rules]
+        codes = np.ravel_multi_index([columns[level][0] for level in rules], sizes)
+        order = ordered(codes)
+        groups = np.flatnonzero(np.diff(codes[order], prepend=-1))
+        rows = np.split(order, groups[1:])
+        keys = np.transpose(np.unravel_index(codes[order[groups]], sizes))
+        names = [tuple(columns[level][1][code] for level, code in zip(rules, key)) for key in keys]
         samples = [int(lengths[members].sum()) for members in rows]
         shares = _shares(dict(zip(names, samples)), list(rules.items()))
         # Whatever the order of the levels, the corpus is told first.
@@ -83,8 +87,8 @@ class Mixture:
         """
         drawn = [pair for part in self.parts for pair in self._stretch(part, epoch, seed)]
         rows, passes = map(np.concatenate, zip(*drawn))
-        order = np.lexsort((passes, rows))
-        return rows[order], passes[order]
+        in_order = np.sort(rows * (passes.max() + 1) + passes)  # each pair is one number, and comes once
+        return np.divmod(in_order, passes.max() + 1)
 
     def _stretch(self, part: Part, epoch: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         wanted = round(part.share * self.samples)
@@ -151,7 +155,7 @@ def mixture_of(
     if not rules:
         return None
     check_columns(dataset.column_names, list(rules))
-    lengths = dataset.with_format("numpy")["num_samples"][:].astype(np.int64)
+    lengths = numbers(dataset, "num_samples").astype(np.int64)
     if max_seconds is not None:
         lengths = np.minimum(lengths, round(max_seconds * SAMPLE_RATE))
     return Mixture(lengths, {level: _values(dataset, level) for level in rules}, rules)

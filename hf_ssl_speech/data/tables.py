@@ -214,7 +214,7 @@ def _json_rows(text: str, path: str) -> Iterator[dict[str, Any]]:
                 row = json.loads(line, parse_constant=_missing, object_pairs_hook=partial(_once, where))
                 _check_characters(row, where)
                 if not isinstance(row, dict):
-                    raise ValueError(f"Line {number:,} of {path} is no JSON object: {line[:80]!r}.")
+                    raise ValueError(f"Line {number:,} of {path} is not a JSON object: {line[:80]!r}.")
                 yield row
     except json.JSONDecodeError as error:
         if is_json(text):
@@ -222,7 +222,7 @@ def _json_rows(text: str, path: str) -> Iterator[dict[str, Any]]:
                 f"{path} holds one JSON value: write an object for each row, in lines or a list."
             ) from error
         number = error.lineno if text.lstrip().startswith("[") else number
-        raise ValueError(f"Line {number:,} of {path} is no JSON: {error.msg}.") from error
+        raise ValueError(f"Line {number:,} of {path} is not JSON: {error.msg}.") from error
 
 
 def is_json(text: str) -> bool:

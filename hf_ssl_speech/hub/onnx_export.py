@@ -39,7 +39,7 @@ def export_onnx(model: PreTrainedModel | str | os.PathLike, path: str | os.PathL
     The graph takes `input_values` (float32) and `attention_mask` (int64, 1 on real samples), both `(batch, samples)`,
     and returns `logits` or `last_hidden_state`. A padded row has the same outputs as alone. The file's metadata hold
     `sampling_rate`, `normalize` (whether each waveform is brought to mean 0 and variance 1) and, of a CTC model in a
-    folder, `tokens` (a JSON list), `blank` and `word_delimiter`.
+    folder, `tokens` (a JSON list of what each output writes: nothing for special tokens), `blank` and `word_delimiter`.
 
     Args:
         model: A model, ours or stock, or its folder or Hub id; of a pretraining model the encoder is written.
@@ -115,7 +115,9 @@ def _facts(model: SSLSpeechPreTrainedModel, source: str | os.PathLike | None) ->
     facts = {"sampling_rate": f"{SAMPLE_RATE}", "normalize": json.dumps(bool(extractor.do_normalize))}
     if processor:
         tokenizer = processor.tokenizer
-        tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        unsaid = {*tokenizer.all_special_ids} - {tokenizer.word_delimiter_token_id}
+        tokens = ["" if token in unsaid else name for token, name in enumerate(names)]
         facts |= {"tokens": json.dumps(tokens), "blank": f"{model.config.pad_token_id}"}
         facts["word_delimiter"] = tokenizer.word_delimiter_token or ""
     return facts

@@ -43,18 +43,26 @@ def load_config(source: str | os.PathLike) -> PreTrainedConfig:
     """The configuration of a checkpoint, ours or another, in a folder or on the Hub.
 
     Raises:
-        OSError: If there is none. Where a name can only mean a folder, the Hub is not asked: without a connection that
-            would take half a minute.
+        OSError: If there is none.
     """
+    check_folder(source)
     path = Path(source)
-    is_id = len(path.parts) == 2 and str(source)[:1] not in (".", "~", os.sep)
-    if not path.exists() and (not is_id or path.parent.is_dir()):
-        raise FileNotFoundError(f"There is no folder {source}.")
     if path.is_dir() and not any((path / name).exists() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME)):
         inside = sorted(path.glob(f"*/{CONFIG_NAME}"), key=lambda file: file.stat().st_mtime)
         hint = f"; {inside[-1].parent} does" if inside else ""
         raise FileNotFoundError(f"{source} holds no model, as it has no {CONFIG_NAME}{hint}.")
     return AutoConfig.from_pretrained(source)
+
+
+def check_folder(source: str | os.PathLike):
+    """Raises an OSError where a name can only mean a folder, and there is none.
+
+    Without a connection, it would take half a minute to ask the Hub for it.
+    """
+    path = Path(source)
+    is_id = len(path.parts) == 2 and str(source)[:1] not in (".", "~", os.sep)
+    if not path.exists() and (not is_id or path.parent.is_dir()):
+        raise FileNotFoundError(f"There is no folder {source}.")
 
 
 def config_class_of(model_type: str | None) -> type[SSLSpeechConfig] | None:

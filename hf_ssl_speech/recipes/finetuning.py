@@ -19,7 +19,7 @@ from hf_ssl_speech.data.feature_extractor import feature_extractor_for
 from hf_ssl_speech.models.classes import CONFIGS, model_class
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.heads import SSLSpeechForCTC
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import SpeechCTCModelArguments, SpeechDataArguments, SpeechTextArguments
 from hf_ssl_speech.recipes.running import preflight, take_folder, train_and_record
 from hf_ssl_speech.recipes.splits import Split, check_skipped, load_split
 from hf_ssl_speech.recipes.starting_points import (
@@ -208,7 +208,7 @@ def find_normalization(source: str, text_args: SpeechTextArguments, processor: W
     if replace(normalization, **asked) != normalization:
         raise ValueError(
             f"The processor of {source} expects transcripts normalised with {normalization.to_dict()}, but the "
-            f"arguments ask for {asked}: leave them out, or make a new vocabulary."
+            f"arguments ask for {asked}: leave them out, or set `new_vocabulary`."
         )
     logger.info(f"Transcripts are normalised with {normalization.to_dict()}")
     return normalization
@@ -220,7 +220,7 @@ def asked_of_normalization(text_args: SpeechTextArguments) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(SpeechTextArguments, name)}
 
 
-def find_feature_extractor(model_args: SpeechModelArguments) -> Wav2Vec2FeatureExtractor:
+def find_feature_extractor(model_args: SpeechCTCModelArguments) -> Wav2Vec2FeatureExtractor:
     """That of the model to start from; where it has none, or is new, the one that fits its config."""
     start = model_args.model_name_or_path
     if start:
@@ -230,7 +230,7 @@ def find_feature_extractor(model_args: SpeechModelArguments) -> Wav2Vec2FeatureE
 
 
 def make_recognizer(
-    model_args: SpeechModelArguments, transcripts: Transcripts | None, new_vocabulary: bool = False
+    model_args: SpeechCTCModelArguments, transcripts: Transcripts | None, new_vocabulary: bool = False
 ) -> SSLSpeechForCTC:
     """The model to fine-tune: an encoder or a CTC model, ours or stock, or a preset with fresh weights.
 

@@ -73,11 +73,8 @@ class HubertIterations:
                 "Units are measured on validation_data, but there is none: give some, with `phones` if you can, or "
                 "hold out a part of the training recordings with validation_share, such as 0.05."
             )
-        if data_args.streaming or data_args.units or data_args.unit_columns:
-            raise ValueError(
-                "The iterations make their own units and go over the audio many times: leave out `streaming`, `units` "
-                "and `unit_columns`."
-            )
+        if data_args.streaming:
+            raise ValueError("The iterations go over the audio many times: leave out `streaming`.")
         if iterations_args.updates and args.num_train_epochs:
             raise ValueError(
                 f"updates is {iterations_args.updates} and num_train_epochs {args.num_train_epochs:g}: both set the "

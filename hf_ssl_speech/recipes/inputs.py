@@ -26,21 +26,30 @@ class SpeechModelArguments:
         default=None,
         metadata={"help": "Checkpoint to start from, ours or stock; '' starts from fresh weights."},
     )
-    lora: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "Fine-tuning: train only LoRA adapters and the head. Arguments of peft.LoraConfig as JSON; '{}' "
-            "for rank 8 on queries and values."
-        },
-    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flash_attention_2, ...; by default the best available."}
     )
 
     def __post_init__(self):
         self.config = fields_of(self.config) if isinstance(self.config, str) else self.config or {}
-        self.lora = fields_of(self.lora, "lora") if isinstance(self.lora, str) and self.lora else self.lora
         self.model_name_or_path = self.model_name_or_path or None  # '' takes back what a YAML names
+
+
+@dataclass
+class SpeechCTCModelArguments(SpeechModelArguments):
+    """Which model is fine-tuned."""
+
+    lora: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Train only LoRA adapters and the head. Arguments of peft.LoraConfig as JSON; '{}' for rank 8 on "
+            "queries and values."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.lora = fields_of(self.lora, "lora") if isinstance(self.lora, str) and self.lora else self.lora
 
 
 @dataclass
@@ -100,6 +109,12 @@ class SpeechDataArguments:
         metadata={"help": "Decode everything once, into a memory-mapped int16 cache, instead of in every epoch."},
     )
     prepare_workers: int | None = field(default=None, metadata={"help": "Processes that prepare the dataset."})
+
+
+@dataclass
+class SpeechPreTrainingDataArguments(SpeechDataArguments):
+    """Which audio is used, and which units HuBERT predicts."""
+
     units: list[str] | None = field(
         default=None,
         metadata={"help": "HuBERT: unit sets (folders or Hub repositories of KMeansUnits) to label the audio with."},

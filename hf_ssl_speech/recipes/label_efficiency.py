@@ -43,7 +43,7 @@ from hf_ssl_speech.recipes.finetuning import (
     make_recognizer,
     settle,
 )
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import SpeechCTCModelArguments, SpeechDataArguments, SpeechTextArguments
 from hf_ssl_speech.recipes.label_efficiency_report import CONFIDENCE, measures_of, write_results
 from hf_ssl_speech.recipes.splits import Split, hold_out, part_facts, with_a_share, with_test
 from hf_ssl_speech.recipes.starting_points import is_recognizer, stock_config
@@ -102,7 +102,7 @@ class LabelEfficiency:
 
     def __init__(
         self,
-        model_args: SpeechModelArguments,
+        model_args: SpeechCTCModelArguments,
         data_args: SpeechDataArguments,
         text_args: SpeechTextArguments,
         args: SpeechCTCTrainingArguments,
@@ -188,7 +188,7 @@ class LabelEfficiency:
 
     # Cells ---------------------------------------------------------------------------------------------------------
 
-    def model_of(self, path: str | None, model_args: SpeechModelArguments) -> SpeechModelArguments:
+    def model_of(self, path: str | None, model_args: SpeechCTCModelArguments) -> SpeechCTCModelArguments:
         """The model of a start; fresh weights get the architecture of the first checkpoint, if there is one."""
         like = next(filter(None, self.settings.named_starts.values()), None)
         if path or not like:

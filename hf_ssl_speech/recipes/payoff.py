@@ -13,7 +13,7 @@ import torch
 from hf_ssl_speech.data.features import HiddenFeatures
 from hf_ssl_speech.files import write_json
 from hf_ssl_speech.recipes.arguments import LabelEfficiencyArguments, PayoffArguments, ProbeArguments
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments, SpeechTextArguments
+from hf_ssl_speech.recipes.inputs import SpeechCTCModelArguments, SpeechDataArguments, SpeechTextArguments
 from hf_ssl_speech.recipes.label_efficiency import LabelEfficiency
 from hf_ssl_speech.recipes.payoff_report import LABELS, PROBES, STARTS_FILE, UNITS, write_report
 from hf_ssl_speech.recipes.probing import Probing
@@ -44,7 +44,7 @@ class Payoff:
 
     def __init__(
         self,
-        model_args: SpeechModelArguments,
+        model_args: SpeechCTCModelArguments,
         data_args: SpeechDataArguments,
         text_args: SpeechTextArguments,
         args: SpeechCTCTrainingArguments,

@@ -103,7 +103,10 @@ def start_temperature(model: SSLSpeechForPreTraining, fresh: Sequence[str]):
 
 
 def load_data(
-    model: SSLSpeechForPreTraining, data_args: SpeechDataArguments, args: SpeechPreTrainingArguments
+    model: SSLSpeechForPreTraining,
+    data_args: SpeechDataArguments,
+    args: SpeechPreTrainingArguments,
+    unit_columns: Sequence[str] = (),
 ) -> tuple[Split, Split]:
     """Training and validation rows of a run, whose folder is held from now on.
 
@@ -118,8 +121,8 @@ def load_data(
         )
     if not args.preflight_only:
         hold(args.output_dir)
-    train = load_split("train", data_args, args)
-    return hold_out(train, load_split("validation", data_args, args, beside=train), data_args)
+    train = load_split("train", data_args, args, need=unit_columns)
+    return hold_out(train, load_split("validation", data_args, args, need=unit_columns, beside=train), data_args)
 
 
 def identify(

@@ -22,11 +22,11 @@ from hf_ssl_speech.data.mixing import check_columns, mixed_stream, mixture_of
 from hf_ssl_speech.data.mixture_settings import CORPUS, as_pairs, split_name
 from hf_ssl_speech.data.pieces import recording_name
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream
-from hf_ssl_speech.data.rows import TOO_SHORT, most_unusable, share_with_short
+from hf_ssl_speech.data.rows import TOO_SHORT, most_unusable, numbers, share_with_short
 from hf_ssl_speech.data.sources import available_splits, load_speech
 from hf_ssl_speech.data.voice import find_speech
 from hf_ssl_speech.recipes.inputs import SpeechDataArguments
-from hf_ssl_speech.training.arguments import SpeechTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def load_split(
     Args:
         args: Give `min_seconds`, `max_seconds` and `seed`: the settings of a training, or of a script.
         keep: Columns to keep if the data has them.
-        need: Columns that must be there, as those of `data_args.unit_columns` must.
+        need: Columns that must be there.
         beside: The training rows, for validation: shared rows are counted, and a warning is logged.
         text_column: The data's name for the column `text`; see `load_speech`.
     Returns:
@@ -78,7 +78,7 @@ def load_split(
     streaming = data_args.streaming and split == "train"
     mixed_by = args.levels if split == "train" and hasattr(args, "levels") else []
     if streaming and mixed_by and not data_args.voice_detector:
-        return Split(load_mixed_stream(data_args, args, [*need, *(data_args.unit_columns or ())]), stream_facts(source))
+        return Split(load_mixed_stream(data_args, args, need), stream_facts(source))
     with PartialState().local_main_process_first():
         dataset = load_speech(
             source,
@@ -91,7 +91,7 @@ def load_split(
         )
         check_columns(dataset.column_names, mixed_by)
         told = {*getattr(args, "levels", ()), CORPUS}.intersection(dataset.column_names)
-        kept = [*need, *(data_args.unit_columns or ()), *(column for column in keep if column in dataset.column_names)]
+        kept = [*need, *(column for column in keep if column in dataset.column_names)]
         voice = {}
         if data_args.voice_detector:
             dataset, voice = only_speech(dataset, split, data_args, kept)
@@ -107,7 +107,7 @@ def load_split(
         )
     facts = split_facts(source, dataset, report) | check_skipped(report, split, data_args, args) | voice
     logger.info(f"{split}: {facts['rows']:,} utterances, {facts['hours']:.2f} hours. {report}")
-    if not need and isinstance(args, SpeechTrainingArguments):
+    if isinstance(args, SpeechPreTrainingArguments):
         _tell_cropping(dataset, split, args.max_seconds, facts)
     if beside is not None and isinstance(beside.rows, Dataset):
         facts["shared_with_training"] = count_shared(beside.rows, dataset)
@@ -271,7 +271,7 @@ def check_skipped(
 
 def _tell_cropping(dataset: Dataset, part: str, max_seconds: float, facts: dict[str, Any]):
     """Reports, in the log and the facts, how much of the audio an epoch uses if long rows are cropped."""
-    lengths = dataset.with_format("numpy")["num_samples"][:]
+    lengths = numbers(dataset, "num_samples")
     longest = round(max_seconds * SAMPLE_RATE)
     cropped = int((lengths > longest).sum())
     if cropped:

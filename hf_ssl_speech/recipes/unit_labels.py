@@ -13,7 +13,7 @@ from hf_ssl_speech.data.collators import HubertPretrainingCollator
 from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, rows_of
 from hf_ssl_speech.models.configuration import SSLHubertConfig
-from hf_ssl_speech.recipes.inputs import SpeechDataArguments, SpeechModelArguments
+from hf_ssl_speech.recipes.inputs import SpeechModelArguments, SpeechPreTrainingDataArguments
 from hf_ssl_speech.recipes.splits import Split
 from hf_ssl_speech.recipes.starting_points import find_objective, is_stock, stock_config
 from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments
@@ -37,7 +37,7 @@ class UnitLabels:
     sources: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, model_args: SpeechModelArguments, data_args: SpeechDataArguments) -> UnitLabels | None:
+    def load(cls, model_args: SpeechModelArguments, data_args: SpeechPreTrainingDataArguments) -> UnitLabels | None:
         """The units that the arguments ask for; None for wav2vec 2.0, which needs none.
 
         Raises:

@@ -25,6 +25,7 @@ from transformers import (
 from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.data_facts import SkipReport
 from hf_ssl_speech.data.preparing import keeping_format
+from hf_ssl_speech.data.rows import numbers
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.models.objectives import frames_needed
@@ -169,7 +170,7 @@ def add_labels(
     """
     spelling = Spelling(tokenizer, config.vocab_size)
     end = [spelling.delimiter] if normalization.final_delimiter and spelling.delimiter is not None else []
-    frames = num_frames(dataset.with_format("numpy")["num_samples"][:], config.conv_layers)
+    frames = num_frames(numbers(dataset, "num_samples"), config.conv_layers)
     longest = np.inf if max_seconds is None else round(max_seconds * SAMPLE_RATE)
     unknown: Counter[str] = Counter()
     report = SkipReport(total=len(dataset))

@@ -81,7 +81,7 @@ class SpeechTrainingArguments(TrainingArguments):
     keep_failed_step: bool | None = field(
         default=None,
         metadata={
-            "help": "Look at the gradient before every update; one that is no number is kept in `failed-step`, for "
+            "help": "Look at the gradient before every update; one that is not finite is kept in `failed-step`, for "
             "`hf-ssl-speech replay`. By default on a CPU: other devices would wait for the host."
         },
     )
@@ -316,14 +316,14 @@ def fields_of(text: str, setting: str = "config") -> dict[str, Any]:
     """The fields that a command line gives as JSON, of a model's config or another `setting`.
 
     Raises:
-        ValueError: If it is no JSON, or no object.
+        ValueError: If it is not JSON, or not an object.
     """
     try:
         fields = json.loads(text)
         if not isinstance(fields, dict):
-            raise ValueError("no names with values")
+            raise ValueError("not names with values")
     except ValueError as error:
         raise ValueError(
-            f"{setting} is {text!r}, which is no JSON object ({error}): write it like --{setting} '{{\"name\": 192}}'."
+            f"{setting} is {text!r}, not a JSON object ({error}): write it like --{setting} '{{\"name\": 192}}'."
         ) from error
     return fields

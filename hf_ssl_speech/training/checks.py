@@ -105,7 +105,7 @@ def check_rows(part: str, facts: Mapping[str, Any]) -> Finding:
         return Finding(part, facts["too_many_skipped"], "error")
     if "voice" in facts:
         voice = facts["voice"]
-        found.append(f"{voice['share_dropped']:.1%} of the audio is no speech and is dropped")
+        found.append(f"{voice['share_dropped']:.1%} of the audio is not speech and is dropped")
     if shared:
         found.append(f"{shared:,} of the rows are training rows too: scores on them say nothing about new speech")
     if cropped:

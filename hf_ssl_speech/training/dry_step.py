@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch import nn
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.rows import numbers
 from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.training.findings import Finding
 
@@ -92,7 +93,7 @@ def longest_rows(trainer: SpeechTrainer) -> list[dict[str, Any]]:
     """As many rows as the longest that a batch holds; of a stream, rows of `max_seconds`."""
     args, dataset = trainer.args, trainer.train_dataset
     if isinstance(dataset, Dataset):
-        row = dataset[int(np.argmax(dataset.with_format("numpy")["num_samples"][:]))]
+        row = dataset[int(np.argmax(numbers(dataset, "num_samples")))]
     else:
         samples = np.random.default_rng(0).integers(-1000, 1000, round(args.max_seconds * SAMPLE_RATE), dtype=np.int16)
         row = {"name": "noise", "sample_id": 0, "num_samples": len(samples), "samples": samples}

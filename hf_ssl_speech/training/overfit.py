@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_ssl_speech.data.rows import numbers
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.frames import num_frames
 from hf_ssl_speech.models.objectives import ctc_loss
@@ -62,7 +63,7 @@ def check_overfit(trainer: SpeechCTCTrainer) -> Finding:
 def few_rows(trainer: SpeechCTCTrainer) -> dict[str, Any]:
     """A batch of training rows of about equal length, a quarter up the range, with nothing hidden."""
     dataset = trainer.train_dataset
-    by_length = np.argsort(dataset.with_format("numpy")["num_samples"][:], kind="stable")
+    by_length = np.argsort(numbers(dataset, "num_samples"), kind="stable")
     start = min(len(by_length) // 4, max(0, len(by_length) - ROWS))
     batch = trainer.evaluation_collator([dataset[int(index)] for index in by_length[start : start + ROWS]])
     return trainer._prepare_inputs({name: value for name, value in batch.items() if isinstance(value, Tensor)})

@@ -29,6 +29,7 @@ from hf_ssl_speech.data.batching import DurationBatchedStream, DurationBatchSamp
 from hf_ssl_speech.data.collators import SpeechCollator
 from hf_ssl_speech.data.mixing import MixedRows, Mixture, mixture_of, parts_of, told_levels
 from hf_ssl_speech.data.processes import failing_together
+from hf_ssl_speech.data.rows import numbers
 from hf_ssl_speech.models.encoder import SSLSpeechPreTrainedModel
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
 from hf_ssl_speech.training.callbacks import ProgressLine, Schedules, Tally, only_weights, other_recipe
@@ -196,7 +197,7 @@ class SpeechTrainer(FailedSteps):
 
     def sampler(self, dataset: Dataset, **settings) -> DurationBatchSampler:
         """This rank's batches of a dataset."""
-        args, lengths = self.args, dataset.with_format("numpy")["num_samples"][:]
+        args, lengths = self.args, numbers(dataset, "num_samples")
         settings = {"batch_seconds": args.batch_seconds, "max_seconds": args.max_seconds, **settings}
         ranks = {"num_replicas": args.world_size, "rank": args.process_index}
         return DurationBatchSampler(lengths, seed=self.data_collator.seed, **ranks, **settings)

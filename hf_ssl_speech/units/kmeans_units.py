@@ -26,8 +26,10 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.feature_description import MEMORY_GB, FeatureDescription
 from hf_ssl_speech.data.features import FeatureSource, FeatureStream, SpeechFeatures, open_features
 from hf_ssl_speech.data.processes import in_several_processes
+from hf_ssl_speech.data.rows import numbers
 from hf_ssl_speech.data.sources import is_hub_id
 from hf_ssl_speech.files import as_dataclass, naming_the_file, read_json, write_json
+from hf_ssl_speech.models.classes import check_folder
 from hf_ssl_speech.models.finite import check_finite
 from hf_ssl_speech.units.kmeans import fit_kmeans
 from hf_ssl_speech.units.nearest import assign
@@ -225,6 +227,7 @@ class KMeansUnits:
             OSError: If there is no unit set.
             ValueError: If it is damaged, or of a newer format.
         """
+        check_folder(folder_or_repo)
         path = cached_file(folder_or_repo, FACTS_FILE, **download)
         state = read_json(path, "a unit set")
         file_format, num_units = state.pop("format", None), state.pop("num_units", None)
@@ -333,7 +336,7 @@ class KMeansUnits:
 def _default_share(dataset: Dataset | IterableDataset) -> float:
     if isinstance(dataset, IterableDataset):
         return PUBLISHED_SHARE
-    hours = dataset.with_format("numpy")["num_samples"][:].sum() / SAMPLE_RATE / 3600
+    hours = numbers(dataset, "num_samples").sum() / SAMPLE_RATE / 3600
     return float(min(1.0, max(PUBLISHED_SHARE, ENOUGH_HOURS / hours)))
 
 
@@ -354,7 +357,7 @@ def _choose(
     if isinstance(dataset, IterableDataset):
         return dataset.filter(lambda sample_id: times(sample_id, share) > 0, input_columns="sample_id")
     wanted = share * (np.ones(len(dataset)) if repeats is None else repeats)
-    taken = [times(sample_id, each) for sample_id, each in zip(dataset["sample_id"][:], wanted.tolist())]
+    taken = [times(sample_id, each) for sample_id, each in zip(numbers(dataset, "sample_id").tolist(), wanted.tolist())]
     return dataset.select(np.repeat(np.arange(len(dataset)), taken))
 
 

@@ -17,6 +17,7 @@ from hf_ssl_speech.audio import SAMPLE_RATE
 from hf_ssl_speech.data.families import encoder_of, layers_of
 from hf_ssl_speech.data.features import ROWS_AT_ONCE, FeatureSource, HiddenFeatures, rows_of
 from hf_ssl_speech.data.processes import rank_and_size
+from hf_ssl_speech.data.rows import numbers
 from hf_ssl_speech.units.embedding import EmbeddingSums
 from hf_ssl_speech.units.kmeans_units import KMeansUnits
 from hf_ssl_speech.units.quality import UnitQuality, phones_to_frames, unit_agreement
@@ -179,5 +180,5 @@ def compare_layers(
 def first_hours(dataset: Dataset, hours: float, seed: int) -> Dataset:
     """Random rows of about this many hours together; all rows if there are fewer."""
     order = np.random.default_rng(seed).permutation(len(dataset))
-    ends = np.cumsum(dataset.with_format("numpy")["num_samples"][:][order]) / SAMPLE_RATE / 3600
+    ends = np.cumsum(numbers(dataset, "num_samples")[order]) / SAMPLE_RATE / 3600
     return dataset.select(np.sort(order[: 1 + np.searchsorted(ends, hours)]))

@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Dataset
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.rows import numbers
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ def check_phone_column(rows: Dataset | None, silence: Collection[str] = ()) -> d
     """
     if rows is None or "phones" not in rows.column_names:
         return {}
-    seconds = rows.with_format("numpy")["num_samples"][:] / SAMPLE_RATE
+    seconds = numbers(rows, "num_samples") / SAMPLE_RATE
     report = check_phones(rows["name"], rows["phones"], seconds.tolist(), silence)
     if not report.utterances:
         return {}
