@@ -286,9 +286,8 @@ def draw_scaling(measured: Path, picture: Path):
         for time in ("CPU", "wall"):
             seconds = [case["seconds"][time]["median"] for case in some]
             axis.plot([case["value"] for case in some], seconds, marker="o", label=time)
-        axis.set(xlabel=kind, ylabel="seconds for a second of audio", ylim=(0, None))
-        if kind == "parameters":
-            axis.set(xscale="log", yscale="log")
+        axis.set(xlabel=kind, ylabel="seconds for a second of audio")
+        axis.set(**dict(xscale="log", yscale="log") if kind == "parameters" else dict(ylim=(0, None)))
         axis.grid(alpha=0.3)
     axes[0, 0].legend()
     figure.savefig(picture, dpi=110)
