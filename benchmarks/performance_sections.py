@@ -157,6 +157,77 @@ validation rows, for each of {settings["seeds"]} seeds. {on(found["machine"])}.
 {table(["batches", "seconds in a second", "hours seen", "CPU seconds", "loss", "accuracy"], rows)}"""
 
 
+def transcription(found: dict) -> str:
+    peers = ("pipeline in batches", "pipeline row by row")
+    rows = [
+        [
+            case["work"],
+            *(f"{case['seconds'][name]['median'] / case['audio_seconds']:.3f}" for name in ("ours", *peers)),
+            *(f"**{case['times_as_fast'][peer]:.2f}**" for peer in peers),
+            *(f"{case['differing_characters'][peer]:.1%}" for peer in peers),
+        ]
+        for case in found["cases"]
+    ]
+    head = ["encoder", "ours", *peers, "times as fast", "as row by row", "other characters", "row by row"]
+    settings = found["settings"]
+    return f"""## Transcription
+
+Seconds of CPU time for a second of audio, noise of 2 to {settings["longest_seconds"]} s, with a CTC head on random
+weights: `transcribe`, and transformers' pipeline with {settings["batch_rows"]} rows a batch and with one. The logits of
+a row alone differ by at most {max(case["largest_difference"] for case in found["cases"]):.0e}, by which random weights
+may choose another character; in a batch of the pipeline padding reaches the first norm.
+{on(found["machine"], "transformers")}.
+
+{table(head, rows)}"""
+
+
+def scaling(found: dict) -> str:
+    rows = [
+        [
+            case["by"],
+            case["work"],
+            f"{case['parameters'] / 1e6:.1f}",
+            *(f"{milliseconds(case['seconds'][kind])}" for kind in ("CPU", "wall")),
+        ]
+        for case in found["cases"]
+    ]
+    head = ["what grows", "processes x rows x length", "million parameters", "CPU, ms", "wall, ms"]
+    return f"""## How it grows
+
+Milliseconds for a second of audio, in a step of {found["settings"]["model"]} in float32, one thread for each process:
+CPU time of all processes, and wall time on a machine that others use too. Two processes exchange gradients by gloo.
+Rounds: {found["settings"]["rounds"]}. {on(found["machine"])}.
+
+{table(head, rows)}
+
+![Time for a second of audio against processes, seconds of a batch and parameters](images/scaling.png)"""
+
+
+def traffic(found: dict) -> str:
+    kinds = ("gigaflop", "moved_megabytes", "kept_megabytes")
+    names = {"gigaflop": "GFLOP", "moved_megabytes": "MB moved", "kept_megabytes": "MB kept"}
+    head = ["part", *(f"{size}: {names[kind]}" for size in found["sizes"] for kind in kinds)]
+    parts = list(next(iter(found["sizes"].values())))
+    rows = [
+        [part, *(f"{of_parts[part][kind]:,.1f}" for of_parts in found["sizes"].values() for kind in kinds)]
+        for part in parts
+    ]
+    totals = [
+        f"**{sum(each[kind] for each in of_parts.values()):,.1f}**"
+        for of_parts in found["sizes"].values()
+        for kind in kinds
+    ]
+    settings = found["settings"]
+    return f"""## Products and bytes, part by part
+
+For a second of audio, in forward and backward of {settings["model"]} in {settings["precision"]}: operations of matrix
+products and convolutions, bytes that all operators read and write, as if no cache kept any, and what the forward pass
+keeps for the backward pass. Counted on {settings["seconds"]:g} s, and not timed: {found["machine"]["processor"]}, torch
+{found["machine"]["torch"]}.
+
+{table(head, [*rows, ["**together**", *totals]])}"""
+
+
 SECTIONS: dict[str, Callable[[dict], str]] = {
     "kmeans": kmeans,
     "mfcc": mfcc,
@@ -164,6 +235,9 @@ SECTIONS: dict[str, Callable[[dict], str]] = {
     "loading": loading,
     "memory": memory,
     "equal_lengths": equal_lengths,
+    "transcription": transcription,
+    "scaling": scaling,
+    "traffic": traffic,
 }
 
 
@@ -194,6 +268,26 @@ def draw_growth(measured: Path, picture: Path):
             axis.plot([case[by] for case in some], seconds, marker="o", label=name)
         axis.set(xlabel=by, ylabel="CPU seconds", xscale="log", yscale="log")
         axis.set_title(f"{clusters} clusters" if by == "frames" else f"{frames:,} frames")
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend()
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
+
+
+def draw_scaling(measured: Path, picture: Path):
+    """A training step: CPU and wall time for a second of audio, against all that may grow."""
+    import matplotlib.pyplot as plt
+
+    cases = json.loads((measured / "scaling.json").read_text())["cases"]
+    kinds = list(dict.fromkeys(case["by"] for case in cases))
+    figure, axes = plt.subplots(1, len(kinds), figsize=(4.5 * len(kinds), 3.2), layout="constrained", squeeze=False)
+    for axis, kind in zip(axes[0], kinds):
+        some = [case for case in cases if case["by"] == kind]
+        for time in ("CPU", "wall"):
+            seconds = [case["seconds"][time]["median"] for case in some]
+            axis.plot([case["value"] for case in some], seconds, marker="o", label=time)
+        axis.set(xlabel=kind, ylabel="seconds for a second of audio")
+        axis.set(**dict(xscale="log", yscale="log") if kind == "parameters" else dict(ylim=(0, None)))
         axis.grid(alpha=0.3)
     axes[0, 0].legend()
     figure.savefig(picture, dpi=110)

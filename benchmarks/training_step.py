@@ -2,6 +2,7 @@
 
     python benchmarks/training_step.py --output_file docs/measured/training_step.json
     python benchmarks/training_step.py --sizes small --precisions bfloat16 --objectives hubert-100
+    python benchmarks/training_step.py --sizes tiny --against 80cc319    # today's code beside a revision's
 
 Both sides have the same weights, audio, masks, negatives and labels, none of which is drawn on the clock, and no layer
 drop. Before the clock starts, loss and gradients are compared, without dropout. A step is forward, backward, clipping
@@ -10,6 +11,7 @@ what is saved by computing less counts as speed; they give the share of the rate
 """
 
 import argparse
+import json
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,6 +20,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 import torchaudio
+from against import times_against
 from measuring import in_turn, machine, median_ratio, product_rate, spread, write_results
 from torch import Tensor, nn
 
@@ -266,7 +269,29 @@ def measure(objective: str, size: str, precision: str, rounds: int, audio: tuple
     }
 
 
+def measure_against(
+    revision: str, objective: str, size: str, precision: str, rounds: int, audio: tuple[int, float] | None
+) -> dict:
+    """Our step beside that of an older revision of this package."""
+    rows, seconds = audio or SIZES[size][1:]
+    config = make_config(objective, size)
+    batch = make_batch(config, rows, seconds)
+    torch.manual_seed(0)
+    kind = SSLWav2Vec2ForPreTraining if objective == "wav2vec2" else SSLHubertForPreTraining
+    times, difference = times_against(revision, kind(config), batch, precision, rounds)
+    case = {"objective": objective, "size": size, "precision": precision, "audio": f"{rows} x {seconds:g} s"}
+    return case | {
+        "beside": revision,
+        "rounds": rounds,
+        "seconds": {name: spread(measured) for name, measured in times.items()},
+        "times_as_fast": median_ratio(times["ours"], times[revision]),
+        "loss_difference": difference,
+    }
+
+
 def describe(case: dict) -> str:
+    if "share_of_product" not in case:
+        return json.dumps(case)
     peer, times, saved, share = (case[name] for name in ("beside", "seconds", "saved_megabytes", "share_of_product"))
     columns = [
         f"{name} {times[name]['median']:.3f} s ({times[name]['minimum']:.3f} to {times[name]['maximum']:.3f}), "
@@ -287,6 +312,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--precisions", nargs="+", default=list(AGREES), choices=list(AGREES))
     parser.add_argument("--rounds", type=int, default=9, help="rounds that count")
     parser.add_argument("--audio", nargs=2, type=float, metavar=("ROWS", "SECONDS"), help="of a batch, for all sizes")
+    parser.add_argument("--against", metavar="REVISION", help="measure beside an older revision instead of the peers")
     parser.add_argument("--quick", action="store_true", help="the tiny size on a second of audio, to see that it runs")
     parser.add_argument("--output_file", help="JSON with all figures")
     arguments = parser.parse_args(argv)
@@ -304,7 +330,13 @@ def main(argv: list[str] | None = None) -> None:
     for size in arguments.sizes:
         for precision in arguments.precisions:
             for objective in arguments.objectives:
-                cases.append(measure(objective, size, precision, arguments.rounds, audio, rates[precision]))
+                given = (objective, size, precision, arguments.rounds, audio)
+                measured = (
+                    measure_against(arguments.against, *given)
+                    if arguments.against
+                    else measure(*given, rates[precision])
+                )
+                cases.append(measured)
                 print(describe(cases[-1]), flush=True)
                 write_results(arguments.output_file, {"machine": facts, "product_rate": rates, "cases": cases})
 

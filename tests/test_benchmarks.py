@@ -51,7 +51,19 @@ def test_a_step_has_the_loss_and_gradients_of_its_peers_and_its_time_is_measured
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["kmeans", "mfcc", "labelling", "loading", "memory"])
+def test_a_step_is_measured_beside_an_older_revision_with_the_same_loss(benchmark, tmp_path):
+    file = tmp_path / "results.json"
+    given = ["--precisions", "float32", "--objectives", "wav2vec2", "--against", "HEAD"]
+    benchmark("training_step").main(["--quick", *given, "--output_file", str(file)])
+    (case,) = json.loads(file.read_text())["cases"]
+    assert case["beside"] == "HEAD" and case["loss_difference"] < 1e-4
+    assert all(0 < times["minimum"] <= times["median"] for times in case["seconds"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["kmeans", "mfcc", "labelling", "loading", "memory", "transcription", "scaling", "traffic"]
+)
 def test_a_benchmark_runs_and_the_page_has_a_section_of_what_it_writes(name, benchmark, tmp_path):
     benchmark(name).main(["--quick", "--output_file", str(tmp_path / f"{name}.json")])
     results = json.loads((tmp_path / f"{name}.json").read_text())

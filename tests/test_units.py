@@ -13,7 +13,7 @@ import soundfile
 import torch
 import torch.distributed as dist
 from conftest import tiny_model
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import Wav2Vec2FeatureExtractor
@@ -245,6 +245,13 @@ def test_labels_keep_to_the_format_of_the_rows(dataset, mfcc_units):
     arrays = add_units(dataset.with_format("numpy", columns=["num_samples"]), mfcc_units)[0]
     assert set(arrays) == {"num_samples", "units"}
     assert arrays["units"].tolist() == plain[0]["units"]
+
+
+def test_rows_in_a_row_of_a_choice_get_units_in_several_tables(dataset, mfcc_units):
+    """As those of a small held-out part are, from a folder of Parquet files."""
+    tables = concatenate_datasets([dataset.select([0, 1]).flatten_indices(), dataset.select([2, 3]).flatten_indices()])
+    chosen = tables.select([0, 2, 3]).select([1, 2])
+    assert add_units(chosen, mfcc_units)["units"][:] == add_units(dataset.select([2, 3]), mfcc_units)["units"][:]
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 from transformers import PreTrainedConfig
 
@@ -269,6 +270,11 @@ class DurationBatchedStream(IterableDataset):
             rows[first[0]]["skipped_before"] = skipped
         for batch in (first, *others):
             yield [rows[index] for index in batch]
+
+
+def seconds_at_once(device: torch.device, elsewhere: float) -> float:
+    """Audio that a model gets at a time when it only runs; on a CPU no more than fits into its cache."""
+    return 12.0 if device.type == "cpu" else elsewhere
 
 
 def inference_batches(lengths: Sequence[int], config: PreTrainedConfig, batch_seconds: float) -> Iterator[list[int]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModel, FeatureExtractionMixin, PreTrainedModel
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
-from hf_ssl_speech.data.batching import inference_batches
+from hf_ssl_speech.data.batching import inference_batches, seconds_at_once
 from hf_ssl_speech.data.families import encoder_of, extractor_of, hearing_of, layers_of
 from hf_ssl_speech.data.feature_description import FeatureDescription
 from hf_ssl_speech.data.feature_extractor import check_rate
@@ -219,9 +219,7 @@ class HiddenFeatures(SpeechFeatures):
         check_rate(self.extractor, str(encoder or "The encoder"))
         self.layer = layer
         self.normalize = normalize
-        if batch_seconds is None:
-            batch_seconds = 12 if model.device.type == "cpu" else 120
-        self.batch_seconds = batch_seconds
+        self.batch_seconds = batch_seconds or seconds_at_once(model.device, 120.0)
         self.autocast_dtype = autocast_dtype
         description = FeatureDescription(
             "hidden",

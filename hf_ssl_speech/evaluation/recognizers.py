@@ -25,6 +25,7 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from hf_ssl_speech.audio import SAMPLE_RATE
+from hf_ssl_speech.data.batching import seconds_at_once
 from hf_ssl_speech.data.families import hearing_of
 from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.pieces import cut_at_pauses
@@ -72,7 +73,7 @@ class CTCRecognizer(Recognizer):
         batch_seconds: Audio that the model gets at a time, padding included.
     """
 
-    def __init__(self, name, model, processor, search: Decoder, *, batch_seconds: float = 60.0):
+    def __init__(self, name, model, processor, search: Decoder, *, batch_seconds: float | None = None):
         super().__init__(name, model, processor, search.settings)
         self.search = search
         self.batch_seconds = batch_seconds
@@ -94,13 +95,14 @@ class Seq2SeqRecognizer(Recognizer):
         ValueError: If the model does not know the language, or takes none.
     """
 
-    def __init__(self, name, model, processor, *, language: str | None = None, batch_seconds: float = 60.0):
+    def __init__(self, name, model, processor, *, language: str | None = None, batch_seconds: float | None = None):
         self.settings = language_settings(name, model, processor, language)
         super().__init__(name, model, processor, {"kind": "greedy", **self.settings})
         self.model.generation_config.max_length = None  # `LimitedLength` says how long
         self.hearing = hearing_of(model.config, "tokens")
         self.window_samples = self.hearing.longest_samples or WINDOW_SECONDS * SAMPLE_RATE
-        self.batch_windows = max(1, int(batch_seconds * SAMPLE_RATE / self.window_samples))
+        at_once = batch_seconds or seconds_at_once(model.device, 60.0)
+        self.batch_windows = max(1, int(at_once * SAMPLE_RATE / self.window_samples))
 
     def texts(self, rows):
         """Window by window, the longest rows first."""
@@ -224,7 +226,7 @@ def load_ctc(
     *,
     beam: BeamSettings | None = None,
     device: str | torch.device | None = None,
-    batch_seconds: float = 60.0,
+    batch_seconds: float | None = None,
     language: str | None = None,
 ) -> CTCRecognizer:
     """Loads a model with a CTC head, see `load_recognizer`.

@@ -59,7 +59,7 @@ def add_alignment(
     *,
     text_column: str = "text",
     normalize: Callable[[str], str] = str,
-    batch_seconds: float = 60.0,
+    batch_seconds: float | None = None,
     progress: bool = False,
 ) -> tuple[Dataset, SkipReport]:
     """Adds to each row when its words and characters were said.

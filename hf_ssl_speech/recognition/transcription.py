@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio
-from hf_ssl_speech.data.batching import inference_batches
+from hf_ssl_speech.data.batching import inference_batches, seconds_at_once
 from hf_ssl_speech.data.families import Hearing, hearing_of
 from hf_ssl_speech.data.feature_extractor import check_rate
 from hf_ssl_speech.data.preparing import row_waveform
@@ -137,7 +137,7 @@ def transcribe(
     rows: Dataset | Sequence[Mapping[str, Any]],
     *,
     decoder: Decoder | None = None,
-    batch_seconds: float = 60.0,
+    batch_seconds: float | None = None,
     progress: bool = False,
 ) -> list[Transcript]:
     """Transcribes each row.
@@ -147,7 +147,8 @@ def transcribe(
         processor: Of the model.
         rows: As `prepare_speech` gives them.
         decoder: Finds the text; by default the likeliest token of each frame.
-        batch_seconds: The most seconds in a batch, padding included; a longer row goes alone.
+        batch_seconds: The most seconds in a batch, padding included; a longer row goes alone. By default 60, and 12 on
+            a CPU.
         progress: Whether to show a bar.
     Returns:
         Transcripts in the order of the rows; empty, with a warning, if the audio is shorter than a frame, silent or
@@ -167,7 +168,7 @@ def compute_logits(
     model: PreTrainedModel,
     processor: Wav2Vec2Processor,
     rows: Dataset | Sequence[Mapping[str, Any]],
-    batch_seconds: float = 60.0,
+    batch_seconds: float | None = None,
     progress: bool = False,
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Runs the model over rows, the longest first, with the same outputs as for each row alone.
@@ -183,6 +184,7 @@ def compute_logits(
     if isinstance(rows, Dataset):
         rows = rows.select_columns([name for name in NEEDED if name in rows.column_names])
     lengths = np.array(_lengths(rows))
+    batch_seconds = batch_seconds or seconds_at_once(model.device, 60.0)
     listener = _Listener(model, hearing_of(model.config, "ctc"), processor.feature_extractor)
     is_long = lengths > LONGEST_SECONDS * SAMPLE_RATE
     model.eval()

@@ -145,7 +145,7 @@ def _beside(dataset: Dataset, labels: Dataset, column: str) -> Dataset:
         labelled = concatenate_datasets([dataset, labels], axis=1)
         return labelled.select(usable) if len(usable) < len(labels) else labelled
     # Of a choice of rows, `datasets` would copy all audio to the disk: the labels go where the rows lie instead.
-    lie_at = dataset._indices.column(0).to_numpy()
+    lie_at = dataset._indices.column(0).to_numpy().astype(np.int64)  # `select` fails for unsigned ones in a row
     whole = Dataset(dataset.data, info=dataset.info, split=dataset.split)
     nowhere = Dataset.from_dict({column: [[]]}, features=labels.features)
     label_of = np.full(len(whole), len(labels))
