@@ -223,7 +223,7 @@ def test_another_teacher_is_another_run(save_teacher, make_tiny, tmp_path):
         (["--config", '{"conv_stride": [5, 2, 2, 2, 2, 2, 1]}'], "must be its teacher's: every 320 samples"),
         (["--config", '{"num_layers": 2}'], "has no field num_layers"),
         (["--config", '{"hidden_dropout": 1}'], "nothing passes through"),
-        (["--units", "runs/units"], "not units: leave out"),
+        (["--units", "runs/units"], "There is no argument --units"),
         (["--teacher", "nowhere"], "There is no model at nowhere"),
     ],
 )

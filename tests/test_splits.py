@@ -12,7 +12,7 @@ from hf_ssl_speech.data.rows import most_unusable
 from hf_ssl_speech.data.sources import load_speech
 from hf_ssl_speech.recipes.inputs import SpeechDataArguments
 from hf_ssl_speech.recipes.splits import Split, hold_out, load_split
-from hf_ssl_speech.training.arguments import SpeechTrainingArguments
+from hf_ssl_speech.training.arguments import SpeechPreTrainingArguments, SpeechTrainingArguments
 
 
 def write_audio(folder, seeds):
@@ -65,7 +65,7 @@ def test_neither_train_nor_test_is_taken_for_validation_unasked(tmp_path):
 def test_the_share_of_long_recordings_that_an_epoch_uses_is_told(tmp_path, caplog):
     (tmp_path / "a").mkdir()
     soundfile.write(tmp_path / "a/talk.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 80_000), 16_000)
-    args = SpeechTrainingArguments(str(tmp_path / "run"), use_cpu=True, max_seconds=4)
+    args = SpeechPreTrainingArguments(str(tmp_path / "run"), use_cpu=True, max_seconds=4)
     split = load_split("train", SpeechDataArguments([str(tmp_path / "a")]), args)
     assert split.facts["cropped"] == {"rows": 1, "share_used_each_epoch": 0.8}
     assert "an epoch uses 80.0%" in caplog.text
