@@ -139,7 +139,7 @@ def test_a_configuration_is_taken_by_its_name_and_listed_with_its_command():
 def test_a_copy_of_a_configuration_overwrites_nothing(tmp_path, capsys):
     run("configs", ["hubert_tiny", str(tmp_path / "mine.yaml")])
     assert (tmp_path / "mine.yaml").read_text() == named_configs.config("hubert_tiny").read_text()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ValueError, match="exists already"):
         run("configs", ["demo", str(tmp_path / "mine.yaml")])
     capsys.readouterr()
     run("configs", ["demo"])

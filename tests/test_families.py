@@ -211,7 +211,10 @@ def moonshine(make, tmp_path) -> str:
 
 def test_moonshine_writes_a_row_whatever_its_company(moonshine, rows):
     """Its first norm averages over time, so it would hear the padding of a shorter row."""
-    recognizer, dataset = load_seq2seq(moonshine, device="cpu"), as_dataset(rows, "a").with_format("numpy")
+    recognizer, dataset = (
+        load_seq2seq(moonshine, device="cpu", batch_seconds=60),
+        as_dataset(rows, "a").with_format("numpy"),
+    )
     sizes = []
     write = recognizer._write
     recognizer._write = lambda waveforms: sizes.append(len(waveforms)) or write(waveforms)

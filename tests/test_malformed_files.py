@@ -23,10 +23,10 @@ def test_a_mutated_file_is_understood_or_refused_by_name(name, tmp_path):
 
 def test_yaml_scalars_stay_as_they_were_written(tmp_path):
     path = tmp_path / "arguments.yaml"
-    path.write_text("train_data: [no, 0123, 1e3, 2020-01-01]\naudio_column: on\nunits: null\nstreaming: yes\n")
+    path.write_text("train_data: [no, 0123, 1e3, 2020-01-01]\naudio_column: on\ndataset_config: null\nstreaming: yes\n")
     (found,) = parse_arguments([str(path)], SpeechDataArguments)
     assert found.train_data == ["no", "0123", "1e3", "2020-01-01"]
-    assert (found.audio_column, found.units, found.streaming) == ("on", None, True)
+    assert (found.audio_column, found.dataset_config, found.streaming) == ("on", None, True)
 
 
 def test_a_setting_that_stands_twice_is_refused(tmp_path):

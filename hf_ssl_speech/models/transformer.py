@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import torch
@@ -214,8 +213,9 @@ class Transformer(nn.Module):
 
     def resting_parameters(self) -> Iterator[nn.Parameter]:
         """Of the layers that `set_update` has dropped."""
-        dropped = [] if self.kept is None else (~self.kept).nonzero().flatten().tolist()
-        return itertools.chain.from_iterable(self.layers[number].parameters() for number in dropped)
+        for layer, runs in zip(self.layers, [] if self.kept is None else self.kept.tolist()):
+            if not runs:
+                yield from layer.parameters()
 
     def kept_layers(self, device: torch.device) -> list[bool] | Tensor:
         """Which layers run. A compiled graph gets a tensor, so that one graph serves every choice."""
