@@ -87,8 +87,8 @@ class Mixture:
         """
         drawn = [pair for part in self.parts for pair in self._stretch(part, epoch, seed)]
         rows, passes = map(np.concatenate, zip(*drawn))
-        in_order = np.sort(rows * (passes.max() + 1) + passes)  # each pair is one number, and comes once
-        return np.divmod(in_order, passes.max() + 1)
+        most = passes.max() + 1
+        return np.divmod(np.sort(rows * most + passes), most)  # each pair is one number, and comes once
 
     def _stretch(self, part: Part, epoch: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         wanted = round(part.share * self.samples)
