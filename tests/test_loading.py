@@ -19,8 +19,10 @@ from hf_ssl_speech import (
     make_processor,
 )
 from hf_ssl_speech.audio import SAMPLE_RATE, BadAudio, read_audio
+from hf_ssl_speech.data import sources
 from hf_ssl_speech.data.data_facts import SkipReport
 from hf_ssl_speech.data.features import MfccFeatures
+from hf_ssl_speech.data.folders import list_audio
 from hf_ssl_speech.data.preparing import prepare_speech, prepare_stream, row_waveform
 from hf_ssl_speech.data.sources import available_splits, load_speech
 
@@ -124,6 +126,22 @@ def test_audio_files_in_a_folder_are_rows_named_by_their_paths(tmp_path, streami
     ]
     with pytest.raises(ValueError, match="no split 'validation'"):
         load_speech(str(tmp_path), split="validation")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_audio_files_named_one_by_one_are_listed_together_in_their_order(tmp_path, streaming, monkeypatch):
+    files = [tmp_path / f"{name}.wav" for name in ("b/1", "a/1", "a/2")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        soundfile.write(file, noise(0.5), SAMPLE_RATE)
+    speech("c").to_parquet(tmp_path / "c.parquet")
+    listings = []
+    monkeypatch.setattr(sources, "list_audio", lambda names: listings.append(names) or list_audio(names))
+    rows = load_speech([*files[:2], tmp_path / "c.parquet", files[2]], streaming=streaming)
+    assert [row["id"] for row in rows] == ["b/1", "a/1", "c", "2"]
+    assert [len(names) for names in listings] == [2, 1]
+    named = load_speech([f"one={files[0]}", str(files[1])], streaming=streaming)
+    assert [row["corpus"] for row in named] == ["one", str(files[1])]
 
 
 def test_what_cannot_be_read_in_a_folder_is_counted_and_named(tmp_path):
