@@ -272,7 +272,7 @@ class DurationBatchedStream(IterableDataset):
             yield [rows[index] for index in batch]
 
 
-def seconds_at_once(device: torch.device, elsewhere: float) -> float:
+def seconds_at_once(device: torch.device, elsewhere: float = 60.0) -> float:
     """Audio that a model gets at a time when it only runs; on a CPU no more than fits into its cache."""
     return 12.0 if device.type == "cpu" else elsewhere
 

@@ -101,7 +101,7 @@ class Seq2SeqRecognizer(Recognizer):
         self.model.generation_config.max_length = None  # `LimitedLength` says how long
         self.hearing = hearing_of(model.config, "tokens")
         self.window_samples = self.hearing.longest_samples or WINDOW_SECONDS * SAMPLE_RATE
-        at_once = batch_seconds or seconds_at_once(model.device, 60.0)
+        at_once = batch_seconds or seconds_at_once(model.device)
         self.batch_windows = max(1, int(at_once * SAMPLE_RATE / self.window_samples))
 
     def texts(self, rows):

@@ -184,7 +184,7 @@ def compute_logits(
     if isinstance(rows, Dataset):
         rows = rows.select_columns([name for name in NEEDED if name in rows.column_names])
     lengths = np.array(_lengths(rows))
-    batch_seconds = batch_seconds or seconds_at_once(model.device, 60.0)
+    batch_seconds = batch_seconds or seconds_at_once(model.device)
     listener = _Listener(model, hearing_of(model.config, "ctc"), processor.feature_extractor)
     is_long = lengths > LONGEST_SECONDS * SAMPLE_RATE
     model.eval()
