@@ -78,12 +78,13 @@ def commands(arm: str, seed: int, args: argparse.Namespace) -> dict[str, list[st
         "units": words("units", num_units=UNITS, center=True, restarts=1, output_dir=folder / "units", **audio),
         "hubert": words(
             "pretrain", "hubert_tiny", units=folder / "units", output_dir=run / "hubert", max_steps=args.updates,
-            warmup_steps=0.1, eval_strategy="no", save_steps=100, seed=seed, disable_tqdm=True, **audio, **noise,
+            warmup_steps=0.1, eval_strategy="no", save_steps=100, seed=seed, disable_tqdm=True, crop_to_frames=16,
+            bf16="auto", **audio, **noise,
         ),
         "ctc": words(
             "finetune", "ctc_tiny", model_name_or_path=run / "hubert", output_dir=run / "ctc",
             max_steps=args.ctc_updates, seed=seed, eval_steps=args.ctc_updates, save_steps=args.ctc_updates,
-            disable_tqdm=True, **labels,
+            disable_tqdm=True, bf16="auto", **labels,
         ),
     }  # fmt: skip
 
