@@ -142,12 +142,15 @@ def draw_continued(found: Found, left: Axes, right: Axes):
 
 
 def draw_noise(found: Found, left: Axes, right: Axes):
+    """Each mean over seeds, and pale behind it the seeds."""
+    seeds = sorted({each["seed"] for each in found["results"]})
     for axes, figure in ((left, "agreement"), (right, "cer")):
-        for arm in ("clean", "noise"):
-            levels = [level for level in noise.LEVELS]
-            of_arm = [each for each in found["results"] if each["arm"] == arm]
-            means = [mean([each[figure] for each in of_arm if each["level"] == level]) for level in levels]
-            axes.plot(levels, means, marker="o", label="with noise" if arm == "noise" else "without")
+        for color, (arm, label) in enumerate((("clean", "without"), ("noise", "with noise"))):
+            at = {(each["seed"], each["level"]): each[figure] for each in found["results"] if each["arm"] == arm}
+            for seed in seeds:
+                axes.plot(noise.LEVELS, [at[seed, level] for level in noise.LEVELS], color=f"C{color}", alpha=0.25)
+            means = [mean([at[seed, level] for seed in seeds]) for level in noise.LEVELS]
+            axes.plot(noise.LEVELS, means, color=f"C{color}", marker="o", label=label)
         axes.set(xlabel="dB of the speech above the noise", ylabel={"cer": "CER"}.get(figure, "agreement of the units"))
         axes.legend()
 

@@ -177,7 +177,7 @@ def test_a_measurement_is_told_at_the_end_of_its_page_and_told_anew(benchmark, t
     run = {"parameters": 1_500_000, "updates": 300, "cpu_seconds": 12.3}
     arms = [{"name": "continued-0.5", "cer": rate, "pnmi": 0.3, "cpu_seconds": 90.0}]
     arms += [{"name": "scratch", "cer": rate, "pnmi": None, "cpu_seconds": None}]
-    levels = [{"arm": arm, "level": level, "agreement": 0.6, "pnmi": 0.3, "cer": 0.5}
+    levels = [{"arm": arm, "seed": 0, "level": level, "agreement": 0.6, "pnmi": 0.3, "cer": 0.5}
               for arm in ("clean", "noise") for level in (None, *made.noise.LEVELS)]  # fmt: skip
     stage = {"seconds": 1.0, "gigabytes": 0.1, "rows": 10}
     sizes = {"updates": 10, "ctc_updates": 5, "layers": 2, "width": 64, "units": "/home/me/units"}
