@@ -156,6 +156,8 @@ def draw(points: Sequence[Mapping[str, Any]], about: Mapping[str, Any], measure:
     for axis, title in zip(panels, titles):
         axis.set(title=title, xscale="log", xlabel="hours of audio seen")
         axis.grid(alpha=0.3)
+        if not axis.has_data():  # without the column `phones`, or not finished yet
+            axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
