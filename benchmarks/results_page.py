@@ -59,12 +59,13 @@ NOTES = """## Earlier
   batches of 1.7 s instead of 12 s with `crop_to_frames` 16, and 77% of the audio. After 400 updates the model named
   2.8% of the masked units, and the recogniser made 81% word errors ([where it pays](performance.md)).
 - **Which measure foretells character errors?** Of a tiny HuBERT after 5, 20, 50 and 99 hours ([results](results.md)),
-  the errors after ten minutes of labels fall from 71.0 to 63.7%. The PNMI of the best layer (.366 to .387) and the
-  accuracy on masked frames rise in the same order; agreement, the effective rank of that layer and Davies-Bouldin do
-  not. One seed.
+  the errors after ten minutes of labels fall from 71.0 to 63.7%. The PNMI of the best layer (.366 to .387), the
+  accuracy on masked frames and the effective rank that its evaluations told rise in the same order; agreement, the
+  effective rank of the best layer and Davies-Bouldin do not. One seed.
 - **Units of an encoder that has heard 45 hours**, 500 of its third layer, predicted by a tiny HuBERT from fresh
-  weights together with those of unmasked frames: after 99 hours the PNMI of 100 new units is .387, hardly more than
-  the .378 that one on 100 units of MFCC gives after 1,000 updates, 3 hours ([noise](noise.md)).
+  weights together with those of unmasked frames: after 99 hours the PNMI of 100 units of its best layer is .387,
+  hardly more than the .378 of the third layer of one that predicted 100 units of MFCC in 1,000 updates, 3 hours
+  ([noise](noise.md)).
 - **Batches padded to a multiple of 16 frames, so that lengths come again**: training a tiny model in bf16 on batches
   of 6 s takes three quarters of the time if oneDNN keeps 1,024 kernels, and as long as before with the 128 that keep
   memory flat; without gradients a tenth at most is saved.

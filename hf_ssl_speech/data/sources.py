@@ -86,12 +86,12 @@ def load_speech(
     parts = []
     sources = _each_source(source)
     has_names = any(split_name(each)[0] for each in sources)
-    for group in [[each] for each in sources] if has_names else _files_together(sources):
-        name_of_corpus, one = split_name(group[0])
+    for first, *others in [[each] for each in sources] if has_names else _files_together(sources):
+        name_of_corpus, one = split_name(first)
         one, conditions = split_conditions(expanded(one))
         found = [
             with_text(with_audio(part, audio_column, one, folder), text_column, one)
-            for part, folder in _load_one(one, group, split, name, streaming)
+            for part, folder in _load_one(one, others, split, name, streaming)
         ]
         found = only_matching(found, conditions, one)
         lacking = [column for column in need for part in found if column not in part.column_names]
@@ -158,9 +158,9 @@ def _is_audio_file(source: str) -> bool:
 
 
 def _load_one(
-    source: str, files: list[str], split: str, name: str | None, streaming: bool
+    source: str, others: list[str], split: str, name: str | None, streaming: bool
 ) -> Iterator[tuple[Any, str | None]]:
-    """Loads one source, or audio files of which it is the first.
+    """Loads one source, or an audio file together with others.
 
     Yields one dataset for each schema in it, with the folder that relative paths are meant in.
     """
@@ -170,7 +170,7 @@ def _load_one(
     elif os.path.isdir(source):
         splits = _folder_splits(Path(source), name, streaming)
     elif _names_files(source):
-        splits = {"train": partial(_load_files, files if len(files) > 1 else _glob(source), source, streaming)}
+        splits = {"train": partial(_load_files, [*_glob(source), *others], source, streaming)}
     else:
         with _hub_errors(source):
             yield load_dataset(source, name, split=split, streaming=streaming), None
