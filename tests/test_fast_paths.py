@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hf_ssl_speech.models.block_convolution import convolve_in_blocks
 from hf_ssl_speech.models.channels_last import conv_and_norm, conv_frames
 from hf_ssl_speech.models.conv_encoder import ValidGroupNorm
 from hf_ssl_speech.models.dropout import drop
-from hf_ssl_speech.models.products import linear, onednn_is_faster, product
+from hf_ssl_speech.models.products import linear, onednn_is_faster, product, product_of_heads
 from hf_ssl_speech.models.transformer import eager_attention
 
 EXACT = 1e-10  # in float64
@@ -62,6 +63,29 @@ def test_float32_products_are_right_whichever_library_computes_them(faster, monk
             assert ((product(one, other, added) - true).abs() <= bound).all()
 
 
+@pytest.mark.parametrize("faster", [False, True])
+def test_the_positional_convolution_in_blocks_is_that_of_torch(faster, monkeypatch):
+    monkeypatch.setattr("hf_ssl_speech.models.products.onednn_is_faster", lambda: faster)
+    for kernel, length in ((8, 33), (7, 19), (1, 5), (16, 3), (128, 64)):
+
+        def plain(frames, weight):
+            positions = F.conv1d(frames.transpose(1, 2), weight, padding=weight.shape[-1] // 2, groups=3)
+            return positions[..., : frames.shape[1]].transpose(1, 2)
+
+        inputs = numbers(2, length, 12), numbers(12, 4, kernel)
+        assert_same(lambda *inputs: convolve_in_blocks(*inputs, 3), plain, *inputs)
+
+
+@pytest.mark.parametrize("faster", [False, True])
+def test_products_of_heads_are_products_of_each(faster, monkeypatch):
+    monkeypatch.setattr("hf_ssl_speech.models.products.onednn_is_faster", lambda: faster)
+    monkeypatch.setattr("hf_ssl_speech.models.products.in_autocast", lambda tensor: tensor.float())
+    queries, keys = numbers(2, 3, 7, 4), numbers(2, 3, 5, 4)
+    assert_same(
+        lambda left, right: product_of_heads(left, right.mT), lambda left, right: left @ right.mT, queries, keys
+    )
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_folded_norm_is_the_norm_of_the_convolution(padded):
     waveforms = torch.randn(3, 400, dtype=torch.float64) + 2  # an offset must not matter
@@ -80,7 +104,9 @@ def test_the_folded_norm_is_the_norm_of_the_convolution(padded):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_written_out_is_the_attention_of_torch(masked):
+@pytest.mark.parametrize("training", [False, True])
+def test_attention_written_out_is_the_attention_of_torch(masked, training):
+    module = torch.nn.Module().train(training)
     mask = torch.ones(2, 1, 7, 7, dtype=torch.bool)
     mask[1, ..., 5:] = not masked
 
@@ -88,7 +114,7 @@ def test_attention_written_out_is_the_attention_of_torch(masked):
         return F.scaled_dot_product_attention(query, key, value, mask, scale=0.3).transpose(1, 2)
 
     def fast(query, key, value):
-        return eager_attention(None, query, key, value, mask if masked else None, 0.3, 0.0)[0]
+        return eager_attention(module, query, key, value, mask if masked else None, 0.3, 0.0)[0]
 
     assert_same(fast, plain, numbers(2, 3, 7, 4), numbers(2, 3, 7, 4), numbers(2, 3, 7, 4))
 

@@ -58,6 +58,39 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     return left @ right if bias is None else torch.addmm(bias, left, right)
 
 
+def batched_product(left: Tensor, right: Tensor) -> Tensor:
+    """`left @ right` of two batches of matrices, `(batch, rows, columns)`, without gradients."""
+    if left.dtype == torch.float32 and onednn_is_faster():
+        return torch.stack([product(one, other) for one, other in zip(left, right)])
+    return left @ right
+
+
+class BatchedProduct(torch.autograd.Function):
+    """`batched_product`, with its gradients."""
+
+    @staticmethod
+    def forward(ctx, left: Tensor, right: Tensor) -> Tensor:
+        ctx.save_for_backward(left, right)
+        return batched_product(left, right)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        left, right = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        return (
+            batched_product(gradient, right.mT) if needed[0] else None,
+            batched_product(left.mT, gradient) if needed[1] else None,
+        )
+
+
+def product_of_heads(left: Tensor, right: Tensor) -> Tensor:
+    """`left @ right`, both `(batch, heads, rows, columns)`, by the faster of the libraries."""
+    if not is_fast(left) or in_autocast(left[:0]).dtype != torch.float32 or not onednn_is_faster():
+        return left @ right
+    return BatchedProduct.apply(left.flatten(0, 1), right.flatten(0, 1)).unflatten(0, left.shape[:2])
+
+
 class LinearFunction(torch.autograd.Function):
     """A linear layer whose products are of few sizes."""
 

@@ -11,13 +11,14 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from hf_ssl_speech.models.block_convolution import convolve_in_blocks, is_faster
 from hf_ssl_speech.models.checkpointing import CheckpointedLayer
 from hf_ssl_speech.models.compilation import block
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.convolution_operator import convolve
 from hf_ssl_speech.models.dropout import Dropout, drop
 from hf_ssl_speech.models.precision import in_autocast
-from hf_ssl_speech.models.products import Linear, is_fast
+from hf_ssl_speech.models.products import Linear, is_fast, product_of_heads
 
 
 def eager_attention(
@@ -34,13 +35,17 @@ def eager_attention(
 
     `mask` is added to the scores or, if it is boolean, marks the keys that are seen.
     """
-    scores = query @ key.transpose(2, 3) * scaling
+    if module.training:  # few queries are scaled, not many scores, which stock's order of operations asks for
+        scores = product_of_heads(query * scaling, key.transpose(2, 3))
+    else:
+        scores = query @ key.transpose(2, 3) * scaling
     if mask is not None and mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     elif mask is not None:
         scores = scores + mask
     weights = drop(scores.softmax(-1), dropout)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
+    context = product_of_heads(weights, value) if module.training else weights @ value
+    return context.transpose(1, 2).contiguous(), weights
 
 
 class SelfAttention(nn.Module):
@@ -143,6 +148,9 @@ class PositionalConv(nn.Module):
             weight, padding = in_autocast(conv.weight), conv.padding[0]
             positions = convolve(in_autocast(hidden), weight, 1, padding, conv.groups) + conv.bias.to(weight.dtype)
             return self.activation(positions[:, : hidden.shape[1]])
+        if self.training and is_fast(hidden) and is_faster(hidden):
+            positions = convolve_in_blocks(hidden, conv.weight, conv.groups)
+            return self.activation(positions + conv.bias.to(positions.dtype))
         positions = conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]  # an even kernel gives one frame too many
         return self.activation(positions).transpose(1, 2)
 
