@@ -20,9 +20,9 @@ BLOCK = 4
 
 
 def is_faster(frames: Tensor) -> bool:
-    """Whether the products are faster than torch's convolution for frames on a CPU: in bf16, or by oneDNN's products."""
+    """Whether the products are faster than torch's convolution, for frames on a CPU: in bf16, or by oneDNN."""
     dtype = in_autocast(frames[:0]).dtype
-    return dtype == torch.bfloat16 or dtype == torch.float32 and onednn_is_faster()
+    return dtype == torch.bfloat16 or (dtype == torch.float32 and onednn_is_faster())
 
 
 def convolve_in_blocks(frames: Tensor, weight: Tensor, groups: int) -> Tensor:
