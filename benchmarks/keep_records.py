@@ -58,6 +58,16 @@ def condense(record: Record, name: str) -> dict[str, Any] | None:
         source = record["start"]["source"]
         hours = hours_seen_by(source) if source else None
         return common | {"kind": "probe", **told, "updates": identity["updates"], "hours_seen": hours}
+    if record["task"] == "ctc":
+        scored = [point for point in record["curves"] if "eval_cer" in point]
+        best = min(scored, key=lambda point: point["eval_cer"], default=None)
+        return best and common | {
+            "kind": "recogniser",
+            "start": Path(identity["start"] or "scratch").name,
+            "updates": record["updates"],
+            "errors": {name: best[f"eval_{name}"] for name in ("wer", "cer")},
+            "settings": identity["config"] | record["recipe"],
+        }
     if identity.get("stage") == "units":
         made_from = without_folders(record["units"]["features"])
         told = {"made_from": made_from, "num_units": record["units"]["num_units"], "quality": record["quality"]}

@@ -34,6 +34,10 @@ REST = "the rest"
 PRODUCTS = ("convolutions", "matrix products")
 
 
+def kind_of(operator: str) -> str:
+    return next((kind for kind, marks in KINDS.items() if any(mark in operator for mark in marks)), REST)
+
+
 class Watch(TorchDispatchMode):
     """Adds up the CPU time of operators by kind."""
 
@@ -102,11 +106,8 @@ def main(argv: list[str] | None = None) -> None:
             case = watch_steps(size, precision, args.rounds, audio, rates[precision])
             cases.append(case)
             shares = ", ".join(f"{kind} {share:.0%}" for kind, share in case["shares"].items())
-            print(
-                f"{case['work']}: {case['seconds']['ours']['median']:.3f} s, {case['share_of_product']:.0%} of a product, "
-                f"its products alone {case['share_in_products']:.0%}; {shares}",
-                flush=True,
-            )
+            told = ", ".join(f"{name} {case[name]:.0%}" for name in ("share_of_product", "share_in_products"))
+            print(f"{case['work']}: {case['seconds']['ours']['median']:.3f} s, {told}; {shares}", flush=True)
             settings = {"model": "hubert-100", "product_rate": rates}
             write_results(args.output_file, {"machine": machine(), "settings": settings, "cases": cases})
 

@@ -2,7 +2,7 @@
 
 python benchmarks/training_step.py --output_file docs/measured/training_step.json
 python benchmarks/kmeans.py --output_file docs/measured/kmeans.json
-    (and so on: mfcc, labelling, loading, memory, equal_lengths, transcription, scaling, traffic)
+    (and so on: operators, mfcc, labelling, loading, memory, equal_lengths, transcription, scaling, traffic)
 python benchmarks/performance_page.py
 """
 
@@ -48,21 +48,14 @@ The last column is the share that the goal beside the other side would take: nea
 
 {sections}
 
-### Why the tiny size stays below its goals
-
-Of its step in bf16, a profile on the processor with bf16 shows the gradients of convolutions with 26%, other matrix products
-with 33%, the convolutions with 10%, GELU and its gradient with 10% and softmax with 4%. With 96 channels oneDNN's
-convolutions reach 206 to 354 GFLOP/s and their gradients 160 to 323; what lies between the products moves memory and
-has no share in the count of operations. In float32 the gradients of convolutions, with 180 to 200, and products of
-600 frames, with 165 to 215, are near the rate of a large product; GELU took 11% there and attention, which torch
-computes by MKL, 12% before the other products were left to oneDNN.
-
 ## What makes it fast
 
 - The conv encoder keeps the channels of a frame side by side, from the waveform to the transformer: nothing changes its
   layout between layers.
 - The first group norm follows from the covariance of the samples in a window, so the first convolution and its norm are
   one small matrix product.
+- The positional convolution is a matrix product: each block of four frames of the output is one of as many shifted
+  kernels with all frames that they see (in bf16, and in float32 on the processors of the next point but one).
 - Attention is written out as matrix products where torch's own is slower: in bf16, and with dropout.
 - On AMD processors with AVX-512, float32 products are left to oneDNN: MKL, which torch takes for them, uses half of
   their width.
@@ -81,8 +74,10 @@ epoch of LibriSpeech's lengths takes at most 12 graphs, with and without padding
 one. It is meant for GPUs, where it was not measured: on the CPU steps of the tiny size took 4 to 28% longer than in the
 plain ways above, after three to eleven minutes of compiling on two busy cores.
 
-What was tried and does not pay: the positional convolution as products of blocks of frames (a fifth faster in bf16 at
-the tiny size, slower in float32 at the larger ones); float32 weight gradients of channels-last convolutions by oneDNN
+What was tried and does not pay: the positional convolution by Fourier transforms (the gradient of its weight took 25
+instead of 15 ms at the small size in float32, and the same 24 instead of 12 ms in bf16); attention without dropout in
+float32 as oneDNN's products (a step of the tiny size takes as long, and keeps the scores); huge pages (no difference);
+float32 weight gradients of channels-last convolutions by oneDNN
 (up to four times slower than the matrix product that is used instead); the conv encoder in blocks of frames that stay
 in the cache, with activations computed again (60% of the memory at the small size in float32, but a step of the tiny
 size in bf16 takes a sixth longer); queries, keys and values as one product over their joined weights (a layer of the

@@ -228,7 +228,54 @@ keeps for the backward pass. Counted on {settings["seconds"]:g} s, and not timed
 {table(head, [*rows, ["**together**", *totals]])}"""
 
 
+def operators(found: dict) -> str:
+    cases = found["cases"]
+    kinds = list(cases[0]["shares"])
+    rows = [
+        [
+            case["work"],
+            f"{case['share_of_product']:.0%}",
+            f"**{case['share_in_products']:.0%}**",
+            *(f"{case['shares'][kind]:.0%}" for kind in kinds),
+        ]
+        for case in cases
+    ]
+    return f"""## Where the time of a step goes
+
+A step of {found["settings"]["model"]}, operator by operator: which share of the rate of a large matrix product it
+reaches, which it would reach if nothing but convolutions and matrix products took time, and what its time is spent on.
+{on(found["machine"])}.
+
+{table(["step", "share", "of its products alone", *kinds], rows)}
+
+The second column is a limit: what lies between the products moves memory and has no share in the count of operations.
+Convolutions run at the full rate, but the gradient of a weight sums over thousands of frames into a small matrix, and
+the matrices of the tiny size are too small for the full rate in the transformer as well."""
+
+
+def against(found: dict) -> str:
+    rows = [
+        [
+            f"{case['objective']} {case['size']}, {case['audio']}",
+            case["precision"],
+            milliseconds(case["seconds"]["ours"]),
+            milliseconds(case["seconds"][case["beside"]]),
+            f"**{case['times_as_fast']:.2f}**",
+        ]
+        for case in found["cases"]
+    ]
+    earlier = found["cases"][0]["beside"]
+    return f"""## Beside earlier code
+
+The same steps with the code of revision {earlier}, from the same weights, with the same loss. The goal is 1.4 times in
+float32 and 1.8 times in bf16. {on(found["machine"])}.
+
+{table(["step", "precision", "today, ms", f"{earlier}, ms", "times as fast"], rows)}"""
+
+
 SECTIONS: dict[str, Callable[[dict], str]] = {
+    "operators": operators,
+    "against": against,
     "kmeans": kmeans,
     "mfcc": mfcc,
     "labelling": labelling,

@@ -11,6 +11,7 @@ what is saved by computing less counts as speed; they give the share of the rate
 """
 
 import argparse
+import gc
 import json
 import math
 from collections.abc import Callable
@@ -330,6 +331,7 @@ def main(argv: list[str] | None = None) -> None:
     for size in arguments.sizes:
         for precision in arguments.precisions:
             for objective in arguments.objectives:
+                gc.collect()  # models hold cycles, and all sizes one after the other would fill the memory
                 given = (objective, size, precision, arguments.rounds, audio)
                 measured = (
                     measure_against(arguments.against, *given)

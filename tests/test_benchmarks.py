@@ -62,7 +62,7 @@ def test_a_step_is_measured_beside_an_older_revision_with_the_same_loss(benchmar
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["kmeans", "mfcc", "labelling", "loading", "memory", "transcription", "scaling", "traffic"]
+    "name", ["kmeans", "mfcc", "labelling", "loading", "memory", "transcription", "scaling", "traffic", "operators"]
 )
 def test_a_benchmark_runs_and_the_page_has_a_section_of_what_it_writes(name, benchmark, tmp_path):
     if name == "kmeans":
