@@ -85,12 +85,15 @@ def test_kept_models_stand_in_one_table_and_picture_against_hours_seen(kept, tmp
     monkeypatch.setattr(results_page, "MEASURED", tmp_path / "measured")
     keep_records.main(["tiny", str(tmp_path / "payoff"), str(kept)])
     keep_records.main(["tried", str(kept), "--trials", "Does it learn?", "--verdict", "No."])
+    recognisers = sorted(tmp_path.glob("payoff/labels/*/*/seed-0"))
+    keep_records.main(["tuned", *map(str, recognisers), "--trials", "How does it hear?"])
     page = results_page.results()
     for name in ("early", "late", "scratch"):
         told = points[name]["errors"]["0.1"]["cer"]
         assert f"| {name} | {100 * told['value']:.1f} [" in page
     assert "| run | wav2vec2 | 0.0 M | 3 x 32 |" in page and "| 4 | 0.0 |" in page
     assert str(tmp_path) not in page + results_page.log() and "Does it learn?" in results_page.log()
+    assert "| WER on validation | CER on validation |" in results_page.log()
 
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "payoff").rglob("run.json")}
     run("payoff", command)  # reads everything back
