@@ -69,6 +69,21 @@ def test_only_adapters_and_head_learn_and_the_thaw_reaches_into_the_wrapper(save
     assert len(adapters) == 3 * 2 * 2 and moved() & adapters  # layers, targets, factors
 
 
+@pytest.mark.parametrize("target", ["pos_conv_embed.conv", "conv_layers.1.conv"])
+def test_adapters_of_convolutions_are_heard_and_learn_in_training_too(target, make_tiny):
+    model = make_tiny(SSLHubertForCTC, vocab_size=8, final_dropout=0.0, mask_time_prob=0.0, mask_feature_prob=0.0)
+    settings = peft.LoraConfig(target_modules=[target], r=8, init_lora_weights=False)
+    wrapped = peft.get_peft_model(model.float(), settings)
+    given = dict(input_values=torch.randn(1, 4000), labels=torch.tensor([[1, 2]]))
+    with torch.no_grad():
+        heard = wrapped.eval()(**given).logits
+    training = wrapped.train()(**given)
+    assert (training.logits - heard).abs().max() < 1e-5
+    training.loss.backward()
+    adapters = [weight for name, weight in wrapped.named_parameters() if "lora_" in name]
+    assert adapters and all(weight.grad.abs().max() > 0 for weight in adapters)
+
+
 def test_an_interrupted_run_with_adapters_ends_with_the_same_weights(save_rows, make_tiny, tmp_path):  # noqa: F811
     rows = save_rows([1.2, 1.9, 2.3, 2.4, 3.1])
     settings = dict(max_steps=4, save_strategy="steps", save_steps=2, batch_seconds=8, head_learning_rate=1e-2)

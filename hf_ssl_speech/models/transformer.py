@@ -144,11 +144,12 @@ class PositionalConv(nn.Module):
     @block
     def forward(self, hidden: Tensor) -> Tensor:
         conv = self.conv
-        if self.training and torch.compiler.is_compiling():
+        own = self.training and isinstance(conv, nn.Conv1d)  # what PEFT wraps around it computes more
+        if own and torch.compiler.is_compiling():
             weight, padding = in_autocast(conv.weight), conv.padding[0]
             positions = convolve(in_autocast(hidden), weight, 1, padding, conv.groups) + conv.bias.to(weight.dtype)
             return self.activation(positions[:, : hidden.shape[1]])
-        if self.training and is_fast(hidden) and is_faster(hidden):
+        if own and is_fast(hidden) and is_faster(hidden):
             positions = convolve_in_blocks(hidden, conv.weight, conv.groups)
             return self.activation(positions + conv.bias.to(positions.dtype))
         positions = conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]  # an even kernel gives one frame too many
