@@ -54,8 +54,7 @@ The last column is the share that the goal beside the other side would take: nea
   layout between layers.
 - The first group norm follows from the covariance of the samples in a window, so the first convolution and its norm are
   one small matrix product.
-- The positional convolution is a matrix product: each block of four frames of the output is one of as many shifted
-  kernels with all frames that they see (in bf16, and in float32 on the processors of the next point but one).
+- The positional convolution is a matrix product: of all frames that a block of four sees, and four shifted kernels.
 - Attention is written out as matrix products where torch's own is slower: in bf16, and with dropout.
 - On AMD processors with AVX-512, float32 products are left to oneDNN: MKL, which torch takes for them, uses half of
   their width.

@@ -2,7 +2,7 @@
 
 A block of `BLOCK` frames of the output depends on so many blocks of the input. Side by side, these are a row of a
 matrix, and the taps of the kernel, shifted by one for each frame of the block, are another matrix: their product is the
-convolution, with `BLOCK - 1` taps of zeros to the kernel's width. CPUs multiply matrices two to five times as fast as
+convolution, with `BLOCK - 1` taps of zeros to the kernel's width. CPUs multiply matrices up to five times as fast as
 they convolve groups of so few channels.
 """
 
@@ -14,15 +14,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hf_ssl_speech.models.precision import at_least_float32, in_autocast
-from hf_ssl_speech.models.products import ROWS, batched_product, onednn_is_faster
+from hf_ssl_speech.models.products import ROWS, batched_product
 
 BLOCK = 4
-
-
-def is_faster(frames: Tensor) -> bool:
-    """Whether the products are faster than torch's convolution, for frames on a CPU: in bf16, or by oneDNN."""
-    dtype = in_autocast(frames[:0]).dtype
-    return dtype == torch.bfloat16 or (dtype == torch.float32 and onednn_is_faster())
 
 
 def convolve_in_blocks(frames: Tensor, weight: Tensor, groups: int) -> Tensor:

@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hf_ssl_speech.models.block_convolution import convolve_in_blocks, is_faster
+from hf_ssl_speech.models.block_convolution import convolve_in_blocks
 from hf_ssl_speech.models.checkpointing import CheckpointedLayer
 from hf_ssl_speech.models.compilation import block
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
@@ -149,7 +149,7 @@ class PositionalConv(nn.Module):
             weight, padding = in_autocast(conv.weight), conv.padding[0]
             positions = convolve(in_autocast(hidden), weight, 1, padding, conv.groups) + conv.bias.to(weight.dtype)
             return self.activation(positions[:, : hidden.shape[1]])
-        if own and is_fast(hidden) and is_faster(hidden):
+        if own and is_fast(hidden):
             positions = convolve_in_blocks(hidden, conv.weight, conv.groups)
             return self.activation(positions + conv.bias.to(positions.dtype))
         positions = conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]  # an even kernel gives one frame too many
