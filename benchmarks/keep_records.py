@@ -6,7 +6,8 @@ python benchmarks/results_page.py
 
 The folders are searched for `run.json` of complete pretrainings, units and probes, and `results.json` of
 label-efficiency and payoff; folders on the way are left out, so that nothing of this machine is told. With `--trials`
-the runs are one question's trials: the log tells what each does otherwise than the first, what it cost and gave.
+the runs, recognisers too, are one question's trials: the log tells what each does otherwise than the first, what it
+cost and gave.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def without_folders(text: str) -> str:
 
 
 def condense(record: Record, name: str) -> dict[str, Any] | None:
-    """What is kept of the record of a run; None of one that is not told of by itself, such as a recogniser's."""
+    """What is kept of the record of a run; None of one that says nothing by itself."""
     common = {"name": name, "data": data_of(record["data"]), "minutes": (record["seconds"] or 0) / 60}
     identity = record["identity"]
     if record["task"] == "probe":

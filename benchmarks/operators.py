@@ -27,8 +27,19 @@ KINDS = {
     "optimizer, clipping": ("adamw", "foreach"),
     "GELU": ("gelu",),
     "norms, softmax": ("norm", "softmax"),
-    "copies, casts": ("copy", "clone", "::cat", "::stack", "pad", "zero", "fill"),
-    "sums, dropout": ("::add", "::mul", "::sum", "::where", "::masked_fill", "random", "::rsub", "::sub", "::div"),
+    "sums, dropout": (
+        "::add",
+        "::mul",
+        "::sum",
+        "::where",
+        "::masked_fill",
+        "random",
+        "::ge",
+        "::rsub",
+        "::sub",
+        "::div",
+    ),
+    "copies, casts": ("copy", "clone", "::cat", "::stack", "pad", "zero", "::fill"),
 }
 REST = "the rest"
 PRODUCTS = ("convolutions", "matrix products")
@@ -49,10 +60,7 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, operator, types, given=(), named=None):
         start = time.process_time()
         result = operator(*given, **(named or {}))
-        taken, name = time.process_time() - start, str(operator).replace(".", "::", 1)
-        self.seconds[next((kind for kind, marks in KINDS.items() if any(each in name for each in marks)), REST)] += (
-            taken
-        )
+        self.seconds[kind_of(str(operator).replace(".", "::", 1))] += time.process_time() - start
         self.calls += 1
         return result
 

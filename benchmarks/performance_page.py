@@ -35,13 +35,14 @@ TEXT = """# Speed
 
 Whole training steps (forward, backward, clipping, AdamW) beside those of transformers and torchaudio, with the same
 weights, audio, masks, negatives and labels. Loss and gradients of both sides were compared before the clock started.
-The time is CPU time of one thread in the median of {rounds} rounds, in which each side takes one step, in random
+The time is CPU time of one thread in the median of at least {rounds} rounds, in which each side takes one step, in random
 order. The machine is shared, so figures of two runs differ more than those within one. `small` has 512 channels in its
 conv encoder here, as the papers have.
 
 *Goal* is what we aim at. *Memory* is what the forward pass keeps for the backward pass, as a share of what the other
 side keeps; the goal beside transformers is 60% in float32 and 50% in bf16. The operations of a step are counted by
-formula; divided by its time, they are a share of the rate that a large matrix product, torch's or oneDNN's, reaches.
+formula; divided by its time, they are a share of the rate that a large matrix product, torch's or oneDNN's, reached in
+the same run.
 The last column is the share that the goal beside the other side would take: near 100% it can't be had on that processor.
 
 {machines}
@@ -54,7 +55,8 @@ The last column is the share that the goal beside the other side would take: nea
   layout between layers.
 - The first group norm follows from the covariance of the samples in a window, so the first convolution and its norm are
   one small matrix product.
-- The positional convolution is a matrix product: of all frames that a block of four sees, and four shifted kernels.
+- The positional convolution is a matrix product: of all frames that a block of four sees, and four shifted kernels. In
+  batches with fewer frames than twice the kernel's width torch's convolution is the faster, and is taken.
 - Attention is written out as matrix products where torch's own is slower: in bf16, and with dropout.
 - On AMD processors with AVX-512, float32 products are left to oneDNN: MKL, which torch takes for them, uses half of
   their width.
@@ -122,13 +124,19 @@ def share_row(case: dict, goals: dict) -> list[str]:
     ]
 
 
+def rates_of(results: list[dict], precision: str) -> str:
+    """The rate of a large matrix product, as each run of a machine has measured it, in GFLOP/s."""
+    rates = sorted({round(result["product_rate"][precision] / 1e9) for result in results})
+    return " to ".join(map(str, rates[:1] + rates[1:][-1:]))
+
+
 def machine_section(results: list[dict]) -> str:
     """What was measured on one machine, in one run or several."""
     machine, cases = results[0]["machine"], [case for result in results for case in result["cases"]]
     goals = next((found for name, found in GOALS.items() if machine["processor"].endswith(name)), {})
     measured = {(name_of(case), case["precision"]) for case in cases}
     missing = [f"{name} {each}" for each, names in goals.items() for name in names if (name, each) not in measured]
-    rates = [f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in results[0]["product_rate"].items()]
+    rates = [f"{rates_of(results, name)} GFLOP/s in {name}" for name in results[0]["product_rate"]]
     steps = ["step", "precision", "ours, ms", "beside, ms", "times as fast", "goal", "memory"]
     shares = ["step", "precision", "GFLOP", "seconds of audio a second", "share", "goal", "of the other side"]
     shares.append("share at the goal beside it")

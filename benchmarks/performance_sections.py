@@ -248,9 +248,9 @@ reaches, which it would reach if nothing but convolutions and matrix products to
 
 {table(["step", "share", "of its products alone", *kinds], rows)}
 
-The second column is a limit: what lies between the products moves memory and has no share in the count of operations.
-Convolutions run at the full rate, but the gradient of a weight sums over thousands of frames into a small matrix, and
-the matrices of the tiny size are too small for the full rate in the transformer as well."""
+*Of its products alone* is a limit: what lies between the products moves memory and has no share in the count of
+operations. The gradients of the conv encoder's weights, sums over thousands of frames into small matrices, and the
+small matrices of the tiny size keep the products themselves from the full rate."""
 
 
 def against(found: dict) -> str:

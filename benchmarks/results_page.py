@@ -74,8 +74,8 @@ NOTES = """## Earlier
   ([speed](performance.md)).
 - **A second iteration** of a tiny HuBERT gains little: PNMI .392 after the first, .397 after the second
   ([measurements](measurements.md)).
-- **The positional convolution by Fourier transforms**: slower than as products of blocks of frames
-  ([speed](performance.md)).
+- **The positional convolution by Fourier transforms**: slower than as products of blocks of frames, which in turn are
+  slower than torch's convolution for less than five seconds of audio at the base size ([speed](performance.md)).
 - **Float32 weight gradients of channels-last convolutions by oneDNN**: up to four times slower than the matrix product
   that is used instead ([speed](performance.md)).
 - **The conv encoder in blocks of frames that stay in the cache, its activations computed again**: of a HuBERT step,
@@ -263,15 +263,15 @@ def first_in_words(run: dict[str, Any]) -> str:
 def trials(found: dict[str, Any]) -> list[str]:
     """A question, its trials, and what they taught."""
     recognisers = [entry for entry in found["entries"] if entry["kind"] == "recogniser"]
-    head, rows, first = recogniser_trials(recognisers) if recognisers else encoder_trials(found)
-    train = first["data"]["train"]
+    head, rows = recogniser_trials(recognisers) if recognisers else encoder_trials(found)
+    train = found["entries"][0]["data"]["train"]
     told = f"On {plain(train['of'])} ({train['hours']:.1f} h); {plain(found['machine'])}."
     verdict = [found["verdict"]] if "verdict" in found else []
     return [f"## {plain(found['question'])}", told, table(*with_values(head, rows)), *verdict]
 
 
-def recogniser_trials(runs: list[dict[str, Any]]) -> tuple[list[str], list[list[str]], dict[str, Any]]:
-    """Head and rows of trials of fine-tuning, and the first of them."""
+def recogniser_trials(runs: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of trials of fine-tuning."""
     settings = [run["settings"] | {"start": run["start"]} for run in runs]
     first = f"{runs[0]['start']}, learning rate {settings[0]['learning_rate']:g}"
     rows = [
@@ -284,11 +284,11 @@ def recogniser_trials(runs: list[dict[str, Any]]) -> tuple[list[str], list[list[
         ]
         for place, (run, own) in enumerate(zip(runs, settings))
     ]
-    return ["trial", "what is other", "updates", "minutes", "WER on validation", "CER on validation"], rows, runs[0]
+    return ["trial", "what is other", "updates", "minutes", "WER on validation", "CER on validation"], rows
 
 
-def encoder_trials(found: dict[str, Any]) -> tuple[list[str], list[list[str]], dict[str, Any]]:
-    """Head and rows of trials of pretraining, and the first of them."""
+def encoder_trials(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of trials of pretraining."""
     runs = [entry for entry in found["entries"] if entry["kind"] == "pretraining"]
     sets = [entry for entry in found["entries"] if entry["kind"] == "units" and entry["quality"]]
     rows = []
@@ -299,7 +299,7 @@ def encoder_trials(found: dict[str, Any]) -> tuple[list[str], list[list[str]], d
         row = [plain(run["name"]), other, f"{run['updates']:,}", f"{run['hours_seen']:.1f}", f"{run['minutes']:.0f}"]
         rows.append([*row, accuracy_cell(run["evaluation"]), "" if best is None else f"{best:.3f}"])
     head = ["trial", "what is other", "updates", "hours seen", "minutes", "accuracy on validation", "PNMI"]
-    return head, rows, runs[0]
+    return head, rows
 
 
 def log() -> str:

@@ -111,7 +111,7 @@ def test_a_frozen_conv_encoder_spends_no_time_in_the_backward_pass(make_tiny):
     model.freeze_feature_encoder()
     nodes = backward_nodes(model(**speech).loss)
     assert needed == [True, False]
-    assert [node for node in nodes if "Conv" in node] == ["BlockConvolutionBackward"]  # the positional one
+    assert sum("Conv" in node for node in nodes) == 1  # the positional one, by torch or as products
     assert "ScaleGradientBackward" not in nodes
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hf_ssl_speech import SSLHubertModel
 from hf_ssl_speech.models.block_convolution import convolve_in_blocks
 from hf_ssl_speech.models.channels_last import conv_and_norm, conv_frames
 from hf_ssl_speech.models.conv_encoder import ValidGroupNorm
@@ -63,27 +64,45 @@ def test_float32_products_are_right_whichever_library_computes_them(faster, monk
             assert ((product(one, other, added) - true).abs() <= bound).all()
 
 
-@pytest.mark.parametrize("faster", [False, True])
-def test_the_positional_convolution_in_blocks_is_that_of_torch(faster, monkeypatch):
-    monkeypatch.setattr("hf_ssl_speech.models.products.onednn_is_faster", lambda: faster)
-    for kernel, length in ((8, 33), (7, 19), (1, 5), (16, 3), (128, 64)):
+@pytest.mark.parametrize(("kernel", "length"), [(8, 33), (7, 19), (1, 5), (16, 3), (128, 64)])
+def test_the_positional_convolution_in_blocks_is_that_of_torch(kernel, length):
+    def plain(frames, weight):
+        positions = F.conv1d(frames.transpose(1, 2), weight, padding=kernel // 2, groups=3)
+        return positions[..., :length].transpose(1, 2)
 
-        def plain(frames, weight):
-            positions = F.conv1d(frames.transpose(1, 2), weight, padding=weight.shape[-1] // 2, groups=3)
-            return positions[..., : frames.shape[1]].transpose(1, 2)
-
-        inputs = numbers(2, length, 12), numbers(12, 4, kernel)
-        assert_same(lambda *inputs: convolve_in_blocks(*inputs, 3), plain, *inputs)
+    inputs = numbers(2, length, 12), numbers(12, 4, kernel)
+    assert_same(lambda *inputs: convolve_in_blocks(*inputs, 3), plain, *inputs)
 
 
-@pytest.mark.parametrize("faster", [False, True])
-def test_products_of_heads_are_products_of_each(faster, monkeypatch):
-    monkeypatch.setattr("hf_ssl_speech.models.products.onednn_is_faster", lambda: faster)
-    monkeypatch.setattr("hf_ssl_speech.models.products.in_autocast", lambda tensor: tensor.float())
-    queries, keys = numbers(2, 3, 7, 4), numbers(2, 3, 5, 4)
-    assert_same(
-        lambda left, right: product_of_heads(left, right.mT), lambda left, right: left @ right.mT, queries, keys
-    )
+def test_products_of_heads_are_products_of_each(monkeypatch):
+    inputs = numbers(2, 3, 7, 4), numbers(2, 3, 5, 4)
+
+    def product_of_each(left, right):
+        return product_of_heads(left, right.mT)
+
+    assert_same(product_of_each, lambda left, right: left @ right.mT, *inputs)
+    # In float32 each product by itself, if oneDNN is the faster: here with torch's, which every processor has.
+    monkeypatch.setattr("hf_ssl_speech.models.products.onednn_is_faster", lambda: True)
+    monkeypatch.setattr("hf_ssl_speech.models.products.onednn_product", lambda left, right, bias: left @ right)
+    single = [each.detach().float().requires_grad_() for each in inputs]
+    scores = product_of_each(*single)
+    bound = 6 * torch.finfo(torch.float32).eps  # each of at most 7 sums of products rounds, relative to its size
+    for mine, true in zip(
+        (scores, *torch.autograd.grad(scores.square().sum(), single)),
+        (expected := inputs[0] @ inputs[1].mT, *torch.autograd.grad(expected.square().sum(), inputs)),
+    ):
+        assert (mine - true).abs().max() < 4 * bound * true.abs().max()
+
+
+def test_what_is_hung_on_a_convolution_is_heard_in_training_too(make_tiny):
+    model = make_tiny(SSLHubertModel).train()
+    convolutions = [model.encoder.pos_conv_embed.conv, model.feature_extractor.conv_layers[1].conv]
+    for conv in convolutions:
+        called = []
+        handle = conv.register_forward_hook(lambda *call, called=called: called.append(call[-1]))
+        model(torch.randn(1, 8000, dtype=model.dtype))
+        handle.remove()
+        assert len(called) == 1
 
 
 @pytest.mark.parametrize("padded", [False, True])

@@ -1,9 +1,9 @@
 """A wide grouped convolution over frames, the positional one, as matrix products.
 
-A block of `BLOCK` frames of the output depends on so many blocks of the input. Side by side, these are a row of a
-matrix, and the taps of the kernel, shifted by one for each frame of the block, are another matrix: their product is the
-convolution, with `BLOCK - 1` taps of zeros to the kernel's width. CPUs multiply matrices up to five times as fast as
-they convolve groups of so few channels.
+A block of `BLOCK` frames of the output depends on a fixed number of blocks of the input. Side by side, these are a row
+of a matrix, and the taps of the kernel, once for each frame of the block and shifted by its place, are another matrix,
+padded with zeros to whole blocks: their product is the convolution. CPUs multiply matrices faster than they convolve
+groups of so few channels, unless there are too few frames for the work of shifting the taps.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ from hf_ssl_speech.models.products import ROWS, batched_product
 BLOCK = 4
 
 
+def pays(frames: Tensor, kernel: int) -> bool:
+    """Whether frames `(batch, frames, channels)` are enough: then the products are the faster way on CPUs."""
+    return frames.shape[:2].numel() >= 2 * kernel
+
+
 def convolve_in_blocks(frames: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """`F.conv1d` with padding on both sides, as many frames as there are.
+    """Same as `F.conv1d` with `kernel // 2` zeros on both sides, cut to the number of input frames.
 
     Args:
         frames: `(batch, frames, channels)`.
@@ -56,17 +61,20 @@ class BlockConvolution(torch.autograd.Function):
 
 
 def convolved(frames: Tensor, taps: Tensor, before: int) -> Tensor:
-    """The convolution with `taps`, `(groups, kernel, channels, out channels)`, that sees so many frames before each."""
+    """The convolution with `taps`, `(groups, kernel, channels, out channels)`.
+
+    The first tap is for the input frame that is `before` frames before that of the output.
+    """
     batch, length, _ = frames.shape
-    groups, kernel, channels, wide = taps.shape
+    groups, kernel, channels, out_channels = taps.shape
     rows = blocks_side_by_side(frames, kernel, groups, before)
-    # Frame `first` of a block sees all taps later by as many frames of the input.
-    shifted = taps.new_zeros(groups, rows.shape[-1] // channels, channels, BLOCK, wide)
+    # Each frame of a block sees the input later by its place, so its taps stand further down by as much.
+    shifted = taps.new_zeros(groups, rows.shape[-1] // channels, channels, BLOCK, out_channels)
     taps = taps.contiguous()
-    for first in range(BLOCK):
-        shifted[:, first : first + kernel, :, first] = taps
-    windows = batched_product(rows, shifted.flatten(1, 2).flatten(2))  # (groups, batch * blocks, BLOCK * wide)
-    return windows.view(groups, batch, -1, wide)[:, :, :length].permute(1, 2, 0, 3).flatten(2)
+    for place in range(BLOCK):
+        shifted[:, place : place + kernel, :, place] = taps
+    windows = batched_product(rows, shifted.flatten(1, 2).flatten(2))  # (groups, batch * blocks, BLOCK * out channels)
+    return windows.view(groups, batch, -1, out_channels)[:, :, :length].permute(1, 2, 0, 3).flatten(2)
 
 
 def weight_gradient(frames: Tensor, gradient: Tensor, kernel: int, groups: int) -> Tensor:
@@ -77,8 +85,8 @@ def weight_gradient(frames: Tensor, gradient: Tensor, kernel: int, groups: int) 
     gradient = gradient.reshape(len(frames) * blocks, BLOCK, groups, -1).permute(2, 1, 3, 0).flatten(1, 2)
     found = batched_product(gradient, rows)  # (groups, BLOCK * out channels, frames of the input * channels)
     found = found.unflatten(1, (BLOCK, -1)).unflatten(-1, (-1, gradient.shape[1] // BLOCK))
-    # Every frame of a block has seen each tap, later by as many frames.
-    total = sum(at_least_float32(found[:, first, :, first : first + kernel]) for first in range(BLOCK))
+    # Each frame of a block gives a gradient for every tap, shifted by its place.
+    total = sum(at_least_float32(found[:, place, :, place : place + kernel]) for place in range(BLOCK))
     return total.to(gradient.dtype).transpose(2, 3).flatten(0, 1)
 
 

@@ -15,7 +15,7 @@ from hf_ssl_speech.models.dropout import Dropout
 from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import UniformLinear
 from hf_ssl_speech.models.precision import at_least_float32, in_autocast
-from hf_ssl_speech.models.products import is_fast
+from hf_ssl_speech.models.products import is_fast, is_plain
 
 
 class ValidGroupNorm(nn.GroupNorm):
@@ -67,8 +67,7 @@ class ConvLayerBlock(CheckpointedLayer):
     @block
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """`frames` is `(batch, frames, channels)`, `mask` True on the real frames that the layer makes."""
-        own = isinstance(self.conv, nn.Conv1d)  # what PEFT wraps around it computes more
-        if self.training and own and (is_fast(frames) or torch.compiler.is_compiling()):
+        if self.training and is_plain(self.conv) and (is_fast(frames) or torch.compiler.is_compiling()):
             return self.activation(self.conv_channels_last(frames, mask))
         frames = self.conv(frames.transpose(1, 2))  # (batch, channels, frames)
         if isinstance(self.layer_norm, ValidGroupNorm):

@@ -26,6 +26,12 @@ def is_fast(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
+def is_plain(conv: nn.Module) -> bool:
+    """Whether a convolution computes nothing but its own: no adapter around it, no hook, no other `forward`."""
+    own = getattr(type(conv), "forward", None) is nn.Conv1d.forward
+    return own and not (conv._forward_hooks or conv._forward_pre_hooks)
+
+
 @functools.cache
 def onednn_is_faster() -> bool:
     """Whether oneDNN computes float32 products faster than MKL, to which torch leaves them.

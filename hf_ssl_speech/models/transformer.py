@@ -11,14 +11,14 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hf_ssl_speech.models.block_convolution import convolve_in_blocks
+from hf_ssl_speech.models.block_convolution import convolve_in_blocks, pays
 from hf_ssl_speech.models.checkpointing import CheckpointedLayer
 from hf_ssl_speech.models.compilation import block
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.models.convolution_operator import convolve
 from hf_ssl_speech.models.dropout import Dropout, drop
 from hf_ssl_speech.models.precision import in_autocast
-from hf_ssl_speech.models.products import Linear, is_fast, product_of_heads
+from hf_ssl_speech.models.products import Linear, is_fast, is_plain, product_of_heads
 
 
 def eager_attention(
@@ -144,12 +144,12 @@ class PositionalConv(nn.Module):
     @block
     def forward(self, hidden: Tensor) -> Tensor:
         conv = self.conv
-        own = self.training and isinstance(conv, nn.Conv1d)  # what PEFT wraps around it computes more
-        if own and torch.compiler.is_compiling():
+        plain = self.training and is_plain(conv)
+        if plain and torch.compiler.is_compiling():
             weight, padding = in_autocast(conv.weight), conv.padding[0]
             positions = convolve(in_autocast(hidden), weight, 1, padding, conv.groups) + conv.bias.to(weight.dtype)
             return self.activation(positions[:, : hidden.shape[1]])
-        if own and is_fast(hidden):
+        if plain and is_fast(hidden) and pays(hidden, conv.kernel_size[0]):
             positions = convolve_in_blocks(hidden, conv.weight, conv.groups)
             return self.activation(positions + conv.bias.to(positions.dtype))
         positions = conv(hidden.transpose(1, 2))[..., : hidden.shape[1]]  # an even kernel gives one frame too many
