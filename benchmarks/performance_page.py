@@ -56,7 +56,7 @@ The last column is the share that the goal beside the other side would take: nea
 - The first group norm follows from the covariance of the samples in a window, so the first convolution and its norm are
   one small matrix product.
 - The positional convolution is a matrix product: of all frames that a block of four sees, and four shifted kernels. In
-  batches with fewer frames than twice the kernel's width torch's convolution is the faster, and is taken.
+  batches with fewer frames than one and a half times the kernel's width torch's convolution is faster, and is taken.
 - Attention is written out as matrix products where torch's own is slower: in bf16, and with dropout.
 - On AMD processors with AVX-512, float32 products are left to oneDNN: MKL, which torch takes for them, uses half of
   their width.

@@ -75,7 +75,7 @@ NOTES = """## Earlier
 - **A second iteration** of a tiny HuBERT gains little: PNMI .392 after the first, .397 after the second
   ([measurements](measurements.md)).
 - **The positional convolution by Fourier transforms**: slower than as products of blocks of frames, which in turn are
-  slower than torch's convolution for less than five seconds of audio at the base size ([speed](performance.md)).
+  slower than torch's convolution for a few seconds of audio at the base size ([speed](performance.md)).
 - **Float32 weight gradients of channels-last convolutions by oneDNN**: up to four times slower than the matrix product
   that is used instead ([speed](performance.md)).
 - **The conv encoder in blocks of frames that stay in the cache, its activations computed again**: of a HuBERT step,
