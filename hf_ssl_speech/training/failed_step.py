@@ -217,6 +217,14 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Leaves, but for convolutions what is around them: it may compute them itself, and does otherwise beside a hook."""
+    children = list(module.children())
+    if isinstance(module, nn.Conv1d):
+        return False
+    return not children or any(isinstance(child, nn.Conv1d) for child in children)
+
+
 @contextmanager
 def noticing(model: nn.Module, found: list[str]) -> Iterator[None]:
     """Adds the names of modules whose output is not finite although their input is, in the order of computing."""
@@ -234,8 +242,8 @@ def noticing(model: nn.Module, found: list[str]) -> Iterator[None]:
 
         return look
 
-    leaves = ((name, module) for name, module in model.named_modules() if not list(module.children()))
-    handles = [module.register_forward_hook(hook(name)) for name, module in leaves]
+    watched = ((name, module) for name, module in model.named_modules() if is_watched(module))
+    handles = [module.register_forward_hook(hook(name)) for name, module in watched]
     try:
         yield
     finally:
