@@ -218,7 +218,7 @@ def threads(number: int) -> Iterator[None]:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Leaves, but for convolutions what is around them: it may compute them itself, and does otherwise beside a hook."""
+    """Leaves, but for convolutions what is around them: it may compute them itself, and otherwise beside a hook."""
     children = list(module.children())
     if isinstance(module, nn.Conv1d):
         return False
