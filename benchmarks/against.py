@@ -24,6 +24,11 @@ AGREES = {"float32": 1e-4, "bfloat16": 2e-2}  # largest relative difference of t
 DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "feat_quantizer_dropout")
 
 
+def without_dropout(config_class: type) -> dict[str, float]:
+    """The fields of a configuration that turn dropout off."""
+    return {name: 0.0 for name in DROPOUTS if hasattr(config_class(), name)}
+
+
 @contextlib.contextmanager
 def checked_out(revision: str) -> Iterator[Path]:
     """A folder with the files of a revision, as long as it is needed."""
@@ -114,8 +119,8 @@ def serve(given: str):
         with torch.autocast("cpu", torch.bfloat16, enabled=kept["precision"] == "bfloat16"):
             return model(**kept["batch"]).loss
 
-    without = {name: 0.0 for name in DROPOUTS if hasattr(kind.config_class(), name)}
-    print(loss(make_model(**without)).item(), flush=True)
+    with torch.no_grad():
+        print(loss(make_model(**without_dropout(kind.config_class))).item(), flush=True)
     model = make_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     for _ in sys.stdin:

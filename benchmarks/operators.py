@@ -11,7 +11,7 @@ import time
 from collections import Counter
 
 import torch
-from measuring import WARM_UP, arguments, in_turn, machine, product_rate, spread, write_results
+from measuring import arguments, in_turn, machine, product_rate, spread, write_results
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_step import AGREES, SIZES, make_batch, make_config, make_step, operations
 
@@ -75,10 +75,6 @@ def watch_steps(size: str, precision: str, rounds: int, audio: tuple[int, float]
     step = make_step(model, lambda: model(**batch).loss, precision)
     whole = spread(in_turn({"step": step}, rounds)["step"])
     with Watch() as watch:
-        for _ in range(WARM_UP):
-            step()
-        watch.seconds.clear()
-        watch.calls = 0
         for _ in range(rounds):
             step()
     each = {kind: taken / rounds for kind, taken in watch.seconds.items() if kind != REST}

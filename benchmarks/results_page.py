@@ -67,8 +67,8 @@ NOTES = """## Earlier
 - **A larger encoder on the same units**: six layers of 256 and a conv encoder of 128 channels, 5.7 instead of 2.3
   million parameters and half the weight on unmasked frames, heard 101 hours in 91 minutes of one core. The PNMI of its
   best layer, .383, is no better than the .387 of the tiny one, and neither are its errors, 63.5 and 63.7%; from scratch
-  it makes 70.0 instead of 90.8% ([results](results.md)). Both learnt the same units, which may be what holds them. -
-  **Units of an encoder that has heard 45 hours**, 500 of its third layer, predicted by a tiny HuBERT from fresh weights
+  it makes 70.0 instead of 90.8% ([results](results.md)). Both learnt the same units, which may be what holds them.
+- **Units of an encoder that has heard 45 hours**, 500 of its third layer, predicted by a tiny HuBERT from fresh weights
   together with those of unmasked frames: after 99 hours the PNMI of 100 units of its best layer is .387, hardly more
   than the .378 of the third layer of one that predicted 100 units of MFCC in 1,000 updates, 3 hours
   ([noise](noise.md)).
