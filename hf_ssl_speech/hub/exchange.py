@@ -46,8 +46,10 @@ def to_transformers(model: SSLSpeechPreTrainedModel) -> PreTrainedModel:
     stock's own for fine-tuning, 5%, instead of those of pretraining. CTC losses are averaged over rows.
 
     Raises:
-        ValueError: If the model is none of ours, or has what stock lacks (a CTC head on a mix of layers).
+        ValueError: If the model is none of ours, or has what stock lacks (mel bands, a CTC head on a mix of layers).
     """
+    if isinstance(model, SSLSpeechPreTrainedModel) and model.config.feat_extract_filters == "mel":
+        raise ValueError("Stock models learn their first filters: this one, which has mel bands, can't become one.")
     if isinstance(model, SSLSpeechForCTC) and model.config.ctc_layer_mix:
         raise ValueError("Stock CTC models have no ctc_layer_mix: this one can't be exported, or not with its head.")
     if isinstance(model, (SSLHubertForPreTraining, SSLHubertForDistillation)):

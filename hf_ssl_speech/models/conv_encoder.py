@@ -14,6 +14,7 @@ from hf_ssl_speech.models.convolution_operator import convolve
 from hf_ssl_speech.models.dropout import Dropout
 from hf_ssl_speech.models.frames import frame_mask, num_frames
 from hf_ssl_speech.models.initialization import UniformLinear
+from hf_ssl_speech.models.mel_bands import MelBands
 from hf_ssl_speech.models.precision import at_least_float32, in_autocast
 from hf_ssl_speech.models.products import is_fast, is_plain
 
@@ -92,12 +93,14 @@ class ConvLayerBlock(CheckpointedLayer):
 
 
 class ConvEncoder(nn.Module):
-    """Strided convolutions over the waveform; valid frames never depend on padding."""
+    """Strided convolutions over the waveform, or over its mel bands; valid frames never depend on padding."""
 
     def __init__(self, config: SSLSpeechConfig):
         super().__init__()
         self.config = config
         self.conv_layers = nn.ModuleList(ConvLayerBlock(config, index) for index in range(len(config.conv_dim)))
+        if config.feat_extract_filters == "mel":
+            self.conv_layers[0] = MelBands(config)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Frames of each waveform.
@@ -110,18 +113,24 @@ class ConvEncoder(nn.Module):
         Raises:
             ValueError: If the waveforms are shorter than one window.
         """
-        if waveforms.shape[-1] < self.config.window_samples:
+        samples = waveforms.shape[-1]
+        if samples < self.config.window_samples:
             raise ValueError(
-                f"An audio of {waveforms.shape[-1]} samples is shorter than the {self.config.window_samples} samples "
+                f"An audio of {samples} samples is shorter than the {self.config.window_samples} samples "
                 "one frame needs (400, or 25 ms, with the usual conv stack). Drop it or pad it with silence."
             )
-        waveforms = waveforms.to(self.conv_layers[0].conv.weight.dtype)
-        frames, mask = waveforms[:, None].transpose(1, 2), None  # one channel
-        for index, layer in enumerate(self.conv_layers):
-            if index == 0 and lengths is not None:
-                first = self.config.conv_layers[:1]
-                mask = frame_mask(num_frames(lengths, first), num_frames(waveforms.shape[-1], first))
-            frames = layer(frames, mask if index == 0 else None)
+        mask = None
+        if lengths is not None:
+            first = self.config.conv_layers[:1]
+            mask = frame_mask(num_frames(lengths, first), num_frames(samples, first))
+        frames, dtype = waveforms[..., None], self.conv_layers[-1].conv.weight.dtype
+        if self.config.feat_extract_filters == "learned":
+            frames = frames.to(dtype)
+        elif lengths is not None:  # windows of mel bands reach beyond the last frame
+            frames = frames.masked_fill(~frame_mask(lengths, samples)[..., None], 0)
+        frames = self.conv_layers[0](frames, mask).to(dtype)
+        for layer in self.conv_layers[1:]:
+            frames = layer(frames)
         return frames
 
 

@@ -18,7 +18,7 @@ class SpeechModelArguments:
             "choices": ["wav2vec2", "hubert"],
         },
     )
-    preset: str = field(default="base", metadata={"help": "Size of a new model: tiny, small, base or large."})
+    preset: str = field(default="base", metadata={"help": "Size of a new model: tiny, tiny-mel, small, base or large."})
     config: dict | str | None = field(
         default=None, metadata={"help": "Fields of the model's config that differ from the preset, as JSON."}
     )

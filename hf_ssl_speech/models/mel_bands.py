@@ -1,0 +1,66 @@
+"""Mel bands as the first layer of the conv encoder, in place of learned filters."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
+
+from hf_ssl_speech.models.configuration import SSLSpeechConfig
+from hf_ssl_speech.models.precision import at_least_float32
+
+SAMPLE_RATE = 16_000
+LOWEST_HERTZ = 20.0
+FLOOR = 1e-5  # of the mean power of a recording: what is more than 50 dB below counts as silence
+
+
+class MelBands(nn.Module):
+    """Log powers in mel bands, each band of zero mean and unit variance over its recording.
+
+    There is nothing to learn, and the scale of the waveform does not matter. Windows are a stride longer than the
+    kernel, half of it on either side, with zeros beyond the ends, so that frames are where those of a convolution with
+    this kernel would be: 25 ms every 10 ms, for a kernel of 240 and a stride of 160 samples.
+    """
+
+    def __init__(self, config: SSLSpeechConfig):
+        super().__init__()
+        self.num_bands, self.kernel, self.stride = config.conv_dim[0], *config.conv_layers[0]
+
+    def forward(self, waveforms: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Bands of waveforms.
+
+        Args:
+            waveforms: `(batch, samples, 1)`, zero beyond their ends.
+            mask: True on the real frames, `(batch, frames)`; None where nothing is padded.
+        Returns:
+            `(batch, frames, bands)`, in at least float32.
+        """
+        with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
+            powers = self.powers(at_least_float32(waveforms[..., 0]))
+            real = powers.new_ones(powers.shape[:2]) if mask is None else mask.to(powers.dtype)
+            share = (real / real.sum(1, keepdim=True).clamp(min=1))[..., None]  # of each frame in its recording
+            mean_power = (powers * share).sum(1, keepdim=True).mean(2, keepdim=True)
+            bands = (powers / mean_power.clamp(min=torch.finfo(powers.dtype).tiny) + FLOOR).log()
+            bands = bands - (bands * share).sum(1, keepdim=True)
+            variance = (bands.square() * share).sum(1, keepdim=True)
+            return bands * torch.rsqrt(variance + 1e-5)
+
+    def powers(self, waveforms: Tensor) -> Tensor:
+        """Powers in mel bands, `(batch, frames, bands)`, of `(batch, samples)`."""
+        window, filters = _tables(self.kernel + self.stride, self.num_bands, waveforms.device, waveforms.dtype)
+        reach = self.stride // 2
+        windows = nn.functional.pad(waveforms, (reach, self.stride - reach)).unfold(-1, len(window), self.stride)
+        spectrum = torch.fft.rfft(windows * window, n=2 * (len(filters) // 2 - 1))
+        return torch.view_as_real(spectrum).flatten(-2).square() @ filters
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # tables made under inference mode could not serve a caller outside of it
+def _tables(length: int, num_bands: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A Hann window `(length,)` and mel filters `(2 * bins, bands)` of real and imaginary parts."""
+    bins = 2 ** (length - 1).bit_length() // 2 + 1
+    filters = mel_filter_bank(bins, num_bands, LOWEST_HERTZ, SAMPLE_RATE / 2, SAMPLE_RATE)
+    window = torch.hann_window(length, periodic=False, dtype=torch.float64)
+    return window.to(device, dtype), torch.from_numpy(filters).repeat_interleave(2, dim=0).to(device, dtype)
