@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 from datasets import Dataset, load_from_disk
+from safetensors.torch import load_file
 from test_exactness import largest_difference
 from test_launch import finish, start
 from train_tiny import train_in_processes
@@ -42,6 +43,7 @@ from hf_ssl_speech.recipes.finetuning import Transcripts, make_recognizer
 from hf_ssl_speech.recipes.inputs import SpeechCTCModelArguments
 from hf_ssl_speech.recognition.metrics import show_edits
 from hf_ssl_speech.records import read_record
+from hf_ssl_speech.training.blank import BLANK_COSTS, cheapest
 from hf_ssl_speech.training.ctc_trainer import edit_statistics
 from hf_ssl_speech.training.record_keeper import panels_of
 
@@ -155,7 +157,7 @@ def test_error_rates_are_those_of_jiwer_whatever_the_batches(save_rows, tmp_path
     for seconds in (4, 12):
         trainer = make_trainer(str(tmp_path), {"batch_seconds": seconds}, {}, evaluation=rows)
         metrics.append(trainer.evaluate())
-    names = {f"eval_{name}" for name in (*trainer.model.metric_names, *trainer.own_metrics)}
+    names = {f"eval_{name}" for name in (*trainer.model.metric_names, *trainer.own_metrics)} - {"eval_blank_cost"}
     assert metrics[0].keys() - {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "epoch"} == names
     for name in ("eval_loss", "eval_wer", "eval_cer"):
         assert metrics[0][name] == pytest.approx(metrics[1][name], rel=1e-5)
@@ -169,11 +171,66 @@ def test_error_rates_are_those_of_jiwer_whatever_the_batches(save_rows, tmp_path
 
 
 def test_edits_are_counted_by_words_and_characters():
-    counts = edit_statistics([("the cat sat", "the hat sat on"), ("one", "")], torch.device("cpu"))
-    assert {name: int(count) for name, count in counts.items()} == {
-        "word_edits": 3, "words": 4, "character_edits": 7, "characters": 14,
+    rows = [("the cat sat", ("the hat sat on", "the cat")), ("one", ("", "one"))]
+    counts = edit_statistics(rows, 2, torch.device("cpu"))
+    assert {name: count.tolist() for name, count in counts.items()} == {
+        "word_edits": [3, 1], "words": 4, "character_edits": [7, 4], "characters": 14,
     }  # fmt: skip
     assert show_edits("the cat", "the hat") == "REF: the cat\nHYP: the hat\n           S"
+
+
+CALIBRATED = dict(calibrate_blank=True, metric_for_best_model="cer")
+
+
+def shy(trainer):
+    """The trainer, whose model writes an `a` in every frame once the blank costs more than 0.6, and else nothing."""
+    head, tokenizer = trainer.model.lm_head, trainer.processing_class.tokenizer
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.zero_()
+        head.bias[trainer.model.config.pad_token_id] = 1.6
+        head.bias[tokenizer.convert_tokens_to_ids("a")] = 1
+    return trainer
+
+
+def test_an_evaluation_tells_the_fewest_errors_over_the_blanks_costs(save_rows, tmp_path):
+    rows = load_from_disk(save_rows([1.2, 1.9, 2.3]))  # every transcript begins with an `a`
+    trainer = make_trainer(str(tmp_path), CALIBRATED, {}, evaluation=rows)
+    blank, cer = trainer.model.config.pad_token_id, {}
+    for cost in BLANK_COSTS:
+        heard = []
+        for row in rows:
+            logits = trainer.model.eval()(trainer.evaluation_collator([row])["input_values"]).logits[0].clone()
+            logits[:, blank] -= cost
+            text = trainer.processing_class.tokenizer.decode(logits.argmax(-1))
+            heard.append(" ".join(text.replace("<unk>", "").split()))
+        cer[cost] = jiwer.cer(list(rows["text"]), heard)
+    found = trainer.evaluate()
+    assert found["eval_cer"] == pytest.approx(min(cer.values())) == pytest.approx(cer[found["eval_blank_cost"]])
+    assert shy(trainer).evaluate()["eval_blank_cost"] == 0.75
+    assert cheapest([3, 2, 2]) == 1
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_saved_head_has_the_blanks_cost_of_the_kept_evaluation(several, save_rows, tmp_path):
+    rows = load_from_disk(save_rows([2.0] * 4))
+    settings = CALIBRATED | dict(
+        eval_strategy="steps", save_strategy="steps", eval_steps=1, save_steps=1, max_steps=2,
+        load_best_model_at_end=True, learning_rate=1e-12,
+    )  # fmt: skip
+    if several:
+        settings["metric_for_best_model"] = "eval_far_cer"
+    trainer = shy(make_trainer(str(tmp_path), settings, {}, rows, {"near": rows, "far": rows} if several else rows))
+    trainer.train()
+    assert trainer.kept_update == 1
+    (checkpoint,) = {each for each in tmp_path.glob("checkpoint-1/model.safetensors")}
+    blank, kept = trainer.model.config.pad_token_id, load_file(checkpoint)["lm_head.bias"]
+    change = kept - trainer.model.lm_head.bias.detach()
+    assert change[blank] == pytest.approx(0.75) and change.count_nonzero() == 1
+    entry = next(each for each in trainer.state.log_history if "eval_far_cer" in each or "eval_cer" in each)
+    again = trainer.evaluate(rows)
+    assert again["eval_blank_cost"] == 0.0
+    assert again["eval_cer"] == entry["eval_far_cer" if several else "eval_cer"] < 1
 
 
 def test_the_best_checkpoint_is_the_one_that_is_left_and_a_hopeless_run_stops_early(save_rows, tmp_path):

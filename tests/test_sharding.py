@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from hf_ssl_speech import SSLHubertForPreTraining, SSLWav2Vec2ForPreTraining
 from hf_ssl_speech.data.collators import pretraining_collator
 from hf_ssl_speech.models.transformer import TransformerLayer
+from hf_ssl_speech.training.blank import take_cost, with_cost
 
 SETTINGS = Path(__file__).parents[1] / "examples" / "accelerate" / "eight_gpus_sharded.yaml"
 MODELS = (SSLHubertForPreTraining, SSLWav2Vec2ForPreTraining)
@@ -72,7 +73,11 @@ def compare_with_the_whole(rank: int, folder: str):
         loss = sharded(**batch_of(whole, rank)).loss
         loss.backward()
         gradients = {name: weight.grad.full_tensor() for name, weight in sharded.named_parameters()}
+        bias = sharded.base_model.feature_projection.projection.bias
+        changed = with_cost(bias.full_tensor(), 3, 0.75)
+        take_cost(bias, 3, 0.75)
         found[model_class.__name__] = {
+            "cost": (bias.full_tensor() - changed).abs().max().item(),
             "loss": abs(loss.item() - losses[rank].item()),
             "gradients": max(
                 (gradients[name] - weight.grad).abs().max().item() for name, weight in whole.named_parameters()
@@ -88,5 +93,6 @@ def test_a_model_split_between_two_processes_has_the_loss_and_gradients_of_the_w
     torch.multiprocessing.start_processes(compare_with_the_whole, (str(tmp_path),), nprocs=2, start_method="forkserver")
     for rank in range(2):
         for figures in json.loads((tmp_path / f"{rank}.json").read_text()).values():
+            assert figures["cost"] == 0
             assert figures["loss"] < 1e-10 and figures["gradients"] < 1e-10
             assert figures["held"] < 0.7 * figures["all"]

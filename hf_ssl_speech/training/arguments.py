@@ -260,6 +260,14 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations in a row without an improvement."}
     )
+    calibrate_blank: bool = field(
+        default=False,
+        metadata={
+            "help": "Make blanks less likely by what gives the fewest errors on validation_data (those of "
+            "metric_for_best_model): evaluations tell errors with this cost, and the head that is saved has it in its "
+            "bias. After few labels, recognisers write too little without it."
+        },
+    )
     examples_shown: int = field(default=3, metadata={"help": "Number of transcripts in the log after each evaluation."})
 
     batch_seconds: float = 200.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from hf_ssl_speech.recognition.metrics import count_edits, show_edits
 from hf_ssl_speech.recognition.normalization import TextNormalization
 from hf_ssl_speech.recognition.text import find_case, spellable_characters
 from hf_ssl_speech.training.arguments import SpeechCTCTrainingArguments
+from hf_ssl_speech.training.blank import BLANK_COSTS, CalibrateBlank, cheapest, with_cost
 from hf_ssl_speech.training.callbacks import Patience
 from hf_ssl_speech.training.checks import refuse_config
 from hf_ssl_speech.training.given_data import ready_for_ctc
@@ -54,7 +56,7 @@ class SpeechCTCTrainer(SpeechTrainer):
     """
 
     args: SpeechCTCTrainingArguments
-    own_metrics = ("wer", "cer", "variety")
+    own_metrics = ("wer", "cer", "variety", "blank_cost")
 
     def __init__(
         self,
@@ -94,8 +96,12 @@ class SpeechCTCTrainer(SpeechTrainer):
         )
         self.normalization = normalization
         self.decoder = decoder
-        self.rows: list[tuple[str, str]] = []  # transcripts and what was heard, of the evaluation at hand
+        self.blank_costs = BLANK_COSTS if args.calibrate_blank else (0.0,)
+        # Transcripts and what was heard at each cost, of the evaluation at hand.
+        self.rows: list[tuple[str, list[str]]] = []
         self.heard_before: dict[str, list[str]] = {}  # of all rows in the last evaluation, by its prefix
+        if args.calibrate_blank:
+            self.add_callback(CalibrateBlank(self))
         self.patience = Patience(args.early_stopping_patience) if args.early_stopping_patience else None
         if self.patience:
             self.add_callback(self.patience)
@@ -168,7 +174,8 @@ class SpeechCTCTrainer(SpeechTrainer):
         """
         self.rows = []
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        rows = gather_object(self.rows)
+        place = self.blank_costs.index(output.metrics.get(f"{metric_key_prefix}_blank_cost", 0.0))
+        rows = gather_object([(reference, heard[place]) for reference, heard in self.rows])
         heard, before = [each for _, each in rows], self.heard_before.get(metric_key_prefix, [])
         output.metrics[f"{metric_key_prefix}_variety"] = variety(rows)
         if rows and len(before) == len(heard):
@@ -188,17 +195,26 @@ class SpeechCTCTrainer(SpeechTrainer):
         with self.compute_loss_context_manager():
             outputs = model(**inputs)
         every_frame = torch.full(outputs.logits.shape[:1], outputs.logits.shape[1])  # padded ones are certain blanks
-        heard = [self.normalization(each.text) for each in self.decoder.decode(outputs.logits, every_frame)]
-        rows = [pair for pair, is_usable in zip(zip(texts, heard), usable) if is_usable]
+        heard = []  # at each cost, of each row
+        for cost in self.blank_costs:
+            logits = with_cost(outputs.logits, self.decoder.alphabet.blank, cost)
+            heard.append([self.normalization(each.text) for each in self.decoder.decode(logits, every_frame)])
+        rows = [(text, each) for text, each, is_usable in zip(texts, zip(*heard), usable) if is_usable]
         self.rows.extend(rows)
-        return outputs.statistics | edit_statistics(rows, outputs.logits.device)
+        return outputs.statistics | edit_statistics(rows, len(heard), outputs.logits.device)
 
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """The model's metrics, and errors by words and characters of the transcripts."""
-        return self.model.metrics(statistics) | {
-            "wer": int(statistics["word_edits"]) / max(int(statistics["words"]), 1),
-            "cer": int(statistics["character_edits"]) / max(int(statistics["characters"]), 1),
+        edits = {unit: statistics[f"{unit}_edits"].tolist() for unit in ("word", "character")}
+        counted = "character" if self.args.metric_for_best_model.endswith("cer") else "word"
+        place = cheapest(edits[counted])
+        found = {
+            "wer": int(edits["word"][place]) / max(int(statistics["words"]), 1),
+            "cer": int(edits["character"][place]) / max(int(statistics["characters"]), 1),
         }
+        if self.args.calibrate_blank:
+            found["blank_cost"] = self.blank_costs[place]
+        return self.model.metrics(statistics) | found
 
 
 def give_own_rate(optimizer: torch.optim.Optimizer, chosen: set[int], learning_rate: float):
@@ -225,10 +241,18 @@ def variety(rows: list[tuple[str, str]]) -> float:
     return (len(heard) - 1) / (len(references) - 1) if len(references) > 1 else 1.0
 
 
-def edit_statistics(rows: list[tuple[str, str]], device: torch.device) -> dict[str, Tensor]:
-    """Edits and lengths of transcripts and predictions, by words and by characters, to be added up."""
-    references, heard = map(list, zip(*rows)) if rows else ([], [])
-    counts = {unit: count_edits(heard, references, f"{unit}s") for unit in ("word", "character")}
-    edits = {f"{unit}_edits": count.errors.sum() for unit, count in counts.items()}
-    lengths = {f"{unit}s": count.reference_length.sum() for unit, count in counts.items()}
-    return {name: torch.tensor(total, device=device) for name, total in (edits | lengths).items()}
+def edit_statistics(rows: list[tuple[str, Sequence[str]]], costs: int, device: torch.device) -> dict[str, Tensor]:
+    """Edits and lengths by words and by characters, to be added up.
+
+    Args:
+        rows: The transcript of each row, and what was heard in it at each cost of the blank.
+        costs: Their number.
+    Returns:
+        `word_edits` and `character_edits`, `(costs,)`, and the transcripts' `words` and `characters`.
+    """
+    references, found = [text for text, _ in rows], {}
+    for unit in ("word", "character"):
+        counts = [count_edits([heard[place] for _, heard in rows], references, f"{unit}s") for place in range(costs)]
+        found[f"{unit}_edits"] = torch.tensor([int(count.errors.sum()) for count in counts], device=device)
+        found[f"{unit}s"] = torch.tensor(int(counts[0].reference_length.sum()), device=device)
+    return found

@@ -73,7 +73,7 @@ class RecordKeeper(TrainerCallback):
             data=self.data | {"train": self.data.get("train", {}) | self.corpora},
             recipe=settings_of(args) | self.used_by_optimizer,
             updates=state.global_step,
-            kept_update=self.kept_update,
+            kept_update=trainer.kept_update,
             hours_seen=hours,
             seconds_per_update=hours * 3600 / max(state.global_step, 1),
             skipped_while_training=trainer.skipped_rows,
@@ -103,12 +103,6 @@ class RecordKeeper(TrainerCallback):
         if type(optimizer) is not trainer.get_optimizer_cls_and_kwargs(trainer.args)[0]:
             used |= {"optim": type(optimizer).__name__, "learning_rate": group.get("initial_lr", group["lr"])}
         return used
-
-    @property
-    def kept_update(self) -> int:
-        """The update whose weights are saved in the end."""
-        state, best = self.trainer.state, self.trainer.state.best_model_checkpoint
-        return int(best.rsplit("-", 1)[1]) if best and self.trainer.args.load_best_model_at_end else state.global_step
 
     def keep(self, status: str, cause: str | None = None, missing: Sequence[int] = ()):
         """Writes record and picture, on the first process that is left.

@@ -291,6 +291,12 @@ class SpeechTrainer(FailedSteps):
         super().log(logs, start_time)
 
     @property
+    def kept_update(self) -> int:
+        """The update whose weights are saved in the end."""
+        best = self.state.best_model_checkpoint
+        return int(best.rsplit("-", 1)[1]) if best and self.args.load_best_model_at_end else self.state.global_step
+
+    @property
     def more_to_record(self) -> dict[str, Any]:
         """Entries of the record that not every training has."""
         return {}
