@@ -334,11 +334,15 @@ def test_a_record_of_an_earlier_version_is_compared_by_all_that_it_holds(begun, 
     for name in ("adam_beta1", "optim"):
         record["identity"]["recipe"].pop(name)
     record["recipe"].pop("optim")
+    assert record["identity"]["config"].pop("feat_extract_filters") == "learned"
     write_record(record, folder)
     for settings, agrees in (({}, True), ({"optim": "sgd"}, True), ({"adam_beta1": 0.8}, False)):
         other = make_trainer(**settings)
         identity = run_identity(other.model.config, {"train": facts["fingerprint"]}, other.args)
         assert (differences(recorded_identity(record, identity), identity) == []) == agrees
+    identity["config"]["feat_extract_filters"] = "mel"
+    (found,) = (each for each in differences(recorded_identity(record, identity), identity) if "config" in each)
+    assert found == "config.feat_extract_filters: 'learned' there, 'mel' here"
 
 
 def test_a_checkpoint_without_its_record_is_not_resumed(begun, make_trainer):

@@ -21,6 +21,7 @@ SETTINGS = {
     "do_stable_layer_norm": "norms before the layers",
     "num_conv_pos_embeddings": "kernel of the positional conv, frames",
     "num_conv_pos_embedding_groups": "groups of the positional conv",
+    "feat_extract_filters": "filters of the first conv layer",
     "conv_dim": "channels of the conv encoder",
     "conv_kernel": "kernels of the conv encoder",
     "conv_stride": "strides of the conv encoder",

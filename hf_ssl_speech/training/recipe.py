@@ -38,6 +38,7 @@ MUST_AGREE = (
     "freeze_conv_encoder",
     "freeze_transformer_updates",
     "speeds",
+    "calibrate_blank",
 )
 # Settings that follow from the devices, or only decide when to stop: recorded, free to change.
 MAY_DIFFER = ("batch_seconds", "gradient_accumulation_steps", "bf16", "fp16", "early_stopping_patience")

@@ -21,6 +21,7 @@ from transformers.trainer_utils import (
 
 from hf_ssl_speech.data.data_facts import STREAM
 from hf_ssl_speech.files import read_json
+from hf_ssl_speech.models.classes import config_class_of
 from hf_ssl_speech.models.configuration import SSLSpeechConfig
 from hf_ssl_speech.records import RECORD_FILE, Record, read_record
 from hf_ssl_speech.training.arguments import SpeechTrainingArguments
@@ -75,7 +76,8 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def recorded_identity(record: Record, ours: dict[str, Any]) -> dict[str, Any]:
     """The identity in a record; settings that its version did not compare are taken from other parts of the record.
 
-    A setting that is nowhere in the record is taken from `ours`, so that it counts as equal.
+    A setting that is nowhere in the record is taken from `ours`, so that it counts as equal. A field of the
+    configuration that its version did not have is as by default.
     """
     theirs, recipe = record["identity"], ours.get("recipe", {})
     also_recorded = {name: value for name, value in record["recipe"].items() if name in recipe}
@@ -83,7 +85,10 @@ def recorded_identity(record: Record, ours: dict[str, Any]) -> dict[str, Any]:
     merged = {**recipe, **also_recorded, **theirs.get("recipe", {})}
     if merged.get("max_steps", -1) > 0:  # where updates are counted, the number of epochs once stood there without use
         merged["num_train_epochs"] = recipe.get("num_train_epochs")
-    return {**known, "recipe": merged}
+    config_class = config_class_of(ours.get("model_type", ""))
+    defaults = {field.name: field.default for field in fields(config_class)} if config_class else {}
+    new = {name: defaults[name] for name in ours.get("config", {}) if name in defaults}
+    return {**known, "recipe": merged, "config": {**new, **theirs.get("config", {})}}
 
 
 def disagreement(
