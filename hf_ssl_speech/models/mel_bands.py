@@ -14,6 +14,7 @@ from hf_ssl_speech.models.precision import at_least_float32
 SAMPLE_RATE = 16_000
 LOWEST_HERTZ = 20.0
 FLOOR = 1e-5  # of the mean power of a recording: what is more than 50 dB below counts as silence
+EPSILON = 1e-5  # added to variances, as norms do
 
 
 class MelBands(nn.Module):
@@ -45,22 +46,26 @@ class MelBands(nn.Module):
             bands = (powers / mean_power.clamp(min=torch.finfo(powers.dtype).tiny) + FLOOR).log()
             bands = bands - (bands * share).sum(1, keepdim=True)
             variance = (bands.square() * share).sum(1, keepdim=True)
-            return bands * torch.rsqrt(variance + 1e-5)
+            return bands * torch.rsqrt(variance + EPSILON)
 
     def powers(self, waveforms: Tensor) -> Tensor:
         """Powers in mel bands, `(batch, frames, bands)`, of `(batch, samples)`."""
         window, filters = _tables(self.kernel + self.stride, self.num_bands, waveforms.device, waveforms.dtype)
         reach = self.stride // 2
         windows = nn.functional.pad(waveforms, (reach, self.stride - reach)).unfold(-1, len(window), self.stride)
-        spectrum = torch.fft.rfft(windows * window, n=2 * (len(filters) // 2 - 1))
+        spectrum = torch.fft.rfft(windows * window, n=fft_samples(len(window)))
         return torch.view_as_real(spectrum).flatten(-2).square() @ filters
+
+
+def fft_samples(window: int) -> int:
+    """The power of two that holds a window: 512 for 25 ms."""
+    return 2 ** (window - 1).bit_length()
 
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # tables made under inference mode could not serve a caller outside of it
 def _tables(length: int, num_bands: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A Hann window `(length,)` and mel filters `(2 * bins, bands)` of real and imaginary parts."""
-    bins = 2 ** (length - 1).bit_length() // 2 + 1
-    filters = mel_filter_bank(bins, num_bands, LOWEST_HERTZ, SAMPLE_RATE / 2, SAMPLE_RATE)
+    """A Hann window `(length,)` and mel filters `(2 * bins, bands)`, for real and imaginary parts side by side."""
+    filters = mel_filter_bank(fft_samples(length) // 2 + 1, num_bands, LOWEST_HERTZ, SAMPLE_RATE / 2, SAMPLE_RATE)
     window = torch.hann_window(length, periodic=False, dtype=torch.float64)
     return window.to(device, dtype), torch.from_numpy(filters).repeat_interleave(2, dim=0).to(device, dtype)
