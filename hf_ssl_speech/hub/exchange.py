@@ -49,7 +49,7 @@ def to_transformers(model: SSLSpeechPreTrainedModel) -> PreTrainedModel:
         ValueError: If the model is none of ours, or has what stock lacks (mel bands, a CTC head on a mix of layers).
     """
     if isinstance(model, SSLSpeechPreTrainedModel) and model.config.feat_extract_filters == "mel":
-        raise ValueError("Stock models learn their first filters: this one, which has mel bands, can't become one.")
+        raise ValueError("Stock models have no mel bands (feat_extract_filters): this one can only become ONNX.")
     if isinstance(model, SSLSpeechForCTC) and model.config.ctc_layer_mix:
         raise ValueError("Stock CTC models have no ctc_layer_mix: this one can't be exported, or not with its head.")
     if isinstance(model, (SSLHubertForPreTraining, SSLHubertForDistillation)):

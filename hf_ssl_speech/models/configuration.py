@@ -106,7 +106,7 @@ class SSLSpeechConfig(PreTrainedConfig):
     `preset(size)` makes the configuration of a size, other fields given by name:
 
     - `tiny`: 4 layers of width 192, norms before the layers: learns on a CPU in minutes.
-    - `tiny-mel`: the same on 80 mel bands instead of a learned conv encoder: learns more, in less time.
+    - `tiny-mel`: the same on 80 mel bands and one conv layer, instead of seven conv layers.
     - `small`: 6 layers of width 384: for one GPU.
     - `base`: 12 layers of width 768, the BASE models of both papers.
     - `large`: 24 layers of width 1024, layer norms in the conv encoder and before the layers: LARGE of both papers.

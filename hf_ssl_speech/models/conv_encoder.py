@@ -98,9 +98,9 @@ class ConvEncoder(nn.Module):
     def __init__(self, config: SSLSpeechConfig):
         super().__init__()
         self.config = config
-        self.conv_layers = nn.ModuleList(ConvLayerBlock(config, index) for index in range(len(config.conv_dim)))
-        if config.feat_extract_filters == "mel":
-            self.conv_layers[0] = MelBands(config)
+        first = MelBands(config) if config.feat_extract_filters == "mel" else ConvLayerBlock(config, 0)
+        others = (ConvLayerBlock(config, index) for index in range(1, len(config.conv_dim)))
+        self.conv_layers = nn.ModuleList([first, *others])
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Frames of each waveform.

@@ -286,7 +286,7 @@ def settle(args: SpeechCTCTrainingArguments, validation: Split, start: str | Non
         args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
         if args.save_strategy == SaveStrategy.BEST:
             args.save_strategy = SaveStrategy.STEPS
-        args.early_stopping_patience = None
+        args.early_stopping_patience, args.calibrate_blank = None, False
     return args
 
 

@@ -263,9 +263,9 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
     calibrate_blank: bool = field(
         default=False,
         metadata={
-            "help": "Make blanks less likely by what gives the fewest errors on validation_data (those of "
-            "metric_for_best_model): evaluations tell errors with this cost, and the head that is saved has it in its "
-            "bias. After few labels, recognisers write too little without it."
+            "help": "Lower the blank's logit by what gives the fewest errors on validation_data: characters if "
+            "metric_for_best_model is a CER, else words. Evaluations tell the errors at this cost and the cost "
+            "(blank_cost), and the saved head has it in its bias. For few labels, after which blanks are too likely."
         },
     )
     examples_shown: int = field(default=3, metadata={"help": "Number of transcripts in the log after each evaluation."})
@@ -292,6 +292,7 @@ class SpeechCTCTrainingArguments(SpeechTrainingArguments):
             self.freeze_transformer_updates = int(self.freeze_transformer_updates)
         if self.eval_strategy == "no":  # nothing tells which model is the best: the last one is kept
             self.load_best_model_at_end, self.early_stopping_patience = False, None
+            self.calibrate_blank = False
         super().__post_init__()
 
     @property

@@ -56,7 +56,7 @@ class SpeechCTCTrainer(SpeechTrainer):
     """
 
     args: SpeechCTCTrainingArguments
-    own_metrics = ("wer", "cer", "variety", "blank_cost")
+    own_metrics = ("wer", "cer", "variety")
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class SpeechCTCTrainer(SpeechTrainer):
         self.decoder = decoder
         self.blank_costs = BLANK_COSTS if args.calibrate_blank else (0.0,)
         # Transcripts and what was heard at each cost, of the evaluation at hand.
-        self.rows: list[tuple[str, list[str]]] = []
+        self.rows: list[tuple[str, Sequence[str]]] = []
         self.heard_before: dict[str, list[str]] = {}  # of all rows in the last evaluation, by its prefix
         if args.calibrate_blank:
             self.add_callback(CalibrateBlank(self))
@@ -206,11 +206,11 @@ class SpeechCTCTrainer(SpeechTrainer):
     def metrics(self, statistics: dict[str, Tensor]) -> dict[str, float]:
         """The model's metrics, and errors by words and characters of the transcripts."""
         edits = {unit: statistics[f"{unit}_edits"].tolist() for unit in ("word", "character")}
-        counted = "character" if self.args.metric_for_best_model.endswith("cer") else "word"
+        counted = "character" if (self.args.metric_for_best_model or "").endswith("cer") else "word"
         place = cheapest(edits[counted])
         found = {
-            "wer": int(edits["word"][place]) / max(int(statistics["words"]), 1),
-            "cer": int(edits["character"][place]) / max(int(statistics["characters"]), 1),
+            "wer": edits["word"][place] / max(int(statistics["words"]), 1),
+            "cer": edits["character"][place] / max(int(statistics["characters"]), 1),
         }
         if self.args.calibrate_blank:
             found["blank_cost"] = self.blank_costs[place]

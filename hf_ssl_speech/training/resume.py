@@ -76,13 +76,14 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def recorded_identity(record: Record, ours: dict[str, Any]) -> dict[str, Any]:
     """The identity in a record; settings that its version did not compare are taken from other parts of the record.
 
-    A setting that is nowhere in the record is taken from `ours`, so that it counts as equal. A field of the
-    configuration that its version did not have is as by default.
+    A setting that is nowhere in the record is taken from `ours`, so that it counts as equal. Of what later versions
+    brought, fields of the configuration and the calibration of blanks, the default was meant.
     """
     theirs, recipe = record["identity"], ours.get("recipe", {})
     also_recorded = {name: value for name, value in record["recipe"].items() if name in recipe}
     known = {"start": ours["start"], **theirs} if "start" in ours else theirs  # pretraining did not record it once
-    merged = {**recipe, **also_recorded, **theirs.get("recipe", {})}
+    later = {"calibrate_blank": False} if "calibrate_blank" in recipe else {}
+    merged = {**recipe, **later, **also_recorded, **theirs.get("recipe", {})}
     if merged.get("max_steps", -1) > 0:  # where updates are counted, the number of epochs once stood there without use
         merged["num_train_epochs"] = recipe.get("num_train_epochs")
     config_class = config_class_of(ours.get("model_type", ""))
