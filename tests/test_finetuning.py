@@ -179,7 +179,7 @@ def test_edits_are_counted_by_words_and_characters():
     assert show_edits("the cat", "the hat") == "REF: the cat\nHYP: the hat\n           S"
 
 
-CALIBRATED = dict(calibrate_blank=True, metric_for_best_model="cer")
+CALIBRATED = dict(calibrate_blank=True, metric_for_best_model="cer", eval_strategy="steps", eval_steps=1)
 
 
 def shy(trainer):
@@ -215,9 +215,8 @@ def test_an_evaluation_tells_the_fewest_errors_over_the_blanks_costs(save_rows, 
 def test_the_saved_head_has_the_blanks_cost_of_the_kept_evaluation(several, save_rows, tmp_path):
     rows = load_from_disk(save_rows([2.0] * 4))
     settings = CALIBRATED | dict(
-        eval_strategy="steps", save_strategy="steps", eval_steps=1, save_steps=1, max_steps=2,
-        load_best_model_at_end=True, learning_rate=1e-12,
-    )  # fmt: skip
+        save_strategy="steps", save_steps=1, max_steps=2, load_best_model_at_end=True, learning_rate=1e-12
+    )
     if several:
         settings["metric_for_best_model"] = "eval_far_cer"
     trainer = shy(make_trainer(str(tmp_path), settings, {}, rows, {"near": rows, "far": rows} if several else rows))
