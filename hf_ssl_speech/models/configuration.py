@@ -305,8 +305,8 @@ class SSLWav2Vec2Config(SSLSpeechConfig):
 
     Gumbel temperature at update `n` is `max(start * decay ** n, end)`. Presets, as `SSLWav2Vec2Config.preset("tiny")`:
     `base` and `large` have two groups of 320 codebook entries (`large` ends at temperature 0.1 instead of 0.5, without
-    a feature penalty), `small` the same objective with a smaller encoder; `tiny` has 64 entries, spans of 5 frames and
-    a feature penalty of 0.1, so that it learns in a few hundred updates.
+    a feature penalty), `small` the same objective with a smaller encoder; `tiny` and `tiny-mel` have 64 entries, spans of
+    5 frames and a feature penalty of 0.1, so that they learn in a few hundred updates.
     """
 
     model_type = "ssl-wav2vec2"
@@ -366,8 +366,8 @@ class SSLHubertConfig(SSLSpeechConfig):
     """HuBERT (Hsu et al. 2021): prediction of k-means units of masked frames, by one projection per unit set.
 
     Presets, as `SSLHubertConfig.preset("tiny", num_units=[100])`: `base` and `large` are the paper's, `small` has a
-    smaller encoder; `tiny` has spans of 5 frames and holds the conv encoder back neither by a penalty (0.05) nor by a
-    small gradient. `num_units` names the size of each unit set, 100 as in the paper's first iteration.
+    smaller encoder; `tiny` and `tiny-mel` have spans of 5 frames and hold the conv encoder back neither by a penalty
+    (0.05) nor by a small gradient. `num_units` names the size of each unit set, 100 as in the paper's first iteration.
     """
 
     model_type = "ssl-hubert"

@@ -123,7 +123,7 @@ class ConvEncoder(nn.Module):
         if lengths is not None:
             first = self.config.conv_layers[:1]
             mask = frame_mask(num_frames(lengths, first), num_frames(samples, first))
-        frames, dtype = waveforms[..., None], self.conv_layers[-1].conv.weight.dtype
+        frames, dtype = waveforms[:, None].transpose(1, 2), self.conv_layers[-1].conv.weight.dtype  # one channel
         if self.config.feat_extract_filters == "learned":
             frames = frames.to(dtype)
         elif lengths is not None:  # windows of mel bands reach beyond the last frame
