@@ -305,8 +305,8 @@ class SSLWav2Vec2Config(SSLSpeechConfig):
 
     Gumbel temperature at update `n` is `max(start * decay ** n, end)`. Presets, as `SSLWav2Vec2Config.preset("tiny")`:
     `base` and `large` have two groups of 320 codebook entries (`large` ends at temperature 0.1 instead of 0.5, without
-    a feature penalty), `small` the same objective with a smaller encoder; `tiny` and `tiny-mel` have 64 entries, spans of
-    5 frames and a feature penalty of 0.1, so that they learn in a few hundred updates.
+    a feature penalty), `small` the same objective with a smaller encoder; `tiny` and `tiny-mel` have 64 entries, spans
+    of 5 frames and a feature penalty of 0.1, so that they learn in a few hundred updates.
     """
 
     model_type = "ssl-wav2vec2"
