@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
@@ -72,8 +72,8 @@ def fft_samples(window: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def mel_filters(window: int, num_bands: int) -> np.ndarray:
-    """Triangles over the spectrum of a window, `(bins, bands)`.
+def mel_filters(window: int, num_bands: int) -> Any:
+    """Triangles over the spectrum of a window, a NumPy array `(bins, bands)`.
 
     Raises:
         ValueError: If some bands lie between the bins.
