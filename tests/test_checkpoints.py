@@ -151,7 +151,7 @@ def test_fine_tuning_from_a_pretraining_checkpoint_starts_only_the_head_afresh(t
 def test_a_preset_takes_overrides_and_an_unknown_one_is_refused_in_words():
     large = SSLWav2Vec2Config.preset("large", layerdrop=0.2)
     assert (large.hidden_size, large.codevector_dim, large.layerdrop) == (1024, 768, 0.2)
-    with pytest.raises(ValueError, match=r"no preset 'huge'.*tiny, small, base, large"):
+    with pytest.raises(ValueError, match=r"no preset 'huge'.*tiny, tiny-mel, small, base, large"):
         SSLWav2Vec2Config.preset("huge")
     with pytest.raises(ValueError, match="SSLWav2Vec2Config has no field num_units"):
         SSLWav2Vec2Config.preset("tiny", num_units=[100])

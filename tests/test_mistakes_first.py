@@ -16,7 +16,7 @@ COMMON = {
     "--drop": (("--config", '{"layerdrop": 1.5}'), "layerdrop is 1.5; expected"),
     "--field": (("--config", '{"hiden_size": 192}'), "no field hiden_size. Did you mean hidden_size?"),
     "--json": (("--config", '{"hidden_size": '), "not a JSON object .*: write it like"),
-    "--preset": (("--preset", "huge"), "no preset 'huge': choose one of tiny, small, base, large"),
+    "--preset": (("--preset", "huge"), "no preset 'huge': choose one of tiny, tiny-mel, small, base, large"),
     "--attention": (("--attn_implementation", "flush"), "flush"),
     "--start": (("--model_name_or_path", "./nowhere"), "nowhere"),
     "--objective": (("--objective", "data2vec"), "invalid choice: 'data2vec'"),
