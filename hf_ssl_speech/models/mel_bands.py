@@ -16,11 +16,13 @@ from hf_ssl_speech.models.precision import at_least_float32
 SAMPLE_RATE = 16_000  # of all input; this floor imports nothing from below
 LOWEST_HERTZ = 20.0
 FLOOR = 1e-5  # of the mean power of a recording: what is more than 50 dB below counts as silence
-EPSILON = 1e-5  # added to variances, as norms do
+# Of these logarithms in English recordings. The mean and deviation of each band over its own recording would be others
+# for one word than for a sentence, and would blow up the noise of bands above the band limit of a telephone.
+MEAN, DEVIATION = -6.0, 4.0
 
 
 class MelBands(nn.Module):
-    """Log powers in mel bands, each band of zero mean and unit variance over its recording.
+    """Log powers in mel bands, relative to the mean power of the recording, about zero and of unit variance in speech.
 
     There is nothing to learn, and the scale of the waveform does not matter. Windows are a stride longer than the
     kernel, half a stride on either side, with zeros beyond the ends, so that frames are where those of a convolution
@@ -48,12 +50,10 @@ class MelBands(nn.Module):
             powers = self.powers(at_least_float32(waveforms[..., 0]))
             real = powers.new_ones(powers.shape[:2]) if mask is None else mask.to(powers.dtype)
             powers = powers * real[..., None]  # beside a row that has no frame, nothing may be infinite
-            share = (real / real.sum(1, keepdim=True).clamp(min=1))[..., None]  # of each frame in its recording
-            mean_power = (powers * share).sum(1, keepdim=True).mean(2, keepdim=True)
+            frames = real.sum(1)[:, None, None].clamp(min=1)
+            mean_power = powers.mean(2, keepdim=True).sum(1, keepdim=True) / frames
             bands = (powers / mean_power.clamp(min=torch.finfo(powers.dtype).tiny) + FLOOR).log()
-            bands = bands - (bands * share).sum(1, keepdim=True)
-            variance = (bands.square() * share).sum(1, keepdim=True)
-            return bands * torch.rsqrt(variance + EPSILON)
+            return (bands - MEAN) / DEVIATION
 
     def powers(self, waveforms: Tensor) -> Tensor:
         """Powers in mel bands, `(batch, frames, bands)`, of `(batch, samples)`."""
