@@ -78,7 +78,7 @@ def test_the_demo_goes_from_made_speech_to_a_recogniser_that_transcribes_a_file(
     main(words)
     shown = capsys.readouterr().out
     assert [line for line in shown.splitlines() if line.startswith("$ ")] != [] and "said " in shown
-    assert re.search(r"\| pretrained +\| 2\.0", shown) and (tmp_path / "runs" / "small" / "demo.png").exists()
+    assert re.search(r"\| pretrained +\| 1\.0", shown) and (tmp_path / "runs" / "small" / "demo.png").exists()
     transcribe = re.search(r"    hf-ssl-speech (transcribe \S+) my_recording.wav", shown)[1].split()
     soundfile.write("my_recording.wav", np.random.default_rng(0).normal(scale=0.1, size=16_000), 16_000)
     main([*transcribe, "my_recording.wav"])

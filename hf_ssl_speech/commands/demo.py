@@ -3,9 +3,9 @@
     hf-ssl-speech demo
     hf-ssl-speech demo --output_dir runs/another --seed 1
 
-Half an hour of spoken digits is made, in two languages and thirty voices. HuBERT learns from it without transcripts.
-It is then fine-tuned on two minutes of English transcripts, and compared with a model trained from fresh weights for as
-many updates. Each step is a command of this program, which is printed. At the end there are a table, three utterances
+An hour of spoken digits is made, in two languages and 120 voices. HuBERT learns from it without transcripts. It is then
+fine-tuned on one minute of English transcripts, and compared with a model trained from fresh weights for as many
+updates. Each step is a command of this program, which is printed. At the end there are a table, three utterances
 as transcribed by both models, a picture (`demo.png`) and the command that transcribes your own recording. Started
 again, it keeps the steps that are complete. The extra `demo` installs the synthesiser (espeak-ng).
 """
@@ -29,7 +29,7 @@ def main(argv: list[str]):
     parser.add_argument(
         "--seed", type=int, default=0, help="Random seed of speech, weights and order (default: %(default)s)."
     )
-    parser.add_argument("--minutes", type=float, default=30, help="Minutes of speech to make (default: %(default)s).")
+    parser.add_argument("--minutes", type=float, default=60, help="Minutes of speech to make (default: %(default)s).")
     parser.add_argument("--pretraining_updates", type=int, help="Updates of HuBERT (default: those of the config).")
     parser.add_argument(
         "--finetuning_updates", type=int, help="Updates of each recogniser (default: those of the config)."
@@ -57,13 +57,13 @@ def commands(folder: Path, seed: int, minutes: float) -> dict[str, str]:
         shlex.quote(str(folder / name)) for name in ("speech", "speech[language=en]", "units", "hubert", "recognisers")
     )
     return {
-        "Speech is made: digits in two languages and thirty voices.": f"make-speech {speech} --minutes {minutes:g} "
-        f"--vocabulary digits --languages en es --speakers 30 --validation_share 0.2 --seed {seed}",
-        "Its sounds are sorted into 50 units by k-means: what HuBERT learns to predict.": f"units --train_data "
-        f"{speech} --output_dir {units} --num_units 50 --center true --restarts 1 --seed {seed}",
+        "Speech is made: digits in two languages and 120 voices.": f"make-speech {speech} --minutes {minutes:g} "
+        f"--vocabulary digits --languages en es --speakers 120 --validation_share 0.2 --seed {seed}",
+        "Its sounds are sorted into 100 units by k-means: what HuBERT learns to predict.": f"units --train_data "
+        f"{speech} --output_dir {units} --num_units 100 --center true --restarts 1 --seed {seed}",
         "HuBERT learns to predict the units of hidden frames. It gets no transcript.": f"pretrain demo --train_data "
         f"{speech} --units {units} --output_dir {hubert} --seed {seed}",
-        "Two minutes of English transcripts make a recogniser of it, and one from scratch.": "label-efficiency "
+        "One minute of English transcripts makes a recogniser of it, and one from scratch.": "label-efficiency "
         f"label_efficiency_demo --train_data {english} --test_split validation --starts scratch pretrained={hubert} "
         f"--output_dir {recognisers} --seeds {seed}",
     }
