@@ -1,5 +1,7 @@
 """Truths of mel bands as the first layer: torchaudio's numbers, no leak from padding, the same at any loudness."""
 
+import math
+
 import pytest
 import torch
 import torchaudio
@@ -64,8 +66,14 @@ def test_loudness_does_not_matter_and_silence_is_no_error(make_tiny):
     loud, quiet, silent = (model(waveform * scale).last_hidden_state for scale in (1.0, 1e-3, 0.0))
     assert difference(loud, quiet) < EXACT
     assert torch.isfinite(silent).all()
-    frames = model.feature_extractor(waveform * 0)
-    assert difference(frames, frames[:, :1].expand_as(frames)) < EXACT
+
+
+def test_nothing_is_made_of_bands_in_which_there_is_nothing(bands):
+    lowest = (math.log(FLOOR) - MEAN) / DEVIATION
+    assert difference(bands(torch.zeros(1, 8_000, 1)), torch.full((1, 49, 40), lowest)) < 1e-5
+    telephone = torch.sin(2 * torch.pi * 700 / 16_000 * torch.arange(16_000)) * torch.linspace(0.1, 1, 16_000)
+    rounded = (telephone * 2**15).round().clamp(max=2**15 - 1) / 2**15
+    assert (bands(rounded[None, :, None])[..., -5:] - lowest).abs().max() < 0.1
 
 
 def test_in_training_it_gives_the_same_and_every_weight_learns(make_tiny):

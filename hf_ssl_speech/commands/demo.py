@@ -63,7 +63,7 @@ def commands(folder: Path, seed: int, minutes: float) -> dict[str, str]:
         f"{speech} --output_dir {units} --num_units 100 --center true --restarts 1 --seed {seed}",
         "HuBERT learns to predict the units of hidden frames. It gets no transcript.": f"pretrain demo --train_data "
         f"{speech} --units {units} --output_dir {hubert} --seed {seed}",
-        "One minute of English transcripts makes a recogniser of it, and one from scratch.": "label-efficiency "
+        "One minute of English transcripts makes recognisers of it and of fresh weights.": "label-efficiency "
         f"label_efficiency_demo --train_data {english} --test_split validation --starts scratch pretrained={hubert} "
         f"--output_dir {recognisers} --seeds {seed}",
     }

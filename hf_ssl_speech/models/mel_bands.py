@@ -16,13 +16,13 @@ from hf_ssl_speech.models.precision import at_least_float32
 SAMPLE_RATE = 16_000  # of all input; this floor imports nothing from below
 LOWEST_HERTZ = 20.0
 FLOOR = 1e-5  # of the mean power of a recording: what is more than 50 dB below counts as silence
-# Of these logarithms in English recordings. The mean and deviation of each band over its own recording would be others
-# for one word than for a sentence, and would blow up the noise of bands above the band limit of a telephone.
+# Mean and deviation of these logarithms in English recordings. They are fixed: those of a band over its own recording
+# differ between a word and a sentence, and scaling by them amplifies rounding noise above the limit of a telephone.
 MEAN, DEVIATION = -6.0, 4.0
 
 
 class MelBands(nn.Module):
-    """Log powers in mel bands, relative to the mean power of the recording, about zero and of unit variance in speech.
+    """Log powers in mel bands, relative to the mean power of the recording, about zero in speech.
 
     There is nothing to learn, and the scale of the waveform does not matter. Windows are a stride longer than the
     kernel, half a stride on either side, with zeros beyond the ends, so that frames are where those of a convolution
@@ -49,7 +49,7 @@ class MelBands(nn.Module):
         with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
             powers = self.powers(at_least_float32(waveforms[..., 0]))
             real = powers.new_ones(powers.shape[:2]) if mask is None else mask.to(powers.dtype)
-            powers = powers * real[..., None]  # beside a row that has no frame, nothing may be infinite
+            powers = powers * real[..., None]  # only real frames count in the mean
             frames = real.sum(1)[:, None, None].clamp(min=1)
             mean_power = powers.mean(2, keepdim=True).sum(1, keepdim=True) / frames
             bands = (powers / mean_power.clamp(min=torch.finfo(powers.dtype).tiny) + FLOOR).log()
