@@ -167,7 +167,7 @@ def draw_curves(curves: Sequence[dict[str, Any]], path: Path, measures: Measures
         axis.set(xscale="log", xlabel="minutes of labels", ylabel=f"{label} on test, %", ylim=(0, None))
         axis.xaxis.set_major_locator(FixedLocator(minutes))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}" if value < 100 else f"{value:.0f}"))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
