@@ -47,94 +47,7 @@ LOG_INTRODUCTION = """# What was tried
 Each table is a question. The first row is what the others are compared with; each tells what it does otherwise, what it
 cost, and what it gave. What gave nothing stays in. PNMI is that of the best layer that was measured."""
 # What was learnt before there were records of trials, each with where its figures are.
-NOTES = """## Earlier
-
-- **Features that are not centred**: the model memorises its speakers, and its units are worse than those of MFCC
-  ([measurements](measurements.md)).
-- **Two minutes of transcripts, in the first demo**: the encoder needs more pretraining than it first had. After 700
-  updates of 8 s (masked accuracy 28%) the demo ended with 83.3% WER from scratch and 98.4% pretrained. On the same made
-  speech 1,400 updates of 4 s (31%, as much audio) gave 66.0%, and 2,800 (43%) 45.0%. With the conv encoder trained too
-  89.6% instead of 66.0%, with only the head trained for 100 updates 85.1%, with that and a mixture of all layers 77.0%.
-  An encoder of half the cost (64 channels, three layers of 128) gave 54.3% instead of 45.0% after as many updates. With
-  English alone instead of both languages, the transcripts cover ten words instead of twenty: 59.6% from scratch, 22.7%
-  pretrained (one voice). One seed each. With all thirty voices, as the demo was then: 55.4% from scratch and 26.0%
-  pretrained with seed 0, 55.4% and 19.7% with seed 1, 58.6% and 35.3% with seed 2; in bf16 55.1% and 28.5% with seed 0.
-  On another processor (AVX2, one core, the other busy) it took 578 s and gave 65.4% and 32.6% with seed 0, the blank
-  calibrated on eleven rows.
-- **The demo on mel bands** took 354 s on one core of a processor with AVX2, the other busy, with as many updates of
-  both kinds, but from fresh weights the errors are fewer, too, and what they give depends much on their first values:
-  45.1% from scratch and 11.2% pretrained with seed 0, 44.4% and 26.8% with seed 1, 55.6% and 42.4% with seed 2; with
-  the one conv layer frozen in fine-tuning 80.0% and 19.6% with seed 0, 44.4% and 35.7% with seed 1. More voices help
-  most: with seed 2 and bands that keep their levels, 30 voices gave 54.9% and 48.0% after 400 updates of fine-tuning,
-  120 voices 46.2% and 33.3% after 250; with a minute of labels 55.6% and 44.4%; with an hour of speech instead of half
-  an hour, 100 units instead of 50 and batches of 8 s instead of 4 s, 56.3% and 37.8%; with twice the learning rate in
-  fine-tuning 46.1% and 24.4%, with four times 44.9% and 23.7%. After 100 updates of fine-tuning both are at 70 to 90%.
-  With learned filters, 120 voices and 1,600 updates of pretraining instead of 2,800, a minute of labels and 200 updates
-  give 98.5% and 64.1% in 355 s. As it is now: 91.5% from scratch and 43.3% pretrained with seed 0 (characters 47.6 and
-  15.1%), 95.5% and 56.6% with seed 1 (50.8 and 18.2%), 47.9% and 28.0% with seed 2 (18.1 and 9.3%), in 307 s on one
-  core of that processor, the other busy. The first 60 updates of fine-tuning leave the transformer frozen: without
-  that, two encoders of seed 0 that were alike to a percent (1,300 and 1,400 updates) ended at 83.7 and 41.8%. With 100
-  frozen updates 54.0%, with two minutes of labels 42.0%, with the head at the rate of the encoder, nothing frozen,
-  78.5%; pretraining with 4e-3 instead of 2e-3 left the accuracy on hidden frames at 29.6 instead of 33.1% after 1,100
-  updates.
-- **Mel bands, each centred and scaled over its recording, instead of seven conv layers** (on a processor with AVX2, one
-  core, the other busy): 15.9 instead of 8 updates a second in the demo. From fresh weights, ten minutes of LibriSpeech
-  and 600 updates give 66.5% character errors on validation rows with the logarithm of the powers and 66.2% with their
-  tenth root, where a tiny model that learns its filters makes 90.8% on test rows. As a start, HuBERT on 500 units of
-  MFCC, 40 hours, gained little on LibriSpeech (62.6 and 66.4% on test rows after 1,000 updates), and on digits, after
-  800 updates, it was worse than nothing: 83.0 instead of 53.0% word errors with a minute of labels, 23.7 instead of
-  7.0% with all. Its units were worse, too: PNMI .360 and .358 of 100 units of layers 3 and 4, after 9 hours on 100
-  units of MFCC .350 and .353. Without the loss of unmasked frames the accuracy on masked ones was 1.0% after two hours,
-  with half its weight 1.9%. One seed each.
-- **Mel bands that keep their levels**, as they are now. The digits were recorded at 8 kHz: nothing is in the upper
-  bands, and scaling each by itself had blown up what rounding leaves there. An encoder that has heard 5 hours, its
-  targets 500 units of the third layer of a model that learns its filters, makes 13.0% word errors after a minute of
-  digits and 600 updates; the one with centred bands and units of MFCC makes 53.0%. But fresh weights on such bands make
-  13.0% as well, where learned filters make 103.3% (1e-3): on words as few as these the front-end is worth as much as
-  pretraining. With 15 seconds of labels it is 57.3% from fresh weights and 46.0% after 54 hours.
-- **Ten minutes of LibriSpeech on mel bands that keep their levels**, 1,000 updates with a learning rate of 2e-3: 59.5%
-  character errors after 54 hours of pretraining, 69.0% from fresh weights, and 57.6% after an hour of labels
-  ([results](results.md)). One seed each.
-- **Learning rates on mel bands**, a minute of digits, 600 updates, word errors on validation and on test rows: after 20
-  hours of pretraining 33.0 and 29.3% with 1e-3, 12.6 and 10.3% with 2e-3, 13.3 and 11.3% with 4e-3; from fresh weights
-  20.4 and 14.0% with 2e-3, 15.6 and 12.3% with 4e-3. After 54 hours, with 2e-3, 11.5 and 13.3%; with other speeds in
-  each epoch 19.3 and 14.0%; with the transformer frozen for 250 updates and 1e-2 for the head 25.6 and 21.7%. One seed
-  each.
-- **A calibrated blank**, ten minutes of LibriSpeech, half of the validation rows: after 600 updates from an encoder
-  that had heard 9 hours, character errors fall from 66.9 to 62.6% with a cost of 1, from fresh weights from 66.1 to
-  65.2% with 0.5. After 1,200 updates from the same encoder they are 61.2%, and no cost makes them fewer.
-- **Batches of one length for single words**: 1,500 recordings of digits, most of them shorter than half a second, left
-  batches of 1.7 s instead of 12 s with `crop_to_frames` 16, and 77% of the audio. After 400 updates the model named
-  2.8% of the masked units, and the recogniser made 81% word errors ([where it pays](performance.md)).
-- **Which measure foretells character errors?** Of a tiny HuBERT after 5, 20, 50 and 99 hours ([results](results.md)),
-  the errors after ten minutes of labels fall from 71.0 to 63.7%. The PNMI of the best layer (.366 to .387), the
-  accuracy on masked frames and the effective rank that its evaluations told rise in the same order; agreement, the
-  effective rank of the best layer and Davies-Bouldin do not. Of the encoder with six layers the errors fall from 66.9
-  to 63.1% after 50 hours and are 63.5% after 101: there PNMI and accuracy go on rising, and only the effective rank of
-  the best layer and Davies-Bouldin have the order of the errors. So none is to be trusted to a point. One seed each.
-- **A larger encoder on the same units**: six layers of 256 and a conv encoder of 128 channels, 5.7 instead of 2.3
-  million parameters and half the weight on unmasked frames, heard 101 hours in 91 minutes of one core. The PNMI of its
-  best layer, .383, is no better than the .387 of the tiny one, and neither are its errors, 63.5 and 63.7%; from scratch
-  it makes 70.0 instead of 90.8% ([results](results.md)). Both learnt the same units, which may be what holds them.
-- **Units of an encoder that has heard 45 hours**, 500 of its third layer, predicted by a tiny HuBERT from fresh weights
-  together with those of unmasked frames: after 99 hours the PNMI of 100 units of its best layer is .387, hardly more
-  than the .378 of the third layer of one that predicted 100 units of MFCC in 1,000 updates, 3 hours
-  ([noise](noise.md)).
-- **Batches padded to a multiple of 16 frames, so that lengths come again**: training a tiny model in bf16 on batches of
-  6 s takes three quarters of the time if oneDNN keeps 1,024 kernels, and as long as before with the 128 that keep
-  memory flat; without gradients a tenth at most is saved.
-- **The kernels that oneDNN keeps**: 1,024 by default, and torch as many; with lengths that do not come again a tiny
-  model's memory grew to 2.4 GB in 300 updates. With 128 it stays at 1.4 GB, and a step takes no longer
-  ([speed](performance.md)).
-- **A second iteration** of a tiny HuBERT gains little: PNMI .392 after the first, .397 after the second
-  ([measurements](measurements.md)).
-- **The positional convolution by Fourier transforms**: slower than as products of blocks of frames, which in turn are
-  slower than torch's convolution for a few seconds of audio at the base size ([speed](performance.md)).
-- **Float32 weight gradients of channels-last convolutions by oneDNN**: up to four times slower than the matrix product
-  that is used instead ([speed](performance.md)).
-- **The conv encoder in blocks of frames that stay in the cache, its activations computed again**: of a HuBERT step, 556
-  instead of 924 MB are kept at the small size in float32, and 38 instead of 57 at the tiny size in bf16, which then
-  takes 1.17 times as long ([speed](performance.md))."""
+NOTES = MEASURED / "notes.md"
 
 
 def kept(kind: str) -> dict[str, dict[str, Any]]:
@@ -361,7 +274,7 @@ def log() -> str:
     parts = [LOG_INTRODUCTION.format(made=MADE)]
     for found in kept("trials").values():
         parts += trials(found)
-    return "\n\n".join([*parts, NOTES]) + "\n"
+    return "\n\n".join([*parts, NOTES.read_text()])
 
 
 def curves_of(names: Sequence[str]) -> list[dict[str, Any]]:
